@@ -1,0 +1,141 @@
+"""Runs playbooks through ansible-runner: progress as it happens, everything else into a log file."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import ansible_runner
+import yaml
+
+from provision.console import Stage
+from provision.errors import ConvergeError
+from provision.paths import PLAYBOOKS, ROLES, ROOT, write_private
+from provision.secrets import Vault
+
+FAILED_EVENTS = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_failed"}
+
+
+@dataclass
+class PlayResult:
+    """What a playbook did, from Ansible's own statistics."""
+
+    changed: int = 0
+    ok: int = 0
+    changed_tasks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Watch:
+    """Follows the events of one playbook run."""
+
+    stage: Stage
+    log: TextIO
+    result: PlayResult = field(default_factory=PlayResult)
+    failures: list[str] = field(default_factory=list)
+
+    def event(self, event: dict[str, Any]) -> bool:
+        if text := event.get("stdout"):
+            self.log.write(text + "\n")
+            self.log.flush()
+        data = event.get("event_data", {})
+        task, host, result = data.get("task", ""), data.get("host", ""), data.get("res") or {}
+        match event.get("event"):
+            case "runner_on_start":
+                self.stage.step(f"{host}: {task}")
+            case "runner_on_ok" if result.get("changed"):
+                self.result.changed_tasks.append(task)
+            case kind if kind in FAILED_EVENTS and not data.get("ignore_errors"):
+                self.failures.append(f"{host}: {task}: {_reason(result)}")
+            case "playbook_on_stats":
+                self.result.changed = sum(data.get("changed", {}).values())
+                self.result.ok = sum(data.get("ok", {}).values())
+        return False  # runner need not keep the event
+
+
+def _reason(result: dict[str, Any]) -> str:
+    if "censored" in result:
+        return "failed; its output is hidden because it holds a secret"
+    for key in ("stderr", "msg", "module_stderr", "stdout"):
+        if text := str(result.get(key) or "").strip():
+            return text[-2000:]
+    return "failed"
+
+
+@contextmanager
+def private_dir(parent: Path) -> Iterator[Path]:
+    """Make a folder (0700) below `parent` that is gone after the block."""
+    path = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def run_playbook(
+    name: str,
+    inventory: dict[str, Any],
+    vault: Vault,
+    *,
+    stage: Stage,
+    log: Path,
+    work: Path,
+    variables: dict[str, Any],
+    secret_variables: dict[str, Any],
+) -> PlayResult:
+    """Run `playbooks/<name>.yml` and return what it did.
+
+    `work` is a private folder. `secret_variables` reach Ansible as a file encrypted with the testbed's vault, so that
+    none is in clear on disk or in an argument list. Raises `ConvergeError` with the reason and the log's name.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
+    secret_file = folder / "secret-variables.yml"
+    write_private(secret_file, vault.encrypt(secret_variables))
+    write_private(folder / "inventory.yml", yaml.safe_dump(inventory).encode())
+    write_private(folder / "variables.json", json.dumps(variables).encode())
+    bin_dir = Path(sys.executable).parent
+    environment = {
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+        "ANSIBLE_ROLES_PATH": str(ROLES),
+        "ANSIBLE_HOME": str(folder / "ansible"),
+        "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "ANSIBLE_NOCOLOR": "1",
+        "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
+    with log.open("a", encoding="utf-8") as log_file:
+        watch = _Watch(stage, log_file)
+        runner = ansible_runner.run(
+            private_data_dir=str(folder),
+            project_dir=str(PLAYBOOKS),
+            playbook=str(PLAYBOOKS / f"{name}.yml"),
+            inventory=str(folder / "inventory.yml"),
+            cmdline=shlex.join(
+                [
+                    "-e",
+                    f"@{folder / 'variables.json'}",
+                    "-e",
+                    f"@{secret_file}",
+                    "--vault-password-file",
+                    str(vault.password_path(work)),
+                ]
+            ),
+            envvars=environment,
+            event_handler=watch.event,
+            quiet=True,
+        )
+    if runner.status != "successful":
+        what = (
+            "\n".join(dict.fromkeys(watch.failures))
+            or f"ansible-playbook ended with status {runner.status}, code {runner.rc}"
+        )
+        raise ConvergeError(f"{name}: {what}", f"The whole log: {log}. Mend the cause and run the same command again.")
+    return watch.result

@@ -1,0 +1,101 @@
+"""Makes sure that every identity has a key that works, and that no other key carries its label."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from provision.clearml_api import ClearmlApi
+from provision.credentials.identities import Identity
+from provision.errors import ApiError
+from provision.secrets import KeyPair, SystemKey
+
+# The company of the open-source server, official and lite; a fixed user's ID is the MD5 of "<company>:<username>".
+COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"
+AT_ONCE = 8
+HELD_KEY = re.compile(r'"?(access_key|secret_key)"?\s*[:=]\s*"([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Ensured:
+    """A key that works, and whether this run had to issue it."""
+
+    key: KeyPair
+    issued: bool
+    revoked: int
+
+
+def user_id(username: str) -> str:
+    """Return the ClearML ID of a fixed user."""
+    return hashlib.md5(f"{COMPANY}:{username}".encode(), usedforsecurity=False).hexdigest()
+
+
+def read_held(folder: Path) -> dict[str, KeyPair]:
+    """Return the keys in the confs that `server.yml` collected from hosts, by identity name."""
+    held = {}
+    for path in folder.glob("*.conf"):
+        key = parse_key(path.read_text(encoding="utf-8", errors="replace"))
+        if key is not None:
+            held[path.stem.replace("__", "/")] = key
+    return held
+
+
+def parse_key(conf: str) -> KeyPair | None:
+    """Return the key pair in the text of a clearml.conf that the toolkit wrote, or None where there is none."""
+    found = dict(HELD_KEY.findall(conf))
+    return KeyPair(**found) if found.get("access_key") and found.get("secret_key") else None
+
+
+def ensure_all(
+    url: str, system: SystemKey, testbed: str, identities: list[Identity], held: Mapping[str, KeyPair]
+) -> dict[str, Ensured]:
+    """Return a working key for each identity, by name; `held` has those that hosts hold now, `system` is the server's own.
+
+    A held key that logs in as its user is kept; else a new one is issued. Every other key with the identity's label is
+    an orphan (of a run that was killed, of a host that is gone) and is revoked. Raises `ApiError`.
+    """
+    admin_key = KeyPair(access_key=system.user_key, secret_key=system.user_secret)
+    with ClearmlApi(url, admin_key) as admin:
+        admin.login()
+
+        def ensure(identity: Identity) -> Ensured:
+            return _ensure(admin, url, identity, identity.label(testbed), held.get(identity.name))
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return dict(zip([identity.name for identity in identities], pool.map(ensure, identities), strict=True))
+
+
+def works(url: str, key: KeyPair, username: str | None = None) -> bool:
+    """Return whether `key` logs in (as `username`, if given). Raises `ApiError` when the server does not answer."""
+    try:
+        with ClearmlApi(url, key) as api:
+            user = api.call("users.get_current_user")["user"]
+    except ApiError as error:
+        if error.code in (401, 403):
+            return False
+        raise
+    return username is None or user["id"] == user_id(username)
+
+
+def _ensure(admin: ClearmlApi, url: str, identity: Identity, label: str, held: KeyPair | None) -> Ensured:
+    user = user_id(identity.user)
+    kept = held if held is not None and works(url, held, identity.user) else None
+    labelled = [
+        entry["access_key"]
+        for entry in admin.call("auth.get_credentials", impersonate=user)["credentials"]
+        if entry.get("label") == label
+    ]
+    if kept is not None and kept.access_key not in labelled:
+        kept = None  # somebody's own key, not the one that this testbed issued for the purpose
+    orphans = [access_key for access_key in labelled if kept is None or access_key != kept.access_key]
+    key = kept
+    if key is None:
+        issued = admin.call("auth.create_credentials", impersonate=user, label=label)["credentials"]
+        key = KeyPair(access_key=issued["access_key"], secret_key=issued["secret_key"])
+    for access_key in orphans:
+        admin.call("auth.revoke_credentials", impersonate=user, access_key=access_key)
+    return Ensured(key, issued=kept is None, revoked=len(orphans))

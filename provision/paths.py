@@ -1,0 +1,48 @@
+"""Where the toolkit keeps things: its own files in the checkout, and each testbed's on the administrator's machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PLAYBOOKS = ROOT / "playbooks"
+ROLES = ROOT / "roles"
+TEMPLATES = ROOT / "templates"
+HOST_PINS = ROOT / "requirements" / "hosts.txt"
+
+
+def config_dir(testbed: str) -> Path:
+    """Return the folder (0700) of the testbed's secrets, made if it is not there."""
+    return _private(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "testbed" / testbed)
+
+
+def state_dir(testbed: str) -> Path:
+    """Return the folder (0700) of the testbed's logs, wheels and lock, made if it is not there."""
+    return _private(Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "testbed" / testbed)
+
+
+def _private(path: Path) -> Path:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    return path
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write `data` to `path` with mode 0600, so that a crash leaves the old file or the new one, never a part."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

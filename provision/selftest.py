@@ -1,0 +1,69 @@
+"""`testbed test`: the project's own tests, as a developer and CI run them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from provision.console import duration
+from provision.paths import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+def _shell_scripts() -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [name for name in listed.stdout.splitlines() if _is_shell(ROOT / name)]
+
+
+def _is_shell(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        first = file.readline(80)
+    return first.startswith(b"#!") and first.rstrip().endswith((b"sh", b"bash"))
+
+
+def run(pytest_arguments: list[str]) -> int:
+    """Run lint, types and tests, all of them even after a failure; return 0 if all passed.
+
+    `pytest_arguments` choose tests; then nothing but pytest runs.
+    """
+    tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", "not removes"])]
+    if pytest_arguments:
+        return subprocess.run(tests, cwd=ROOT, env=_environment(), check=False).returncode
+    steps = {
+        "ruff": [str(BIN / "ruff"), "check", "."],
+        "ruff format": [str(BIN / "ruff"), "format", "--check", "."],
+        "mypy": [str(BIN / "mypy")],
+        "yamllint": [str(BIN / "yamllint"), "--strict", "."],
+        "ansible-lint": [str(BIN / "ansible-lint"), "--offline", "playbooks", "roles"],
+        "shellcheck": [str(BIN / "shellcheck"), *_shell_scripts()],
+        "pytest": tests,
+    }
+    console = Console(highlight=False)
+    failed = []
+    for name, command in steps.items():
+        console.rule(name)
+        began = time.monotonic()
+        if subprocess.run(command, cwd=ROOT, env=_environment(), check=False).returncode:
+            failed.append(name)
+        console.print(f"{'✗' if name in failed else '✓'} {name}  {duration(time.monotonic() - began)}")
+    console.rule()
+    console.print(f"Failed: {', '.join(failed)}" if failed else f"All of {', '.join(steps)} passed.")
+    return 1 if failed else 0
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}

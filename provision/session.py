@@ -1,0 +1,102 @@
+"""What every command on one testbed works with: its spec, secrets, inventory, lock, log and private folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from provision import inventory, wheels
+from provision.converge import private_dir
+from provision.errors import BusyError, TestbedError
+from provision.paths import state_dir, write_private
+from provision.secrets import Vault
+from provision.spec import Testbed
+
+
+@dataclass
+class Session:
+    """One command's work on one testbed; made by `open_session`."""
+
+    testbed: Testbed
+    vault: Vault
+    console: Console
+    state: Path
+    work: Path
+    log: Path
+
+    @cached_property
+    def inventory(self) -> dict[str, Any]:
+        """The Ansible inventory; building it builds the wheels that it names."""
+        return inventory.build(self.testbed, wheels.build(self.state / "wheels"), os.environ, become=os.geteuid() != 0)
+
+    @cached_property
+    def inventory_file(self) -> Path:
+        """The inventory as a file, for tools that read one."""
+        path = self.work / "inventory.json"
+        write_private(path, json.dumps(self.inventory).encode())
+        return path
+
+    @property
+    def proven(self) -> Path:
+        """A file that is there while the testbed, as it stands, has passed the full checks."""
+        return self.state / "proven"
+
+
+@contextmanager
+def open_session(
+    testbed: Testbed, verb: str, console: Console, vault_password_file: Path | None, *, changes: bool = True
+) -> Iterator[Session]:
+    """Yield a session on `testbed`, locked on this machine if the command `changes` anything.
+
+    Raises `BusyError` when another command works on it.
+    """
+    state = state_dir(testbed.name)
+    with _lock(state, testbed.name, verb) if changes else contextlib.nullcontext():
+        logs = state / "logs"
+        logs.mkdir(exist_ok=True)
+        log = logs / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+        with private_dir(state) as work:
+            yield Session(testbed, Vault(testbed.name, vault_password_file), console, state, work, log)
+
+
+@contextmanager
+def _lock(state: Path, testbed: str, verb: str) -> Iterator[None]:
+    with (state / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BusyError(
+                f"testbed {testbed}: another command works on it: {file.read().strip()}", "Wait until it has ended."
+            ) from None
+        file.truncate(0)
+        file.write(f"`{verb}`, process {os.getpid()}, since {time.strftime('%H:%M:%S')}\n")
+        file.flush()
+        for left in state.glob("run-*"):  # of a command that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+
+
+def need_root() -> None:
+    """Raise `TestbedError` unless this user is root or may become root without a password."""
+    if os.geteuid() == 0:
+        return
+    if shutil.which("sudo") and not subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode:
+        return
+    raise TestbedError(
+        "provider local installs packages and services, so it needs root",
+        "Run it as root, or as a user with passwordless sudo.",
+    )

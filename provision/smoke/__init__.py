@@ -1,0 +1,1 @@
+"""Runs the stack checks (`tests/stack`: pytest and testinfra) against a deployed testbed and tells what they found."""

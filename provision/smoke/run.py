@@ -1,0 +1,60 @@
+"""Runs the stack checks in this process."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Literal
+
+import pytest
+from rich.table import Column, Table
+from rich.text import Text
+
+from provision.console import duration, stage
+from provision.errors import TestbedError
+from provision.paths import ROOT
+from provision.session import Session
+from provision.smoke.plugin import Check, StackPlugin
+
+Level = Literal["quick", "full"]
+MARKS = {"passed": ("✓ passed", "green"), "failed": ("✗ failed", "bold red"), "skipped": ("- skipped", "yellow")}
+
+
+def run(session: Session, level: Level) -> list[Check]:
+    """Run the checks of `level` and return their results. Raises `TestbedError` where there is nothing to check."""
+    secrets = session.vault.load()
+    if secrets is None or secrets.toolkit is None:
+        raise TestbedError(f"testbed {session.testbed.name} is not up: it has no keys", "Bring it up: testbed up")
+    with stage(session.console, f"Check the stack ({level})") as current:
+        plugin = StackPlugin(session, secrets, began=current.step)
+        arguments = [
+            str(ROOT / "tests" / "stack"),
+            f"--rootdir={ROOT / 'tests' / 'stack'}",
+            f"--config-file={ROOT / 'tests' / 'stack' / 'pytest.ini'}",
+            "--import-mode=importlib",
+            "-p", "no:cacheprovider",
+            "--color=no",
+            *(["-m", "not full"] if level == "quick" else []),
+        ]  # fmt: skip
+        with (
+            session.log.open("a", encoding="utf-8") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(log),
+        ):
+            code = pytest.main(arguments, plugins=[plugin])
+        failed = sum(check.result == "failed" for check in plugin.checks)
+        if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or not plugin.checks:
+            raise TestbedError(f"the checks could not be run (pytest: {code})", f"See {session.log}.")
+        current.result = f"{len(plugin.checks)} checks, {failed} failed"
+    return plugin.checks
+
+
+def table(checks: list[Check]) -> Table:
+    """Return the checks as a table for people."""
+    time = Column("Time", justify="right")
+    shown = Table("Check", "Result", time, "ID or URL", box=None, pad_edge=False, header_style="bold")
+    for check in checks:
+        mark, style = MARKS[check.result]
+        shown.add_row(
+            check.name, Text(mark, style=style), duration(check.seconds), Text(check.reference, overflow="fold")
+        )
+    return shown

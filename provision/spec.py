@@ -1,0 +1,385 @@
+"""testbed.yaml: read, validated, frozen.
+
+An error names the file, the line, the key, what is allowed and, for a misspelt key, the nearest one that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+
+from provision.errors import SpecError
+
+EXAMPLE = Path(__file__).parent.parent / "testbed.example.yaml"
+DEFAULT_FILE = "testbed.yaml"
+
+# ClearML usernames that the toolkit itself uses; see `provision.credentials`.
+AGENT_USER = "testbed-agent"
+ADMIN_USER = "testbed-admin"
+RESERVED_USERS = frozenset({AGENT_USER, ADMIN_USER, "root", "clearml-agent", "clearml-lite", "influxdb"})
+
+# what each pattern means to a person
+MEANINGS = {
+    (NAME := r"^[a-z][a-z0-9-]{0,31}$"): "lower-case letters, digits and hyphens, a letter first, at most 32",
+    (USER_NAME := r"^[a-z][a-z0-9_-]{2,31}$"): "a Linux account name: 3 to 32 of a-z, 0-9, _ and -, a letter first",
+    (QUEUE_NAME := r"^[A-Za-z0-9][A-Za-z0-9_.-]{2,63}$"): "3 to 64 letters, digits, '.', '_' and '-'",
+    (IDENTIFIER := r"^[A-Za-z_][A-Za-z0-9_-]*$"): "letters, digits, '_' and '-', a letter first",
+    (ABSOLUTE_PATH := r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$"): "an absolute path of letters, digits, '.', '_' and '-'",
+    (HOST := r"^[A-Za-z0-9.:-]+$"): "a host name or an address",
+    (URL := r"^https?://[^\s/@]+(/[^\s@]*)?$"): "http://HOST[:PORT] or https://HOST[:PORT], without user or password",
+}
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+UserName = Annotated[str, StringConstraints(pattern=USER_NAME)]
+QueueName = Annotated[str, StringConstraints(pattern=QUEUE_NAME)]
+Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
+AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
+HostName = Annotated[str, StringConstraints(pattern=HOST)]
+Url = Annotated[str, StringConstraints(pattern=URL)]
+Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+Count = Annotated[int, Field(strict=True, ge=1)]
+
+
+def _refuse_duplicates(what: str, values: list[Any]) -> None:
+    for value in dict.fromkeys(values):
+        if values.count(value) > 1:
+            raise ValueError(f"{what} {value!r} is there {values.count(value)} times; each must be there once")
+
+
+class Section(BaseModel):
+    """A part of testbed.yaml: frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Ports(Section):
+    """TCP ports of the ClearML server."""
+
+    api: Port = 8008
+    web: Port = 8080
+    files: Port = 8081
+
+
+class Server(Section):
+    """The ClearML server and where it listens."""
+
+    backend: Literal["lite"] = "lite"
+    bind: str = "127.0.0.1"
+    host: HostName | None = None
+    ports: Ports = Ports()
+
+    @field_validator("bind")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        try:
+            return str(ipaddress.ip_address(value))
+        except ValueError:
+            raise ValueError("must be an IP address of this machine, such as 127.0.0.1") from None
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> Self:
+        if self.host is None and ipaddress.ip_address(self.bind).is_unspecified:
+            raise ValueError(f"bind {self.bind} listens everywhere: set server.host to the name that URLs carry")
+        return self
+
+    def url(self, service: Literal["api", "web", "files"]) -> str:
+        """Return the canonical URL of one of the server's three services, without a trailing slash."""
+        host = self.host or self.bind
+        return f"http://{f'[{host}]' if ':' in host else host}:{getattr(self.ports, service)}"
+
+
+class ManagedTelemetry(Section):
+    """InfluxDB from the distribution's package, filled with synthetic RAN telemetry."""
+
+    source: Literal["managed"] = "managed"
+    dialect: Literal[1] = 1
+    port: Port = 8086
+    rpc_port: Port = 8088
+    database: Identifier = "telemetry"
+    measurement: Identifier = "randata"
+    points: Annotated[int, Field(strict=True, ge=1000, le=100_000_000)] = 200_000
+    days: Annotated[int, Field(strict=True, ge=1, le=3650)] = 30
+
+    @property
+    def url(self) -> str:
+        """Base URL of the InfluxDB HTTP API, on loopback."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+class TelemetryCredentials(Section):
+    """How to read an external InfluxDB: a user with a password (1.x) or a token (2.x), each in a file."""
+
+    username: str | None = None
+    password_file: Path | None = None
+    token_file: Path | None = None
+
+
+class ExternalTelemetry(Section):
+    """An InfluxDB that somebody else runs; it is only ever read."""
+
+    source: Literal["external"]
+    dialect: Literal[1, 2]
+    url: Url
+    database: str | None = None
+    org: str | None = None
+    bucket: str | None = None
+    measurement: Identifier = "randata"
+    days: Annotated[int, Field(strict=True, ge=1, le=3650)] = 30
+    credentials: TelemetryCredentials = TelemetryCredentials()
+
+    @model_validator(mode="after")
+    def _matches_its_dialect(self) -> Self:
+        needed, foreign = (["database"], ["org", "bucket"]) if self.dialect == 1 else (["org", "bucket"], ["database"])
+        if missing := [key for key in needed if getattr(self, key) is None]:
+            raise ValueError(f"dialect {self.dialect} needs {' and '.join(missing)}")
+        if extra := [key for key in foreign if getattr(self, key) is not None]:
+            raise ValueError(f"dialect {self.dialect} has no {' and no '.join(extra)}")
+        credentials = self.credentials
+        if self.dialect == 2 and credentials.token_file is None:
+            raise ValueError("dialect 2 needs credentials.token_file: the path of a file that holds the token")
+        if self.dialect == 1 and (credentials.username is None) != (credentials.password_file is None):
+            raise ValueError("credentials.username and credentials.password_file go together")
+        return self
+
+
+Telemetry = Annotated[ManagedTelemetry | ExternalTelemetry, Field(discriminator="source")]
+
+
+class Worker(Section):
+    """One agent service on every agent host.
+
+    `environment`: `task` builds a virtual environment from each task's own requirements; `prepared` runs tasks at once
+    in the host's prepared environment.
+    """
+
+    name: Name
+    queues: Annotated[tuple[QueueName, ...], Field(min_length=1)]
+    environment: Literal["task", "prepared"]
+
+
+class Agents(Section):
+    """The agent hosts and the workers on each."""
+
+    count: Count = 1
+    workers: Annotated[tuple[Worker, ...], Field(min_length=1)] = (
+        Worker(name="default", queues=("default",), environment="task"),
+        Worker(name="prepared", queues=("prepared",), environment="prepared"),
+    )
+
+    @model_validator(mode="after")
+    def _are_distinct(self) -> Self:
+        _refuse_duplicates("worker", [worker.name for worker in self.workers])
+        if not any(worker.environment == "prepared" for worker in self.workers):
+            raise ValueError("one worker needs `environment: prepared`: the reference workload runs there")
+        return self
+
+    @property
+    def prepared_queue(self) -> str:
+        """The queue on which the reference workload runs."""
+        return next(worker.queues[0] for worker in self.workers if worker.environment == "prepared")
+
+    @property
+    def task_queue(self) -> str | None:
+        """The queue whose tasks get an environment of their own, if there is one."""
+        return next((worker.queues[0] for worker in self.workers if worker.environment == "task"), None)
+
+
+class User(Section):
+    """A person who gets credentials, a Linux account and a client environment."""
+
+    name: UserName
+    full_name: str | None = None
+
+
+class Testbed(Section):
+    """A whole testbed, as testbed.yaml describes it."""
+
+    __test__ = False
+
+    name: Name
+    provider: Literal["local"]
+    data_dir: AbsolutePath = "/var/lib/testbed"
+    server: Server
+    telemetry: Telemetry = ManagedTelemetry()
+    agents: Agents = Agents()
+    users: Annotated[tuple[User, ...], Field(min_length=1)]
+
+    @field_validator("telemetry", mode="before")
+    @classmethod
+    def _managed_unless_said(cls, value: Any) -> Any:
+        return {"source": "managed", **value} if isinstance(value, dict) else value
+
+    @field_validator("users")
+    @classmethod
+    def _are_distinct(cls, users: tuple[User, ...]) -> tuple[User, ...]:
+        names = [user.name for user in users]
+        _refuse_duplicates("user", names)
+        if taken := RESERVED_USERS.intersection(names):
+            raise ValueError(f"user name {sorted(taken)[0]!r} is used by the system or by the testbed itself")
+        return users
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.provider == "local" and self.agents.count != 1:
+            raise ValueError("provider local has one host, so agents.count must be 1")
+        ports = [*self.server.ports.model_dump().values()]
+        if isinstance(self.telemetry, ManagedTelemetry):
+            ports += [self.telemetry.port, self.telemetry.rpc_port]
+        _refuse_duplicates("port", ports)
+        return self
+
+
+def load(path: Path | None) -> Testbed:
+    """Return the testbed that `path` describes; None: `testbed.yaml` in the current folder, else the built-in one.
+
+    Raises `SpecError` for a file that cannot be read, is no YAML, or does not describe a testbed.
+    """
+    if path is None:
+        path = Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else EXAMPLE
+    return parse(_read(path), str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such file", "Make one with `testbed init`, or name another with --spec.") from None
+    except IsADirectoryError:
+        raise SpecError(f"{path}: is a folder", "Name the file, such as testbed.yaml.") from None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror}", "Check its owner and mode.") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(
+            f"{path}: is no text file (byte {error.start} is not UTF-8)", "Write it as YAML in UTF-8."
+        ) from None
+
+
+def parse(text: str, file: str) -> Testbed:
+    """Return the testbed that YAML `text` describes; `file` is the name for messages. Raises `SpecError`."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
+        raise SpecError(
+            f"{file}:{line}: bad YAML: {error.problem}", "Check indentation, quotes and brackets."
+        ) from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{file}: bad YAML: {str(error).splitlines()[0]}", "Write it as YAML in UTF-8.") from None
+    if node is None:
+        raise SpecError(f"{file}: is empty", "Make a commented one with `testbed init`.")
+    if not isinstance(node, yaml.MappingNode):
+        raise SpecError(
+            f"{file}:{node.start_mark.line + 1}: expected keys such as `name:` and `server:`", "See `testbed init`."
+        )
+    try:
+        lines = dict(_lines(node, ()))
+        repeated = next(_repeated_keys(node), None)
+        data = yaml.safe_load(text)
+    except RecursionError:
+        raise SpecError(f"{file}: bad YAML: an alias refers to itself", "Write it without aliases.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"{file}: bad YAML: {str(error).splitlines()[0]}", "Put quotes around plain text.") from None
+    if repeated is not None:
+        line = repeated.start_mark.line + 1
+        raise SpecError(f"{file}:{line}: key `{repeated.value}` is there twice", "Remove one of them.")
+    try:
+        return Testbed.model_validate(data)
+    except ValidationError as error:
+        messages = [_explain(dict(detail), lines, file) for detail in error.errors(include_url=False)]
+        raise SpecError("\n".join(messages), "`testbed init` writes a commented example.") from None
+
+
+def _lines(node: yaml.Node, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    """Yield (path of keys, line number from 1) for every key and item below `node`."""
+    yield path, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*path, key.value)
+            for found, line in _lines(value, below):
+                yield found, key.start_mark.line + 1 if found == below else line
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, (*path, index))
+
+
+def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
+    children = []
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        yield from (key for index, (key, _) in enumerate(node.value) if key.value in keys[:index])
+        children = [value for _, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    for child in children:
+        yield from _repeated_keys(child)
+
+
+def _explain(detail: dict[str, Any], lines: dict[tuple[str | int, ...], int], file: str) -> str:
+    # the tag of a discriminated union is part of pydantic's location, but not of the file
+    path = tuple(part for part in detail["loc"] if part not in ("managed", "external"))
+    known = path
+    while known not in lines:
+        known = known[:-1]
+    key = ".".join(str(part) for part in path)
+    where = f"{file}:{lines[known]}: " + (f"`{key}` " if key else "")
+    match detail["type"]:
+        case "extra_forbidden":
+            allowed = _allowed_keys(path[:-1])
+            near = difflib.get_close_matches(str(path[-1]), allowed, n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"allowed here: {', '.join(allowed)}"
+            return f"{where}is unknown; {hint}"
+        case "missing":
+            return f"{where}is missing"
+        case "string_pattern_mismatch":
+            return f"{where}must be {MEANINGS[detail['ctx']['pattern']]}; found {detail['input']!r}"
+        case "literal_error":
+            return f"{where}must be {detail['ctx']['expected']}; found {detail['input']!r}"
+        case "union_tag_invalid":
+            return f"{where}source must be {detail['ctx']['expected_tags']}; found {detail['ctx']['tag']!r}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{where}must hold keys: {', '.join(_allowed_keys(path))}"
+        case "tuple_type":
+            return f"{where}must be a list"
+        case "value_error":
+            return f"{where}{detail['ctx']['error']}"
+        case _:
+            return f"{where}{detail['msg'][0].lower()}{detail['msg'][1:]}; found {detail['input']!r}"
+
+
+def _allowed_keys(path: tuple[str | int, ...]) -> list[str]:
+    """Return the keys that may stand below `path` in testbed.yaml."""
+    models = [Testbed]
+    for part in path:
+        if isinstance(part, str):
+            models = [
+                found
+                for model in models
+                if part in model.model_fields
+                for found in _models(model.model_fields[part].annotation)
+            ]
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _models(annotation: Any) -> list[Any]:
+    if isinstance(annotation, type) and issubclass(typing.get_origin(annotation) or annotation, BaseModel):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in _models(argument)]
+
+
+def write_example(path: Path) -> None:
+    """Write a commented testbed.yaml to `path`; an existing file is never overwritten (`SpecError`)."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(EXAMPLE.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise SpecError(f"{path}: exists already", "Edit it, or name another file with --spec.") from None
+    except OSError as error:
+        raise SpecError(
+            f"{path}: cannot be written: {error.strerror}", "Choose a folder that you may write to."
+        ) from None

@@ -1,0 +1,113 @@
+"""What stands and how it is: services, versions, workers, queues, disk."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from provision import hosts, inventory
+from provision.clearml_api import ClearmlApi
+from provision.errors import ApiError
+from provision.session import Session
+
+VERSION_COMMANDS = {
+    "clearml_lite": ("server", "/opt/testbed/venvs/clearml-lite/bin/python", "clearml-lite"),
+    "clearml-agent": ("agents", "/opt/testbed/venvs/clearml-agent/bin/python", "clearml-agent"),
+    "workload": ("agents", "/opt/testbed/venvs/prepared/bin/python", "testbed-workload"),
+    "tensorflow": ("agents", "/opt/testbed/venvs/prepared/bin/python", "tensorflow-cpu"),
+}
+# a worker that has not reported for so long is gone, as ClearML's server sees it
+WORKER_TIMEOUT_S = 600
+
+
+def collect(session: Session) -> dict[str, Any]:
+    """Return the testbed's state; `healthy` is true when every service runs and every worker has reported.
+
+    Keys: `name`, `urls`, `services`, `versions`, `workers`, `queues` (entries waiting), `disk` (bytes), `problems`.
+    """
+    testbed = session.testbed
+    problems: list[str] = []
+    services = []
+    for host, name in inventory.services(testbed, session.inventory):
+        running = hosts.service_is_running(hosts.connect(session.inventory_file, host), name)
+        services.append({"host": host, "name": name, "running": running})
+        if not running:
+            problems.append(f"{host}: service {name} does not run")
+    workers: list[dict[str, Any]] = []
+    queues: list[dict[str, Any]] = []
+    try:
+        secrets = session.vault.load()
+        if secrets is None or secrets.toolkit is None:
+            problems.append("the testbed has no keys: it is not up")
+        else:
+            with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
+                workers, queues = _workers(api), _queues(api)
+            seen = {worker["name"] for worker in workers}
+            for host in inventory.hosts(session.inventory, "agents"):
+                problems += [
+                    f"worker {host}:{worker.name} has not reported for {WORKER_TIMEOUT_S} s"
+                    for worker in testbed.agents.workers
+                    if f"{host}:{worker.name}" not in seen
+                ]
+    except ApiError as error:
+        problems.append(error.message)
+    return {
+        "name": testbed.name,
+        "healthy": not problems,
+        "problems": problems,
+        "urls": {name: testbed.server.url(name) for name in ("web", "api", "files")},
+        "services": services,
+        "versions": _versions(session),
+        "workers": workers,
+        "queues": queues,
+        "disk": _disk(session),
+    }
+
+
+def _workers(api: ClearmlApi) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": worker["id"],
+            "queues": [queue["name"] for queue in worker.get("queues", [])],
+            "task": (worker.get("task") or {}).get("id"),
+            "last_report": worker.get("last_activity_time") or worker.get("register_time"),
+        }
+        for worker in api.call("workers.get_all", last_seen=WORKER_TIMEOUT_S)["workers"]
+    ]
+
+
+def _queues(api: ClearmlApi) -> list[dict[str, Any]]:
+    return [
+        {"name": queue["name"], "waiting": len(queue.get("entries") or [])}
+        for queue in api.call("queues.get_all", only_fields=["name", "entries"])["queues"]
+    ]
+
+
+def _versions(session: Session) -> dict[str, str | None]:
+    script = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
+    found: dict[str, str | None] = {}
+    for name, (group, python, distribution) in VERSION_COMMANDS.items():
+        host = hosts.connect(session.inventory_file, inventory.hosts(session.inventory, group)[0])
+        done = host.run("%s -I -c %s %s", python, script, distribution)
+        found[name] = done.stdout.strip() if done.rc == 0 else None
+    return found
+
+
+def _disk(session: Session) -> list[dict[str, Any]]:
+    found = []
+    for name in sorted(session.inventory["all"]["hosts"]):
+        done = hosts.connect(session.inventory_file, name).run(
+            "df --block-size=1 --output=size,avail %s | tail -n 1", session.testbed.data_dir
+        )
+        if done.rc == 0 and done.stdout.strip():
+            size, free = map(int, done.stdout.split())
+            found.append({"host": name, "path": session.testbed.data_dir, "size": size, "free": free})
+    return found
+
+
+def age(moment: str) -> str:
+    """Return how long ago an ISO 8601 time of the server was, in seconds."""
+    then = datetime.datetime.fromisoformat(moment)
+    if then.tzinfo is None:
+        then = then.replace(tzinfo=datetime.UTC)
+    return f"{(datetime.datetime.now(datetime.UTC) - then).total_seconds():.0f} s ago"

@@ -1,0 +1,84 @@
+"""The ClearML server answers on its three URLs, keeps strangers out, and keeps files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import httpx
+import pytest
+
+from provision.clearml_api import ClearmlApi
+from provision.credentials import ensure
+from provision.secrets import KeyPair
+
+# Published with the official server; no deployment may accept them.
+PUBLIC_KEYS = {
+    "apiserver": (
+        "62T8CP7HGBC6647XF9314C2VY67RJO",
+        "gaOfhDX2-bpkeI7-cwEcaMuGijxaG2UG3jbIvg4DxmVGF0LNI7rgvCb1-ne38IlBo1w",
+    ),
+    "fileserver": ("GSQWPEKSKNKF354LC9V6BHXKTYFD5I", "tuBXcGQBECsEhcNiK2kiWi750z9r8Z85XrQ9V0c24huTuCb2xf2X1nKG"),
+    "webserver": (
+        "EYVQ385RW7Y2QQUH88CZ7DWIQ1WUHP",
+        "XhkH6a6ds9JBnM_MrahYyYdO-wS2bqFSm8gl-V0UZXH26Ydd6Eyi28TeBEoSr6Z3Bes",
+    ),
+    "tests": ("EGRTCO8JMSIGI6S39GTP43NFWXDQOW", "LPEJbGJ6bK4tujQcmrD3i1dbMBDdwUwelVa-LG0K0FFmY9bzH_H0Sw"),
+}
+
+
+@pytest.fixture(scope="module")
+def http():
+    with httpx.Client(timeout=30, trust_env=False) as client:
+        yield client
+
+
+def test_api_answers(http, stack, record_property):
+    url = stack.testbed.server.url("api")
+    record_property("reference", url)
+    assert http.get(f"{url}/debug.ping").status_code == 200, f"{url}/debug.ping does not answer; see `testbed status`"
+
+
+def test_web_answers(http, stack, record_property):
+    url = stack.testbed.server.url("web")
+    record_property("reference", url)
+    answer = http.get(url)
+    assert answer.status_code == 200, f"{url}: HTTP {answer.status_code}"
+    assert stack.testbed.server.url("api") in answer.text, f"{url} does not say where the API is"
+
+
+def test_strangers_stay_out(http, stack):
+    url = stack.testbed.server.url("api")
+    assert http.get(f"{url}/tasks.get_all").status_code == 401, f"{url} answers without a login"
+    assert http.get(f"{url}/auth.login", auth=("researcher", "guess")).status_code == 401
+
+
+@pytest.mark.parametrize("identity", PUBLIC_KEYS)
+def test_public_default_key_is_dead(stack, identity):
+    access_key, secret_key = PUBLIC_KEYS[identity]
+    url = stack.testbed.server.url("api")
+    assert not ensure.works(url, KeyPair(access_key=access_key, secret_key=secret_key)), (
+        f"{url} accepts the public default key of {identity}: anyone can log in with it; restore the server's settings: testbed up"
+    )
+
+
+def test_fixed_users_are_on(api):
+    assert api.call("auth.fixed_users_mode")["enabled"], "anyone who reaches the web server is in; run `testbed up`"
+
+
+def test_file_round_trip(http, stack, api: ClearmlApi, record_property):
+    url = stack.testbed.server.url("files")
+    content = os.urandom(1 << 20)
+    path = f"smoke/round-trip-{hashlib.sha256(content).hexdigest()[:16]}.bin"
+    record_property("reference", f"{url}/{path}")
+    token = {"Authorization": f"Bearer {api.login()}"}
+    assert http.post(url, files={path: ("x.bin", content)}).status_code == 401, f"{url} takes files without a login"
+    sent = http.post(url, files={path: ("x.bin", content)}, headers=token)
+    assert sent.status_code == 200, f"{url} refuses a file: HTTP {sent.status_code} {sent.text[:200]}"
+    try:
+        assert http.get(f"{url}/{path}").status_code == 401, f"{url} gives files without a login"
+        got = http.get(f"{url}/{path}", headers=token)
+        assert got.content == content, f"{url}/{path}: other bytes came back than were sent"
+    finally:
+        removed = http.delete(f"{url}/{path}", headers=token)
+    assert removed.status_code == 200, f"{url}/{path} cannot be deleted: HTTP {removed.status_code}"
