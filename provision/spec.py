@@ -283,7 +283,7 @@ def parse(text: str, file: str) -> Testbed:
         data = yaml.safe_load(text)
     except RecursionError:
         raise SpecError(f"{file}: bad YAML: an alias refers to itself", "Write it without aliases.") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:
         raise SpecError(f"{file}: bad YAML: {str(error).splitlines()[0]}", "Put quotes around plain text.") from None
     if repeated is not None:
         line = repeated.start_mark.line + 1

@@ -1,0 +1,153 @@
+"""testbed.yaml: what is accepted, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from provision import spec
+from provision.cli import main
+from provision.errors import SpecError
+
+GOOD = """\
+name: lab
+provider: local
+server: {}
+users:
+  - name: alice
+"""
+
+
+def test_the_built_in_testbed_is_the_example():
+    assert spec.load(None) == spec.parse(spec.EXAMPLE.read_text(), "example")
+
+
+def test_commented_lines_of_the_example_show_the_defaults():
+    lines = spec.EXAMPLE.read_text().splitlines()
+    # the alternative, an external InfluxDB, is not a default
+    end = next(number for number, line in enumerate(lines) if line.startswith("# Or an InfluxDB"))
+    start = next(number for number, line in enumerate(lines) if line.startswith("agents:"))
+    shown = [
+        line.replace("# ", "", 1)
+        if line.lstrip().startswith("# ") and ":" in line and "full_name" not in line
+        else line
+        for line in lines[1:end] + lines[start:]
+    ]
+    shown.remove(next(line for line in shown if line.lstrip().startswith("host:")))
+    assert spec.parse("\n".join(shown), "shown") == spec.load(None)
+
+
+def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "testbed.yaml").write_text(GOOD)
+    assert spec.load(None).name == "lab"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "t.yaml: is empty"),
+        ("# only a comment\n", "t.yaml: is empty"),
+        ("- a\n", "t.yaml:1: expected keys"),
+        ("name: [\n", "t.yaml:2: bad YAML"),
+        ("name: a\n\tb: 1\n", "t.yaml:2: bad YAML"),
+        ("name: \x01\n", "t.yaml: bad YAML"),
+        ("name: !!python/object:os.system x\n", "t.yaml: bad YAML"),
+        ("name: 2020-99-99\n", "t.yaml: bad YAML"),
+        ("name: &a [*a]\n", "t.yaml: bad YAML"),
+        ("? [a, b]\n: 1\n", "t.yaml:"),
+        ("name: a\nname: b\n", "t.yaml:2: key `name` is there twice"),
+        (GOOD.replace("server: {}\n", ""), "t.yaml:1: `server` is missing"),
+        (GOOD.replace("name: lab", "name: Lab!"), "t.yaml:1: `name` must be lower-case letters"),
+        (GOOD.replace("name: lab", "name: 5"), "t.yaml:1: `name`"),
+        (GOOD.replace("provider: local", "provider: aws"), "t.yaml:2: `provider` must be 'local'; found 'aws'"),
+        (GOOD.replace("server: {}", "sever: {}"), "t.yaml:3: `sever` is unknown; did you mean `server`?"),
+        (
+            GOOD.replace("server: {}", "server: {prots: {}}"),
+            "t.yaml:3: `server.prots` is unknown; did you mean `ports`?",
+        ),
+        (GOOD.replace("server: {}", "server: {ports: {api: '1'}}"), "t.yaml:3: `server.ports.api`"),
+        (GOOD.replace("server: {}", "server: {ports: {api: true}}"), "t.yaml:3: `server.ports.api`"),
+        (GOOD.replace("server: {}", "server: {ports: {api: 8080}}"), "port 8080 is there 2 times"),
+        (GOOD.replace("server: {}", "server: {bind: everywhere}"), "t.yaml:3: `server.bind` must be an IP address"),
+        (GOOD.replace("server: {}", "server: {bind: 0.0.0.0}"), "set server.host"),
+        (GOOD + "  - name: alice\n", "t.yaml:4: `users` user 'alice' is there 2 times"),
+        (GOOD + "  - name: root\n", "t.yaml:4: `users` user name 'root' is used by"),
+        (GOOD + "  - name: Bob\n", "t.yaml:6: `users.1.name` must be a Linux account name"),
+        (GOOD.replace("  - name: alice\n", "  alice\n"), "t.yaml:4: `users` must be a list"),
+        (GOOD + "agents: {count: 2}\n", "agents.count must be 1"),
+        (GOOD + "agents: 3\n", "t.yaml:6: `agents` must hold keys: count, workers"),
+        (GOOD + "telemetry: {source: mine}\n", "source must be 'managed', 'external'; found 'mine'"),
+        (GOOD + "telemetry: {source: external, dialect: 1, url: 'http://i:8086'}\n", "dialect 1 needs database"),
+        (
+            GOOD + "telemetry: {source: external, dialect: 2, url: 'http://i:8086', org: o, bucket: b}\n",
+            "dialect 2 needs credentials.token_file",
+        ),
+        (
+            GOOD + "telemetry: {source: external, dialect: 1, url: 'http://u:p@i:8086', database: d}\n",
+            "`telemetry.url` must be http://HOST",
+        ),
+    ],
+)
+def test_a_wrong_file_is_told_what_where_and_what_to_do(text, message):
+    with pytest.raises(SpecError) as error:
+        spec.parse(text, "t.yaml")
+    assert message in error.value.message
+    assert error.value.remedy
+
+
+def test_every_mistake_is_told_at_once():
+    with pytest.raises(SpecError) as error:
+        spec.parse("nme: a\nprovider: aws\n", "t.yaml")
+    assert len(error.value.message.splitlines()) == 5
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00binary", b"\x80\x81"], ids=["bom", "bytes"])
+def test_a_binary_file_is_no_traceback(tmp_path, content):
+    file = tmp_path / "t.yaml"
+    file.write_bytes(content)
+    done = CliRunner().invoke(main, ["up", "--yes", "--spec", str(file)])
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"testbed: {file}: is no text file")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.mkdir(), "is a folder"),
+        (lambda path: path.symlink_to(path), "cannot be read"),
+    ],
+    ids=["missing", "folder", "unreadable"],
+)
+@pytest.mark.parametrize("verb", ["up", "smoke", "status", "down"])
+def test_a_file_that_cannot_be_read_is_no_traceback(tmp_path, make, message, verb):
+    file = tmp_path / "t.yaml"
+    make(file)
+    done = CliRunner().invoke(main, [verb, "--spec", str(file)])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+
+
+def test_init_writes_the_example_and_never_overwrites(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["init"]).exit_code == 0
+    assert (tmp_path / "testbed.yaml").read_text() == spec.EXAMPLE.read_text()
+    again = CliRunner().invoke(main, ["init"])
+    assert again.exit_code == 2
+    assert "exists already" in again.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    done = CliRunner().invoke(main, ["--debug", "up", "--spec", str(tmp_path / "none.yaml")])
+    assert isinstance(done.exception, SpecError)
+
+
+def test_without_a_terminal_and_yes_nothing_happens(tmp_path):
+    file = tmp_path / "t.yaml"
+    file.write_text(GOOD)
+    for verb in ("up", "down"):
+        done = CliRunner().invoke(main, [verb, "--spec", str(file)])
+        assert done.exit_code == 1
+        assert "no terminal to ask on" in done.stderr
