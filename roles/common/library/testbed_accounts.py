@@ -1,0 +1,123 @@
+#!/usr/bin/python
+"""Makes Linux accounts and records those that were not there, so that exactly they can go again."""
+
+from __future__ import annotations
+
+import pwd
+import shutil
+import subprocess
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_record import load, save
+
+DOCUMENTATION = r"""
+module: testbed_accounts
+short_description: Make accounts and record them, or remove the recorded ones
+options:
+  accounts:
+    type: list
+    elements: dict
+    default: []
+    description: Accounts that must be there
+    suboptions:
+      name: {type: str, required: true, description: Name of the account}
+      home: {type: str, description: Home folder; by default /home/<name>}
+      system: {type: bool, default: false, description: A service's account, without a shell; its home is not made}
+      make: {type: bool, default: true, description: 'With false it is only recorded, because a package will make it'}
+  state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
+  purge: {type: bool, default: false, description: With absent, remove homes that were made, too}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+
+def exists(name: str) -> bool:
+    """Tell whether the account is there."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def owner_without_account(folder: Path) -> int | None:
+    """Return the user ID that owns a kept home, when no account has that ID now."""
+    if not folder.is_dir():
+        return None
+    uid = folder.stat().st_uid
+    return None if uid in {entry.pw_uid for entry in pwd.getpwall()} else uid
+
+
+def add(name: str, home: Path, system: bool) -> None:
+    """Make the account, with the ID that a kept home has."""
+    command = ["useradd", "--user-group", "--home-dir", str(home)]
+    command += ["--system", "--shell", "/usr/sbin/nologin"] if system else ["--create-home", "--shell", "/bin/bash"]
+    uid = owner_without_account(home)
+    command += ["--uid", str(uid)] if uid is not None else []
+    subprocess.run([*command, name], check=True, capture_output=True, text=True)
+
+
+def present(module: AnsibleModule) -> list[str]:
+    """Make what is missing; return the names."""
+    missing = [account for account in module.params["accounts"] if not exists(account["name"])]
+    if missing and not module.check_mode:
+        record = load()
+        for account in missing:
+            account["home"] = account["home"] or f"/home/{account['name']}"
+            entry = {"home": account["home"], "home_made": not Path(account["home"]).exists()}
+            record["accounts"].setdefault(account["name"], entry)
+        save(record)
+        for account in missing:
+            if account["make"]:
+                add(account["name"], Path(account["home"]), account["system"])
+    return [account["name"] for account in missing]
+
+
+def absent(module: AnsibleModule) -> list[str]:
+    """Remove what was recorded; return the names of accounts and the homes that go."""
+    record = load()
+    names = [name for name in record["accounts"] if exists(name)]
+    homes = [Path(entry["home"]) for entry in record["accounts"].values() if entry["home_made"]]
+    homes = [home for home in homes if module.params["purge"] and home.is_dir()]
+    if not module.check_mode:
+        for name in names:
+            subprocess.run(["userdel", "--force", name], check=True, capture_output=True, text=True)
+        for home in homes:
+            shutil.rmtree(home)
+        kept = {name: entry for name, entry in record["accounts"].items() if Path(entry["home"]).is_dir()}
+        if kept != record["accounts"]:
+            save({**record, "accounts": kept})
+    return [*names, *map(str, homes)]
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "accounts": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "home": {"type": "str"},
+                    "system": {"type": "bool", "default": False},
+                    "make": {"type": "bool", "default": True},
+                },
+            },
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "purge": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        changed = (present if module.params["state"] == "present" else absent)(module)
+    except subprocess.CalledProcessError as error:
+        module.fail_json(msg=f"{' '.join(error.cmd)}: {error.stderr.strip()}. Put that right, then run this again")
+    lines = "".join(f"{line}\n" for line in changed)
+    before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
+    module.exit_json(changed=bool(changed), diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+#!/usr/bin/python
+"""Finds what would stop a testbed on this machine, before anything is changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, load
+
+DOCUMENTATION = r"""
+module: testbed_check
+short_description: Find what would stop a testbed on this machine
+description: Reports every problem at once, each with its remedy. Changes nothing.
+options:
+  name: {type: str, description: Name of the testbed that wants this machine}
+  ports:
+    type: list
+    elements: dict
+    default: []
+    description: Ports that the testbed's services will listen on
+    suboptions:
+      port: {type: int, required: true, description: TCP port}
+      bind: {type: str, default: 127.0.0.1, description: Address to listen on}
+      service: {type: str, required: true, description: The service of ours that may hold it already}
+      setting: {type: str, description: The key of the spec that chooses the port}
+  memory_mb: {type: int, default: 0, description: Memory that the machine must have, in MiB}
+  disk_mb: {type: int, default: 0, description: 'Free MiB needed below each of the paths, until the machine is claimed'}
+  paths: {type: list, elements: str, default: [], description: Where that space is needed}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+LISTEN = "0A"
+
+
+def port_is_free(bind: str, port: int) -> bool:
+    """Tell whether a service could listen there; OSError when the address is not this machine's."""
+    family, kind, proto, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind, proto) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+            probe.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise
+    return True
+
+
+def listening_inodes(port: int) -> set[str]:
+    """Return the socket inodes that listen on the port, on any address."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        lines = Path(table).read_text().splitlines()[1:] if Path(table).exists() else []
+        for fields in map(str.split, lines):
+            if fields[3] == LISTEN and int(fields[1].rsplit(":", 1)[1], 16) == port:
+                inodes.add(fields[9])
+    return inodes
+
+
+def processes_with(inodes: set[str]) -> list[Path]:
+    """Return the /proc folders of the processes that hold one of the sockets."""
+    wanted = {f"socket:[{inode}]" for inode in inodes}
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(os.readlink(fd) in wanted for fd in (process / "fd").iterdir()):
+                found.append(process)
+        except OSError:  # it ended meanwhile, or is another's
+            continue
+    return sorted(found, key=lambda path: int(path.name))
+
+
+def is_service(process: Path, service: str) -> bool:
+    """Tell whether managed_service started the process (or its parent) as that service."""
+    try:
+        return f"TESTBED_SERVICE={service}".encode() in (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def port_problem(port: int, bind: str, service: str, setting: str | None) -> str | None:
+    """Return what is wrong with the port and what to do, or None."""
+    where = f"port {port} on {bind}, wanted for {service},"
+    choose = f"choose another port in testbed.yaml ({setting})" if setting else "choose another port in testbed.yaml"
+    try:
+        if port_is_free(bind, port):
+            return None
+    except OSError as error:
+        return f"{where} cannot be opened: {error}. Use an address of this machine, or 0.0.0.0 for all"
+    holders = processes_with(listening_inodes(port))
+    if holders and all(is_service(process, service) for process in holders):
+        return None
+    names = ", ".join(f"{(process / 'comm').read_text().strip()} (pid {process.name})" for process in holders)
+    return f"{where} is held by {names or 'a process that this account cannot see'}. Stop that process, or {choose}"
+
+
+def owner_problem(name: str) -> str | None:
+    """Return why a testbed of this name may not have the machine, or None."""
+    there, kept = claimed_by(), load()["testbed"]
+    if there and there != name:
+        return (
+            f"this machine already carries the testbed '{there}' ({MARKER}), and a machine carries one. "
+            f"Run `testbed down` with the spec of '{there}', or use another machine"
+        )
+    if kept and kept != name:
+        return (
+            f"this machine keeps the data of the testbed '{kept}' ({RECORD}). "
+            f"Run `testbed down --purge` with the spec of '{kept}', or use that name"
+        )
+    return None
+
+
+def memory_mb() -> int:
+    """Return the machine's memory in MiB."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
+    return int(line.split()[1]) // 1024
+
+
+def free_mb(path: Path) -> int:
+    """Return the free space in MiB below the path, or below its nearest parent that exists."""
+    while not path.exists():
+        path = path.parent
+    room = os.statvfs(path)
+    return room.f_bavail * room.f_frsize // 2**20
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str"},
+            "ports": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "port": {"type": "int", "required": True},
+                    "bind": {"type": "str", "default": "127.0.0.1"},
+                    "service": {"type": "str", "required": True},
+                    "setting": {"type": "str"},
+                },
+            },
+            "memory_mb": {"type": "int", "default": 0},
+            "disk_mb": {"type": "int", "default": 0},
+            "paths": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    wanted = module.params
+    problems = [owner_problem(wanted["name"])] if wanted["name"] else []
+    problems += [port_problem(**port) for port in wanted["ports"]]
+    if memory_mb() < wanted["memory_mb"]:
+        problems.append(f"{memory_mb()} MiB of memory, and {wanted['memory_mb']} are needed. Use a larger machine")
+    for path in wanted["paths"] if claimed_by() is None else []:
+        if free_mb(Path(path)) < wanted["disk_mb"]:
+            need = f"{free_mb(Path(path))} MiB are free for {path}, and {wanted['disk_mb']} are needed"
+            problems.append(f"{need}. Free some space, or set data_dir to a larger disk")
+    problems = [problem for problem in problems if problem]
+    if problems:
+        module.fail_json(msg=". ".join(problems) + ". Nothing was changed.", problems=problems)
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+#!/usr/bin/python
+"""Takes a machine for a testbed (record, folders, marker) and gives it back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, load, save
+
+DOCUMENTATION = r"""
+module: testbed_claim
+short_description: Take a machine for a testbed, or give it back
+options:
+  name: {type: str, required: true, description: Name of the testbed}
+  state: {type: str, choices: [present, absent], default: present, description: Take it or give it back}
+  directories: {type: dict, default: {}, description: 'Folders to make, each with its mode'}
+  data_dir: {type: str, required: true, description: Folder with the data, kept unless purge}
+  purge: {type: bool, default: false, description: With absent, forget the kept data too}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+
+def claim(module: AnsibleModule) -> None:
+    """Write the record, then the folders, then the marker."""
+    wanted = {Path(path): int(mode, 8) for path, mode in module.params["directories"].items()}
+    missing = [path for path in wanted if not path.is_dir()]
+    made = {folder for path in missing for folder in [path, *path.parents] if not folder.is_dir()}
+    wrong = [path for path in wanted if path.is_dir() and path.stat().st_mode & 0o7777 != wanted[path]]
+    marked = claimed_by() == module.params["name"]
+    record = load()
+    changed = bool(missing or wrong or not marked or record["testbed"] != module.params["name"])
+    if changed and not module.check_mode:
+        record["testbed"] = module.params["name"]
+        record["directories"] = sorted({*record["directories"], *map(str, made)})
+        save(record)
+        for path in [*missing, *wrong]:
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(wanted[path])
+        if not marked:
+            half = MARKER.with_suffix(".new")
+            half.write_text(json.dumps({"name": module.params["name"]}) + "\n")
+            half.chmod(0o644)
+            half.replace(MARKER)
+    lines = [str(path) for path in [*missing, *wrong]] + ([] if marked else [str(MARKER)])
+    module.exit_json(changed=changed, diff={"before": "", "after": "".join(f"{line}\n" for line in lines)})
+
+
+def release(module: AnsibleModule) -> None:
+    """Remove the folders that were made, except data unless purge; forget the record when nothing is kept."""
+    record, data = load(), Path(module.params["data_dir"])
+    made = [Path(path) for path in record["directories"] if Path(path).is_dir()]
+    gone = [path for path in made if path != data and path not in data.parents]
+    gone = [path for path in gone if not set(path.parents) & set(gone)]
+    empty = []
+    for path in sorted({*made} - {*gone}, key=lambda path: len(path.parts), reverse=True):
+        if not {*path.iterdir()} - {*empty, *gone}:
+            empty.append(path)
+    kept = (data.is_dir() and data not in empty) or any(
+        Path(entry["home"]).is_dir() for entry in record["accounts"].values()
+    )
+    forget = [RECORD.parent] if RECORD.exists() and (module.params["purge"] or not kept) else []
+    changed = bool(gone or empty or forget)
+    if changed and not module.check_mode:
+        for path in gone:
+            shutil.rmtree(path)
+        for path in empty:
+            path.rmdir()
+        for path in forget:
+            shutil.rmtree(path)
+    lines = [str(path) for path in [*gone, *empty, *forget]]
+    module.exit_json(changed=changed, kept=kept, diff={"before": "".join(f"{line}\n" for line in lines), "after": ""})
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "directories": {"type": "dict", "default": {}},
+            "data_dir": {"type": "str", "required": True},
+            "purge": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    os.umask(0o022)
+    (claim if module.params["state"] == "present" else release)(module)
+
+
+if __name__ == "__main__":
+    main()

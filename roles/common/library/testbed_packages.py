@@ -1,0 +1,184 @@
+#!/usr/bin/python
+"""Installs packages so that exactly they, and what came with them, can be taken away again.
+
+ansible.builtin.apt is not used: killed half way it leaves its policy-rc.d behind (and the machine's own one lost),
+it does not tell which packages it is about to add, and it installs python3-apt unasked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_record import load, save
+
+DOCUMENTATION = r"""
+module: testbed_packages
+short_description: Install packages and record them, or remove the recorded ones
+options:
+  names: {type: list, elements: str, default: [], description: Packages that must be there}
+  state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
+  index_age: {type: int, default: 86400, description: Seconds after which an index is fetched anew}
+  lock_timeout: {type: int, default: 300, description: Seconds to wait for another apt or dpkg}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+POLICY_ASIDE = Path("/usr/sbin/policy-rc.d.before-testbed")
+POLICY_TEXT = "#!/bin/sh\n# testbed: packages are being installed, their services stay down\nexit 101\n"
+INDEX_STAMPS = (Path("/var/lib/apt/periodic/update-success-stamp"), Path("/var/lib/apt/lists/partial"))
+LOCK_WORDS = ("Could not get lock", "lock is held", "was locked by another process", "Unable to lock")
+SUPERVISOR_PID = Path("/var/run/supervisord.pid")
+AUTOREMOVE = ["-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"]
+
+
+class AptError(Exception):
+    """An apt or dpkg command failed; its text is what the command said."""
+
+
+def run(command: list[str], deadline: float) -> str:
+    """Run apt or dpkg and return what it printed; wait for another one that holds the lock."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C.UTF-8"}
+    while True:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return done.stdout
+        if not any(word in done.stderr for word in LOCK_WORDS) or time.monotonic() > deadline:
+            raise AptError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+        time.sleep(1)
+
+
+def states() -> dict[str, str]:
+    """Return every known package's state: 'ii' is installed, 'rc' left its settings behind."""
+    command = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n"]
+    return dict(line.split()[:2] for line in subprocess.check_output(command, text=True).splitlines())
+
+
+def put_policy_back() -> None:
+    """Take our policy-rc.d away, also one that a killed run left."""
+    if POLICY.exists() and "# testbed:" in POLICY.read_text(errors="replace"):
+        POLICY.unlink()
+    if POLICY_ASIDE.exists():
+        POLICY_ASIDE.replace(POLICY)
+
+
+@contextlib.contextmanager
+def services_stay_down() -> Iterator[None]:
+    """Keep packages from starting their services while they are installed."""
+    put_policy_back()
+    if POLICY.exists():
+        POLICY.replace(POLICY_ASIDE)
+    POLICY.write_text(POLICY_TEXT)
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        put_policy_back()
+
+
+def index_age() -> float:
+    """Return the age of the package index in seconds."""
+    return time.time() - max([stamp.stat().st_mtime for stamp in INDEX_STAMPS if stamp.exists()], default=0)
+
+
+def planned(output: str, verb: str) -> list[tuple[str, bool]]:
+    """Return (package, is new) for each line of a simulated apt run that starts with the verb."""
+    lines = [line.split() for line in output.splitlines() if line.startswith(f"{verb} ")]
+    return [(words[1].split(":")[0], not words[2].startswith("[")) for words in lines]
+
+
+def install(names: list[str], max_age: int, deadline: float) -> None:
+    """Install the packages: repair dpkg, refresh an old index, record, install. Raises AptError."""
+    command = ["apt-get", "--yes", "--no-install-recommends", "--fix-broken"]
+    command += ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold", "install", *names]
+    with services_stay_down():
+        if subprocess.check_output(["dpkg", "--audit"]):
+            run(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], deadline)
+        fresh = index_age() < max_age
+        if not fresh:
+            run(["apt-get", "update"], deadline)
+        try:
+            record_and_run(command, names, deadline)
+        except AptError:
+            if not fresh:
+                raise
+            run(["apt-get", "update"], deadline)  # an index can be too old (or empty) whatever its date says
+            record_and_run(command, names, deadline)
+
+
+def record_and_run(command: list[str], names: list[str], deadline: float) -> None:
+    """Write down what the command will add, then run it. Raises AptError."""
+    new = {name for name, is_new in planned(run([*command, "--simulate"], deadline), "Inst") if is_new}
+    record = load()
+    record["packages"] = sorted({*record["packages"], *(new & {*names})})
+    record["dependencies"] = sorted({*record["dependencies"], *(new - {*names})})
+    save(record)
+    run(command, deadline)
+
+
+def stop_supervisor(deadline: float) -> None:
+    """Stop supervisord, which its package leaves running where policy-rc.d forbids to touch services."""
+    if not SUPERVISOR_PID.exists():
+        return
+    process = Path("/proc") / SUPERVISOR_PID.read_text().strip()
+    subprocess.run(["supervisorctl", "shutdown"], capture_output=True, check=False)
+    while (process / "comm").exists() and "supervisord" in (process / "comm").read_text():
+        if time.monotonic() > deadline:
+            raise AptError(f"supervisord (pid {process.name}) does not stop. Stop it, then run this again")
+        time.sleep(0.1)
+
+
+def unneeded(ours: set[str], deadline: float) -> list[str]:
+    """Mark our packages as automatic and return those that nothing else on the machine needs."""
+    run(["apt-mark", "auto", *sorted(ours)], deadline)
+    listed = planned(run(["apt-get", "--simulate", *AUTOREMOVE, "autoremove"], deadline), "Remv")
+    return sorted(ours & {name for name, _ in listed})
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "names": {"type": "list", "elements": "str", "default": []},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "index_age": {"type": "int", "default": 86400},
+            "lock_timeout": {"type": "int", "default": 300},
+        },
+        supports_check_mode=True,
+    )
+    deadline = time.monotonic() + module.params["lock_timeout"]
+    there = states()
+    try:
+        if module.params["state"] == "present":
+            names = [name for name in module.params["names"] if there.get(name) not in ("ii", "hi")]
+            if names and not module.check_mode:
+                install(names, module.params["index_age"], deadline)
+        else:
+            record = load()
+            recorded = {*record["packages"], *record["dependencies"]}
+            names = sorted(name for name in recorded if there.get(name, "un") != "un")
+            if not module.check_mode:
+                put_policy_back()
+                installed = {name for name in names if there[name] != "rc"}
+                gone = unneeded(installed, deadline) if installed else []
+                names = gone + [name for name in names if there[name] == "rc"]
+                if "supervisor" in gone:
+                    stop_supervisor(deadline)
+                if names:
+                    run(["apt-get", "--yes", "purge", *names], deadline)
+                if recorded:
+                    save({**record, "packages": [], "dependencies": []})
+    except AptError as error:
+        module.fail_json(msg=f"{error}. Put that right (network, apt sources, free space), then run this again")
+    lines = "".join(f"{name}\n" for name in names)
+    before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
+    module.exit_json(changed=bool(names), packages=names, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

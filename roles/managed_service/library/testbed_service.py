@@ -1,0 +1,396 @@
+#!/usr/bin/python
+"""Keeps a service up, under systemd or supervisord, with the definition and the settings that are wanted now.
+
+A digest of definition and settings travels in the service's environment (TESTBED_DIGEST). What runs is compared with
+what is wanted by reading the running process, so a run that was killed between change and restart is made good.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: testbed_service
+short_description: Keep a service up, or remove services
+options:
+  name: {type: str, description: 'The service, testbed-<what>'}
+  state: {type: str, choices: [present, absent], default: present, description: 'Up, or (absent) gone'}
+  manager: {type: str, choices: [systemd, supervisord], required: true, description: Who keeps the service up}
+  description: {type: str, description: One line for the machine's administrator}
+  command: {type: list, elements: str, description: Absolute program and its arguments; no secret}
+  user: {type: str, default: root, description: Account that it runs as}
+  environment: {type: dict, default: {}, description: 'Its environment; lies in a file of mode 0600'}
+  directory: {type: str, default: /, description: Working directory}
+  log: {type: str, description: File that stdout and stderr go to}
+  files: {type: list, elements: str, default: [], description: 'Settings read at start; their change restarts it'}
+  trigger: {type: raw, description: Any value; the service is restarted when it changes}
+  stop_signal: {type: str, default: TERM, description: Signal that ends it cleanly}
+  stop_timeout: {type: int, default: 30, description: Seconds after which it is killed}
+  health_url: {type: str, description: URL that answers below 500 when the service works}
+  health_port: {type: int, description: Port on loopback that accepts connections when the service works}
+  health_timeout: {type: int, default: 60, description: Seconds to wait for that}
+  prefix: {type: str, description: 'With absent: every service whose name starts so goes'}
+  keep: {type: list, elements: str, default: [], description: Names that stay all the same}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+SPEC = {
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "manager": {"type": "str", "choices": ["systemd", "supervisord"], "required": True},
+    "description": {"type": "str"},
+    "command": {"type": "list", "elements": "str"},
+    "user": {"type": "str", "default": "root"},
+    "environment": {"type": "dict", "default": {}},
+    "directory": {"type": "str", "default": "/"},
+    "log": {"type": "str"},
+    "files": {"type": "list", "elements": "str", "default": []},
+    "trigger": {"type": "raw"},
+    "stop_signal": {"type": "str", "default": "TERM"},
+    "stop_timeout": {"type": "int", "default": 30},
+    "health_url": {"type": "str"},
+    "health_port": {"type": "int"},
+    "health_timeout": {"type": "int", "default": 60},
+    "prefix": {"type": "str"},
+    "keep": {"type": "list", "elements": "str", "default": []},
+}
+DEFINITION = {"name", "description", "command", "user", "environment", "directory", "log", "files"}
+DEFINITION |= {"trigger", "stop_signal", "stop_timeout"}
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+UNITS = Path("/etc/systemd/system")
+ENVIRONMENTS = Path("/etc/testbed/services")
+PROGRAMS = Path("/etc/supervisor/conf.d")
+SUPERVISOR_CONF = "/etc/supervisor/supervisord.conf"
+DIGEST = "TESTBED_DIGEST"
+NOT_CARRIED = re.compile(r"""["'\\\n]|\s[;#]""")  # supervisord's files have no way to quote these
+
+
+class ServiceError(Exception):
+    """The service cannot be brought to the wanted state; the text says why and what to do."""
+
+
+def digest(service: dict) -> str:
+    """Return what tells two states of a service apart: its definition, its trigger, the content of its files."""
+    parts = {key: value for key, value in service.items() if key in DEFINITION}
+    total = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    for path in map(Path, service["files"]):
+        total.update(path.read_bytes() if path.exists() else b"")
+    return total.hexdigest()
+
+
+def environment_of(service: dict) -> dict[str, str]:
+    """Return the whole environment of the service, the same under both managers."""
+    try:
+        home = pwd.getpwnam(service["user"]).pw_dir
+    except KeyError:  # in check mode the account may not be there yet
+        home = "/"
+    own = {key: str(value) for key, value in service["environment"].items()}
+    base = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, "USER": service["user"]}
+    return {**base, **own, "TESTBED_SERVICE": service["name"], DIGEST: digest(service)}
+
+
+def refuse_what_cannot_be_written(service: dict) -> None:
+    """Raise ServiceError for a value that supervisord's (or systemd's) file cannot carry unchanged."""
+    values = {f"argument {number}": value for number, value in enumerate(service["command"])}
+    values.update(environment_of(service), description=service["description"])
+    for name, value in values.items():
+        if NOT_CARRIED.search(value):
+            raise ServiceError(
+                f"{service['name']}: {name} has a quote, backslash, line break or comment sign in it; put it in a file"
+            )
+
+
+def systemd_files(service: dict) -> dict[Path, tuple[str, int]]:
+    """Return the unit and its environment file as {path: (content, mode)}."""
+    environment = ENVIRONMENTS / f"{service['name']}.env"
+    command = " ".join(f'"{argument}"' for argument in service["command"]).replace("%", "%%").replace("$", "$$")
+    unit = f"""\
+[Unit]
+Description={service["description"].replace("%", "%%")}
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={command}
+EnvironmentFile={environment}
+User={service["user"]}
+WorkingDirectory={service["directory"]}
+Restart=always
+RestartSec=1
+KillSignal=SIG{service["stop_signal"]}
+TimeoutStopSec={service["stop_timeout"]}
+StandardOutput=append:{service["log"]}
+StandardError=inherit
+
+[Install]
+WantedBy=multi-user.target
+"""
+    lines = "".join(f'{key}="{value}"\n' for key, value in sorted(environment_of(service).items()))
+    return {UNITS / f"{service['name']}.service": (unit, 0o644), environment: (lines, 0o600)}
+
+
+def supervisord_files(service: dict) -> dict[Path, tuple[str, int]]:
+    """Return the program file as {path: (content, mode)}."""
+    command = " ".join(map(shlex.quote, service["command"])).replace("%", "%%")
+    pairs = [f'{key}="{value}"'.replace("%", "%%") for key, value in sorted(environment_of(service).items())]
+    program = f"""\
+[program:{service["name"]}]
+command={command}
+environment={",".join(pairs)}
+user={service["user"]}
+directory={service["directory"]}
+autostart=true
+autorestart=true
+startsecs=1
+startretries=1000000
+stopsignal={service["stop_signal"]}
+stopwaitsecs={service["stop_timeout"]}
+stopasgroup=true
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={service["log"]}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=3
+"""
+    return {PROGRAMS / f"{service['name']}.conf": (program, 0o600)}
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a service manager's command; its exit code is the caller's to judge."""
+    clean = {"PATH": PATH, "LANG": "C.UTF-8"}  # supervisord hands its own environment down to what it starts
+    return subprocess.run(command, env=clean, cwd="/", capture_output=True, text=True, check=False)
+
+
+def checked(*command: str) -> None:
+    """Run a service manager's command. Raises ServiceError with its words when it fails."""
+    done = run(*command)
+    if done.returncode != 0:
+        raise ServiceError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def wait_until(true: Callable[[], bool], seconds: float) -> bool:
+    """Poll until it holds; tell whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+class Systemd:
+    """Services as systemd units."""
+
+    def files(self, service: dict) -> dict[Path, tuple[str, int]]:
+        """Return what defines the service as {path: (content, mode)}."""
+        return systemd_files(service)
+
+    def names(self) -> list[str]:
+        """Return the services of ours that are defined."""
+        return [path.stem for path in UNITS.glob("testbed-*.service")]
+
+    def pid(self, name: str) -> int:
+        """Return the process ID of the running service, or 0."""
+        return int(run("systemctl", "show", "--property", "MainPID", "--value", name).stdout.strip() or 0)
+
+    def at_boot(self, name: str) -> bool:
+        """Tell whether the service comes up with the machine."""
+        return run("systemctl", "is-enabled", name).returncode == 0
+
+    def restart(self, name: str) -> None:
+        """Bring the service up with the definition that is on disk."""
+        checked("systemctl", "daemon-reload")
+        checked("systemctl", "--quiet", "enable", name)
+        run("systemctl", "reset-failed", name)
+        checked("systemctl", "restart", name)
+
+    def remove(self, name: str) -> None:
+        """Stop the service and forget it."""
+        checked("systemctl", "--quiet", "disable", "--now", name)
+        (UNITS / f"{name}.service").unlink()
+        (ENVIRONMENTS / f"{name}.env").unlink(missing_ok=True)
+        checked("systemctl", "daemon-reload")
+        run("systemctl", "reset-failed", name)
+
+
+class Supervisord:
+    """Services as programs of supervisord, which is started when it does not run."""
+
+    def files(self, service: dict) -> dict[Path, tuple[str, int]]:
+        """Return what defines the service as {path: (content, mode)}."""
+        return supervisord_files(service)
+
+    def names(self) -> list[str]:
+        """Return the services of ours that are defined."""
+        return [path.stem for path in PROGRAMS.glob("testbed-*.conf")]
+
+    def control(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Ask supervisord."""
+        return run("supervisorctl", "--configuration", SUPERVISOR_CONF, *arguments)
+
+    def answers(self) -> bool:
+        """Tell whether supervisord runs (its pid file may be stale, its socket is not)."""
+        return Path(SUPERVISOR_CONF).exists() and self.control("pid").returncode == 0
+
+    def pid(self, name: str) -> int:
+        """Return the process ID of the running service, or 0."""
+        if not Path(SUPERVISOR_CONF).exists():
+            return 0
+        answer = self.control("pid", name).stdout.strip()
+        return int(answer) if answer.isdigit() else 0
+
+    def at_boot(self, name: str) -> bool:
+        """Tell whether the service comes up with the machine: its program says autostart."""
+        return (PROGRAMS / f"{name}.conf").exists()
+
+    def restart(self, name: str) -> None:
+        """Bring the service up with the definition that is on disk."""
+        if not self.answers():
+            checked("/usr/bin/supervisord", "--configuration", SUPERVISOR_CONF)
+            if not wait_until(self.answers, 20):
+                raise ServiceError("supervisord does not come up; see /var/log/supervisor/supervisord.log")
+        updated = self.control("update", name)
+        if updated.returncode != 0 or "ERROR" in updated.stdout:
+            raise ServiceError(f"supervisorctl update {name}: {updated.stdout.strip()}{updated.stderr.strip()}")
+        if name not in updated.stdout:  # nothing new for supervisord, so it did not restart the program
+            self.control("restart", name)
+
+    def remove(self, name: str) -> None:
+        """Stop the service and forget it."""
+        (PROGRAMS / f"{name}.conf").unlink()
+        if self.answers():
+            self.control("update", name)
+
+
+def running_digest(pid: int) -> str | None:
+    """Return the digest that the running service was started with."""
+    if not pid:
+        return None
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:  # it ended meanwhile
+        return None
+    return next((value.partition("=")[2] for value in variables if value.startswith(f"{DIGEST}=")), None)
+
+
+def write(path: Path, content: str, mode: int) -> None:
+    """Replace the file in one step, never readable for more accounts than the mode says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".testbed-new")  # a name that neither manager reads
+    half.unlink(missing_ok=True)
+    os.close(os.open(half, os.O_CREAT | os.O_WRONLY, mode))
+    half.chmod(mode)
+    half.write_text(content)
+    half.replace(path)
+
+
+def healthy(service: dict) -> bool:
+    """Tell whether the service works: its URL answers, its port accepts; without either, that it runs."""
+    if service["health_url"]:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with direct.open(service["health_url"], timeout=5):
+                return True
+        except urllib.error.HTTPError as error:
+            return error.code < 500
+        except OSError:
+            return False
+    if service["health_port"]:
+        try:
+            socket.create_connection(("127.0.0.1", service["health_port"]), timeout=5).close()
+        except OSError:
+            return False
+    return True
+
+
+def last_words(log: str, size: int = 2000) -> str:
+    """Return the end of the service's log."""
+    path = Path(log)
+    return path.read_bytes()[-size:].decode(errors="replace") if path.exists() else "(no log yet)"
+
+
+def comparable(content: str) -> str:
+    """Return a definition without its environment, which is nobody's to see in a diff."""
+    return re.sub(r"(?m)^environment=.*$", "environment=(not shown)", content)
+
+
+def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dict) -> None:
+    """Write the definition, (re)start the service when it runs with another one, wait until it works."""
+    refuse_what_cannot_be_written(service)
+    name, wanted, changes = service["name"], digest(service), []
+    files = manager.files(service)
+    for path, (content, mode) in files.items():
+        before = path.read_text() if path.exists() else ""
+        if before != content or path.stat().st_mode & 0o7777 != mode:
+            shown = ("", "") if path.suffix == ".env" else (comparable(before), comparable(content))
+            header = {"before_header": str(path), "after_header": str(path)}
+            changes.append({**header, "before": shown[0], "after": shown[1]})
+            if not module.check_mode:
+                write(path, content, mode)
+    stale = running_digest(manager.pid(name)) != wanted or not manager.at_boot(name)
+    if module.check_mode:
+        module.exit_json(changed=bool(changes) or stale, diff=changes)
+    if changes or stale:
+        manager.restart(name)
+
+    def works() -> bool:
+        return running_digest(manager.pid(name)) == wanted and healthy(service)
+
+    if not wait_until(works, service["health_timeout"]):
+        raise ServiceError(
+            f"{name} does not work {service['health_timeout']} s after its start. "
+            f"The end of its log, {service['log']}:\n{last_words(service['log'])}"
+        )
+    module.exit_json(changed=bool(changes) or stale, diff=changes)
+
+
+def take_down(module: AnsibleModule, manager: Systemd | Supervisord) -> None:
+    """Remove every service with the prefix that is not to be kept."""
+    names = [name for name in manager.names() if name.startswith(module.params["prefix"])]
+    names = sorted({*names} - {*module.params["keep"]})
+    if not module.check_mode:
+        for name in names:
+            manager.remove(name)
+    module.exit_json(changed=bool(names), removed=names, diff={"before": "".join(f"{n}\n" for n in names), "after": ""})
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec=SPEC,
+        supports_check_mode=True,
+        required_if=[
+            ("state", "present", ["name", "description", "command", "log"]),
+            ("state", "absent", ["prefix"]),
+        ],
+    )
+    manager = Systemd() if module.params["manager"] == "systemd" else Supervisord()
+    try:
+        if module.params["state"] == "absent":
+            take_down(module, manager)
+        elif not hasattr(signal, f"SIG{module.params['stop_signal']}"):
+            raise ServiceError(f"stop_signal {module.params['stop_signal']!r} is no signal; say TERM, INT or QUIT")
+        else:
+            bring_up(module, manager, dict(module.params))
+    except ServiceError as error:
+        module.fail_json(msg=str(error))
+
+
+if __name__ == "__main__":
+    main()

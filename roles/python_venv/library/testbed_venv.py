@@ -1,0 +1,156 @@
+#!/usr/bin/python
+"""Makes a virtual environment with pinned packages; does and downloads nothing when it is there already.
+
+A stamp, written last, says what the environment was made from. Without one the environment is half made and is made
+anew; with an older one it is brought up to date in place, so that what its owner added stays. Stamps lie in a folder of
+root's, for root neither writes to a folder of another account nor believes a file there.
+pip runs as the environment's owner: nothing in it is root's, and root runs no code of another account.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pwd
+import re
+import subprocess
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: testbed_venv
+short_description: Make a virtual environment with pinned packages
+options:
+  path: {type: str, required: true, description: Folder of the environment}
+  owner: {type: str, default: root, description: Account that it belongs to}
+  interpreter: {type: str, required: true, description: Python that it is made with}
+  requirements: {type: list, elements: str, default: [], description: What pip installs}
+  wheels: {type: list, elements: dict, default: [], description: 'Wheels (src; only the name counts) and their extras'}
+  wheel_folder: {type: str, required: true, description: Where those wheels lie on this machine}
+  constraints: {type: str, required: true, description: pip constraints file on this machine}
+  environment: {type: dict, default: {}, description: 'Settings for pip: proxy, CA, index'}
+  cache: {type: str, description: pip's cache folder; without one nothing is cached}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+STAMPS = Path("/opt/testbed/stamps")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class VenvError(Exception):
+    """The environment cannot be made; the text says why and what to do."""
+
+
+def sha256(path: str) -> str:
+    """Return the digest of a file's content; of nothing, while it is not there (check mode)."""
+    return hashlib.sha256(Path(path).read_bytes() if Path(path).exists() else b"").hexdigest()
+
+
+def wheel_files(params: dict) -> list[tuple[str, list[str]]]:
+    """Return (file on this machine, extras) for each wheel."""
+    return [(f"{params['wheel_folder']}/{Path(w['src']).name}", w.get("extras", [])) for w in params["wheels"]]
+
+
+def wanted_stamp(params: dict) -> dict:
+    """Return what the environment is to be made from."""
+    question = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = subprocess.run([params["interpreter"], "-c", question], capture_output=True, text=True, check=False)
+    if version.returncode != 0:
+        raise VenvError(f"{params['interpreter']} does not run. Name a Python that does in python_venv_interpreter")
+    return {
+        "python": version.stdout.strip(),
+        "requirements": sorted(params["requirements"]),
+        "wheels": [[Path(file).name, sha256(file), extras] for file, extras in wheel_files(params)],
+        "constraints": sha256(params["constraints"]),
+    }
+
+
+def stamp_file(venv: Path) -> Path:
+    """Return where the stamp of the environment lies."""
+    return STAMPS / f"{str(venv).strip('/').replace('/', '_')}.json"
+
+
+def read_stamp(venv: Path) -> dict | None:
+    """Return what the environment was made from; None when it is half made, or its Python is gone."""
+    there = stamp_file(venv).exists() and (venv / "bin/python").exists()
+    return json.loads(stamp_file(venv).read_text()) if there else None
+
+
+def missing_names(venv: Path, params: dict) -> list[str]:
+    """Return the wanted packages that somebody took out of the environment."""
+    asked = [re.split(r"[\s\[<>=!~;@]", requirement)[0] for requirement in params["requirements"]]
+    asked += [Path(wheel["src"]).name.split("-")[0] for wheel in params["wheels"]]
+    folders = [folder.name.split("-")[0] for folder in venv.glob("lib/python*/site-packages/*.dist-info")]
+    there = {re.sub(r"[-_.]+", "-", name).lower() for name in folders}
+    return [name for name in asked if re.sub(r"[-_.]+", "-", name).lower() not in there]
+
+
+def run_as(params: dict, command: list[str]) -> None:
+    """Run a command as the environment's owner. Raises VenvError with the end of what it said."""
+    home = pwd.getpwnam(params["owner"]).pw_dir
+    settings = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home}
+    settings.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"})
+    settings.update({"PIP_CACHE_DIR": params["cache"]} if params["cache"] else {"PIP_NO_CACHE_DIR": "1"})
+    settings.update({key: str(value) for key, value in params["environment"].items()})
+    if params["owner"] != "root":
+        command = ["runuser", "--user", params["owner"], "--", *command]
+    done = subprocess.run(command, env=settings, cwd="/", capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise VenvError(
+            f"{params['path']}: {' '.join(command)} failed:\n{said}\n"
+            "Put that right (network, pip's settings in `environment` of testbed.yaml, free space), then run this again"
+        )
+
+
+def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
+    """Make the environment, or bring it up to date, and write the stamp last. Raises VenvError."""
+    python = str(venv / "bin/python")
+    if there is None or there["python"] != stamp["python"]:
+        stamp_file(venv).unlink(missing_ok=True)
+        run_as(params, [params["interpreter"], "-m", "venv", "--clear", str(venv)])
+    wheels = [file + (f"[{','.join(extras)}]" if extras else "") for file, extras in wheel_files(params)]
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", params["constraints"]]
+    if there and wheels and there["wheels"] != stamp["wheels"]:  # a new build may carry the same version
+        run_as(params, [*install, "--force-reinstall", "--no-deps", *[file for file, _ in wheel_files(params)]])
+    run_as(params, [*install, *params["requirements"], *wheels])
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    half = stamp_file(venv).with_suffix(".new")
+    half.write_text(json.dumps(stamp, indent=1))
+    half.replace(stamp_file(venv))
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "path": {"type": "str", "required": True},
+            "owner": {"type": "str", "default": "root"},
+            "interpreter": {"type": "str", "required": True},
+            "requirements": {"type": "list", "elements": "str", "default": []},
+            "wheels": {"type": "list", "elements": "dict", "default": []},
+            "wheel_folder": {"type": "str", "required": True},
+            "constraints": {"type": "str", "required": True},
+            "environment": {"type": "dict", "default": {}},
+            "cache": {"type": "str"},
+        },
+        supports_check_mode=True,
+    )
+    venv = Path(module.params["path"])
+    try:
+        os.umask(0o022)
+        stamp, there = wanted_stamp(module.params), read_stamp(venv)
+        changed = there != stamp or bool(missing_names(venv, module.params))
+        if changed and not module.check_mode:
+            make(venv, stamp, there, module.params)
+    except VenvError as error:
+        module.fail_json(msg=str(error))
+    shown = [json.dumps(state, indent=1) + "\n" if state else "" for state in (there, stamp)]
+    diff = {"before_header": str(venv), "after_header": str(venv), "before": shown[0], "after": shown[1]}
+    module.exit_json(changed=changed, diff=diff)
+
+
+if __name__ == "__main__":
+    main()
