@@ -53,7 +53,9 @@ def parse_key(conf: str) -> KeyPair | None:
 def ensure_all(
     url: str, system: SystemKey, testbed: str, identities: list[Identity], held: Mapping[str, KeyPair]
 ) -> dict[str, Ensured]:
-    """Return a working key for each identity, by name; `held` has those that hosts hold now, `system` is the server's own.
+    """Return a working key for each identity, by name.
+
+    `held` has the keys that hosts hold now, `system` is the server's own.
 
     A held key that logs in as its user is kept; else a new one is issued. Every other key with the identity's label is
     an orphan (of a run that was killed, of a host that is gone) and is revoked. Raises `ApiError`.

@@ -58,7 +58,7 @@ def test_public_default_key_is_dead(stack, identity):
     access_key, secret_key = PUBLIC_KEYS[identity]
     url = stack.testbed.server.url("api")
     assert not ensure.works(url, KeyPair(access_key=access_key, secret_key=secret_key)), (
-        f"{url} accepts the public default key of {identity}: anyone can log in with it; restore the server's settings: testbed up"
+        f"{url} accepts the public default key of {identity}: anyone can log in with it; run `testbed up`"
     )
 
 

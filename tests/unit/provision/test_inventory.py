@@ -27,7 +27,8 @@ def test_the_local_host_is_in_every_group():
 
 def test_settings_reach_the_roles():
     _, found = _build(
-        "server: {bind: 127.0.0.5, ports: {api: 1008}}\ndata_dir: /srv/testbed\ntelemetry: {port: 1086, points: 5000}\n",
+        "server: {bind: 127.0.0.5, ports: {api: 1008}}\ndata_dir: /srv/testbed\n"
+        "telemetry: {port: 1086, points: 5000}\n",
         become=True,
     )
     groups = found["all"]["children"]
