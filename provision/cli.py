@@ -195,7 +195,7 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
     import shutil
 
     from provision import deploy
-    from provision.paths import config_dir
+    from provision.paths import config_dir, state_dir
     from provision.session import need_root, open_session
 
     testbed, console = _load(spec), _console()
@@ -215,6 +215,7 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
         deploy.down(session, purge=purge)
     if purge:
         shutil.rmtree(config_dir(testbed.name))
+        shutil.rmtree(state_dir(testbed.name))
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
 
 

@@ -14,6 +14,8 @@ from provision.console import duration
 from provision.paths import ROOT
 
 BIN = Path(sys.executable).parent
+# written by role common on every host of a testbed
+TESTBED_MARKER = Path("/etc/testbed/testbed.json")
 
 
 def _shell_scripts() -> list[str]:
@@ -40,7 +42,12 @@ def run(pytest_arguments: list[str]) -> int:
 
     `pytest_arguments` choose tests; then nothing but pytest runs.
     """
-    tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", "not removes"])]
+    console = Console(highlight=False)
+    chosen = "not removes"
+    if not TESTBED_MARKER.exists():
+        chosen = "not removes and not deployed"
+        console.print("No testbed is up on this machine: the tests of a deployed one are left out (./testbed up --yes).")
+    tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", chosen])]
     if pytest_arguments:
         return subprocess.run(tests, cwd=ROOT, env=_environment(), check=False).returncode
     steps = {
@@ -52,7 +59,6 @@ def run(pytest_arguments: list[str]) -> int:
         "shellcheck": [str(BIN / "shellcheck"), *_shell_scripts()],
         "pytest": tests,
     }
-    console = Console(highlight=False)
     failed = []
     for name, command in steps.items():
         console.rule(name)

@@ -1,0 +1,90 @@
+"""kill -9 of any service: it comes back, and nothing that was acknowledged is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from provision.errors import ApiError
+
+pytestmark = pytest.mark.deployed
+
+SERVICES = ["testbed-clearml-lite", "testbed-influxdb", "testbed-agent-default", "testbed-agent-prepared"]
+
+
+def _pid(service: str) -> int:
+    if Path("/run/systemd/system").is_dir():
+        command = ["systemctl", "show", "--property=MainPID", "--value", service]
+    else:
+        command = ["supervisorctl", "pid", service]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return int(shown) if shown.isdigit() else 0
+
+
+def _answers(call) -> bool:
+    try:
+        call()
+    except ApiError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_killed_service_comes_back(service, eventually, api, command):
+    killed = _pid(service)
+    assert killed, f"{service} does not run"
+    os.kill(killed, signal.SIGKILL)
+    eventually(f"{service} back", lambda: _pid(service) not in (0, killed), 60)
+    eventually("the API answers", lambda: _answers(lambda: api.call("projects.get_all", page_size=1)), 60)
+    eventually("all is well", lambda: command("status", "--json").returncode == 0, 90)
+
+
+def test_training_survives_a_killed_server(testbed, api, eventually):
+    project = "smoke/killed-server"
+    user = testbed.users[0].name
+    home = Path(f"~{user}").expanduser()
+    chain = subprocess.Popen(
+        [
+            *("runuser", "-u", user, "--", "env", "-C", str(home), f"HOME={home}"),
+            *(str(home / "clearml-venv/bin/testbed-workload"), "chain"),
+            *("--queue", testbed.agents.prepared_queue, "--project", project, "--json-lines"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def training_task() -> str | None:
+        assert chain.poll() is None, f"the chain ended before the training began: {chain.communicate()[1][-2000:]}"
+        found = api.call("tasks.get_all", name="train", status=["in_progress"], only_fields=["id", "project.name"])[
+            "tasks"
+        ]
+        return next((task["id"] for task in found if task["project"]["name"].startswith(project)), None)
+
+    def scalars(task: str) -> dict[str, dict[str, dict[str, list[float]]]]:
+        return api.call("events.scalar_metrics_iter_histogram", task=task)
+
+    try:
+        task = str(eventually("training begins", training_task, 300))
+        before = eventually("first epochs reported", lambda: scalars(task), 120)
+        server = _pid("testbed-clearml-lite")
+        os.kill(server, signal.SIGKILL)
+        output, errors = chain.communicate(timeout=420)
+    finally:
+        chain.kill()
+    assert chain.returncode == 0, errors[-3000:]
+    assert _pid("testbed-clearml-lite") not in (0, server)
+    steps = {step["step"]: step for step in map(json.loads, output.splitlines())}
+    assert steps["train"]["id"] == task
+    after = scalars(task)
+    for metric, variants in before.items():
+        for variant, series in variants.items():
+            kept = dict(zip(after[metric][variant]["x"], after[metric][variant]["y"], strict=True))
+            assert [kept.get(x) for x in series["x"]] == series["y"], f"{metric}/{variant} lost points that were there"
+    epochs = steps["train"]["details"]["epochs"]
+    assert sorted(next(iter(after["loss"].values()))["x"]) == list(range(epochs)), "an epoch is missing"

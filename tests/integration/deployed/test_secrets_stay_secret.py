@@ -1,0 +1,144 @@
+"""No generated secret is in a log, an argument list, a file for others to read, what Ansible leaves, or the repository."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from provision.credentials.ensure import parse_key
+from provision.paths import ROOT, state_dir
+
+pytestmark = pytest.mark.deployed
+
+CHUNK = 1 << 20
+
+
+def _values(found: object) -> Iterator[str]:
+    if isinstance(found, dict):
+        for value in found.values():
+            yield from _values(value)
+    elif isinstance(found, str):
+        yield found
+
+
+@pytest.fixture(scope="session")
+def needles(secrets, testbed) -> list[bytes]:
+    """Every secret of the deployment: the vault's, and the secret keys that only hosts hold."""
+    values = set(_values(secrets.model_dump()))
+    confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
+    confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
+    for conf in confs:
+        key = parse_key(conf.read_text())
+        assert key is not None, conf
+        values.add(key.secret_key)
+    # an access key is a name, not a secret: it is shown in labels, logs and tables
+    public = {secrets.toolkit.access_key} | {
+        key["user_key"] for key in secrets.clearml.model_dump().values() if isinstance(key, dict)
+    }
+    return sorted(value.encode() for value in values - public)
+
+
+def _holds(path: Path, needles: list[bytes]) -> bool:
+    overlap = max(map(len, needles))
+    tail = b""
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            window = tail + chunk
+            if any(needle in window for needle in needles):
+                return True
+            tail = window[-overlap:]
+    return False
+
+
+def _regular_files(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent) / name
+            if path.is_file() and not path.is_symlink():
+                yield path
+
+
+def test_the_search_finds_a_secret_that_is_there(needles, tmp_path):
+    (tmp_path / "leak").write_bytes(b"x" * (CHUNK - 5) + needles[0] + b"y")
+    assert _holds(tmp_path / "leak", needles)
+
+
+def test_no_secret_is_in_a_file_that_others_can_read(needles):
+    folders = [
+        "/etc",
+        "/opt/testbed",
+        "/var/lib/testbed",
+        "/var/lib/testbed-record",
+        "/var/log",
+        "/home",
+        "/tmp",
+        "/var/tmp",
+        "/run",
+    ]
+    leaks = [
+        path
+        for folder in folders
+        for path in _regular_files(Path(folder))
+        if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH)
+        and "site-packages" not in path.parts
+        and _holds(path, needles)
+    ]
+    assert leaks == []
+
+
+def test_no_secret_is_in_logs_or_in_what_ansible_leaves(needles, testbed):
+    folders = [state_dir(testbed.name), Path("/var/log/testbed"), Path("~/.ansible").expanduser(), Path("/tmp")]
+    leaks = [path for folder in folders for path in _regular_files(folder) if _holds(path, needles)]
+    assert leaks == []
+    assert list(state_dir(testbed.name).glob("run-*")) == [], "a command left its private folder behind"
+
+
+def test_no_secret_is_in_the_repository(needles):
+    leaks = [
+        path for path in _regular_files(ROOT) if ".venv" not in path.relative_to(ROOT).parts and _holds(path, needles)
+    ]
+    assert leaks == []
+
+
+def test_no_secret_is_in_an_argument_list_while_things_happen(needles, command):
+    seen: set[bytes] = set()
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    seen.add(entry.read_bytes())
+                except OSError:
+                    continue  # the process has ended
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        assert command("up", "--yes").returncode == 0
+    finally:
+        over.set()
+        watcher.join()
+    assert any(b"ansible-playbook" in line for line in seen), "the watch saw nothing"
+    assert [line for line in seen if any(needle in line for needle in needles)] == []
+
+
+def test_confs_and_vault_are_for_their_owners_only(testbed):
+    private = [*Path("~/.config/testbed/local").expanduser().iterdir(), Path("/etc/testbed/clearml-lite.yaml")]
+    private += [
+        Path(f"~{user.name}/{name}").expanduser()
+        for user in testbed.users
+        for name in ("clearml.conf", "telemetry.env")
+    ]
+    assert {path: oct(stat.S_IMODE(path.stat().st_mode)) for path in private} == dict.fromkeys(private, "0o600")
+
+
+def test_the_log_is_there_for_people(command, testbed):
+    done = subprocess.run(["ls", str(state_dir(testbed.name) / "logs")], capture_output=True, text=True, check=True)
+    assert "up-" in done.stdout

@@ -1,0 +1,70 @@
+"""`down --purge` leaves the machine as it was before `up`.
+
+Needs TESTBED_BEFORE: a snapshot (`snapshot.py`) of the machine from before the testbed came up on it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from provision import spec
+from provision.paths import ROOT
+
+pytestmark = pytest.mark.removes
+
+SNAPSHOT = Path(__file__).with_name("snapshot.py")
+
+
+@pytest.fixture(scope="module")
+def snapshot():
+    described = importlib.util.spec_from_file_location("snapshot", SNAPSHOT)
+    module = importlib.util.module_from_spec(described)
+    described.loader.exec_module(module)
+    return module
+
+
+def _down(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(ROOT / "testbed"), "down", "--spec", str(spec.EXAMPLE), *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_down_asks_first():
+    assert _down().returncode == 1
+    assert Path("/etc/testbed/testbed.json").exists()
+
+
+def test_down_keeps_data_and_purge_leaves_nothing(snapshot):
+    before = json.loads(Path(os.environ["TESTBED_BEFORE"]).read_text())
+    testbed = spec.load(spec.EXAMPLE)
+    kept = [Path(testbed.data_dir) / name for name in ("clearml-lite", "influxdb")]
+    kept += [Path(f"~{user.name}").expanduser() for user in testbed.users]
+
+    done = _down("--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [path for path in kept if not path.exists()] == [], "`down` without --purge keeps data"
+    assert not Path("/opt/testbed").exists()
+    running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+    assert [line for line in running if line and "/opt/testbed/" in " ".join(line)] == []
+
+    done = _down("--yes", "--purge")
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = snapshot.take()
+    assert after["packages"] == before["packages"]
+    assert after["accounts"] == before["accounts"]
+    assert after["files"] == before["files"]
+    assert not Path("~/.config/testbed/local").expanduser().exists()
+
+    again = _down("--yes", "--purge")
+    assert again.returncode == 0, "there is nothing left to remove, and that is no error: " + again.stderr
