@@ -1,4 +1,4 @@
-"""No generated secret is in a log, an argument list, a file for others to read, what Ansible leaves, or the repository."""
+"""No generated secret is in a log, an argument list, a file for others, what Ansible leaves, or the repository."""
 
 from __future__ import annotations
 
