@@ -1,0 +1,162 @@
+"""The API server: finds the endpoint, reads parameters from wherever they are, wraps the answer in its envelope."""
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.applications import Starlette
+from starlette.datastructures import FormData
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from clearml_lite import services as _services  # noqa: F401  registers the endpoints
+from clearml_lite.auth import API_VERSION, COOKIE, Authenticator, Identity
+from clearml_lite.config import Config
+from clearml_lite.dispatch import ENDPOINTS, Call, Endpoint
+from clearml_lite.errors import ApiError
+from clearml_lite.storage import Document, Storage
+
+LOG = logging.getLogger(__name__)
+
+LARGEST_BODY = 256 * 1024 * 1024
+_PATH = re.compile(r"/(?:v(?P<version>\d+(?:\.\d+)?)/)?(?P<name>\w+\.\w+)/?")
+_MALFORMED = "The browser (or proxy) sent a request that this server could not understand."
+_NOBODY = Identity("", "", "")
+
+
+class ApiServer:
+    """Answers API requests; handlers run in threads, each in a transaction of its own."""
+
+    def __init__(
+        self, config: Config, storage: Storage, authenticator: Authenticator, threads: ThreadPoolExecutor
+    ) -> None:
+        self._config = config
+        self._storage = storage
+        self._authenticator = authenticator
+        self._threads = threads
+        self._secure_cookie = config.urls.api.startswith("https://")
+        self.app = Starlette(
+            routes=[Route("/{path:path}", self._handle, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
+        )
+
+    async def _handle(self, request: Request) -> Response:
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            return PlainTextResponse(f"Content encoding is not supported ({encoding})", status_code=415)
+        name, version = request.url.path.strip("/"), API_VERSION
+        cookie: tuple[str, int] | None = None
+        try:
+            if not (match := _PATH.fullmatch(request.url.path)):
+                raise ApiError(400, 0, f"Invalid request path {request.url.path}")
+            name, version = match["name"], match["version"] or API_VERSION
+            endpoint = ENDPOINTS.get(name)
+            if endpoint is None:
+                raise ApiError(404, 0, f"Unable to find endpoint for name {name} and version {API_VERSION}")
+            body = await _body(request)
+            form = await request.form() if _is_form(request) else None
+            data, cookie = await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._call, request, endpoint, version, body, form
+            )
+            response = _envelope(name, version, 200, 0, "OK", data)
+        except ApiError as error:
+            response = _envelope(name, version, error.code, error.subcode, str(error), {})
+        except Exception:
+            LOG.exception("%s failed", name)
+            response = _envelope(name, version, 500, 100, "General data error (see the server's log)", {})
+        if cookie is not None:
+            token, life = cookie
+            response.set_cookie(
+                COOKIE, token, max_age=life, httponly=True, samesite="strict", secure=self._secure_cookie
+            )
+        return response
+
+    def _call(
+        self, request: Request, endpoint: Endpoint, version: str, body: bytes, form: FormData | None
+    ) -> tuple[Document, tuple[str, int] | None]:
+        address = request.client.host if request.client else ""
+        identity = _NOBODY
+        if not endpoint.anonymous:
+            identity = self._authenticator.identify(request.headers, request.cookies, address)
+            if endpoint.roles and identity.role not in endpoint.roles:
+                raise ApiError(
+                    403,
+                    20,
+                    f"Forbidden (not allowed for role): role={identity.role}, allowed=({', '.join(endpoint.roles)})",
+                )
+        data = {} if endpoint.takes_lines else _parameters(request, endpoint, body, form)
+        endpoint.validator.check(data)
+        major, _, minor = version.partition(".")
+        with self._storage.write() if endpoint.writes else self._storage.read() as transaction:
+            call = Call(
+                data=data,
+                identity=identity,
+                transaction=transaction,
+                config=self._config,
+                authenticator=self._authenticator,
+                endpoint=endpoint,
+                version=(int(major), int(minor or 0)),
+                body=body,
+                address=address,
+                worker=request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or "",
+            )
+            return endpoint.handler(call), call.cookie
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith(
+        ("application/x-www-form-urlencoded", "multipart/form-data")
+    )
+
+
+async def _body(request: Request) -> bytes:
+    chunks = bytearray()
+    async for chunk in request.stream():
+        chunks += chunk
+        if len(chunks) > LARGEST_BODY:
+            raise ApiError(413, 0, f"Request body is larger than {LARGEST_BODY} bytes")
+    request._body = bytes(chunks)  # what request.form() reads again
+    return request._body
+
+
+def _parameters(request: Request, endpoint: Endpoint, body: bytes, form: FormData | None) -> Document:
+    data: Document = {}
+    for name, values in parse_qs(request.url.query, keep_blank_values=True).items():
+        data[name] = endpoint.validator.from_text(name, values)
+    if form is not None:
+        for name in form:
+            data[name] = endpoint.validator.from_text(
+                name, [value for value in form.getlist(name) if isinstance(value, str)]
+            )
+    elif body.strip():
+        try:
+            content = json.loads(body)
+        except ValueError as error:
+            raise ApiError(400, 0, _MALFORMED) from error
+        if not isinstance(content, dict):
+            raise ApiError(400, 12, "Validation error (the request must be a JSON object)")
+        data |= content
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def _envelope(name: str, version: str, code: int, subcode: int, message: str, data: Any) -> Response:
+    transaction = uuid.uuid4().hex
+    content = {
+        "meta": {
+            "id": transaction,
+            "trx": transaction,
+            "endpoint": {"name": name, "requested_version": version, "actual_version": "1.0"},
+            "result_code": code,
+            "result_subcode": subcode,
+            "result_msg": message,
+            "error_stack": None,
+            "error_data": {},
+        },
+        "data": data,
+    }
+    return Response(json.dumps(content, separators=(",", ":")), status_code=code, media_type="application/json")

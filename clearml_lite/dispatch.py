@@ -1,0 +1,89 @@
+"""Endpoints: what a service registers, and what its handlers get."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from clearml_lite.auth import Authenticator, Identity
+from clearml_lite.config import Config
+from clearml_lite.schema import Schema, Validator, request_schema
+from clearml_lite.storage import Document, Transaction
+
+
+@dataclass(slots=True)
+class Call:
+    """One validated request inside its transaction.
+
+    Attributes:
+        data: the parameters; whatever the schema does not know is there too.
+        body: the raw body of an endpoint that takes lines.
+        version: API level that the client asked for, e.g. (2, 23).
+        cookie: token to set as the client's cookie, with its life in seconds; empty and 0 to remove it.
+    """
+
+    data: Document
+    identity: Identity
+    transaction: Transaction
+    config: Config
+    authenticator: Authenticator
+    endpoint: "Endpoint"
+    version: tuple[int, int]
+    body: bytes
+    address: str
+    worker: str
+    cookie: tuple[str, int] | None = None
+
+
+Handler = Callable[[Call], Document]
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An API endpoint; `writes` gives its handler a transaction that may change data."""
+
+    name: str
+    handler: Handler
+    validator: Validator
+    writes: bool
+    roles: Sequence[str]
+    anonymous: bool
+    takes_lines: bool
+
+
+ENDPOINTS: dict[str, Endpoint] = {}
+
+
+def endpoint(
+    name: str,
+    *,
+    writes: bool = False,
+    roles: Sequence[str] = (),
+    anonymous: bool = False,
+    takes_lines: bool = False,
+    schema: Schema | None = None,
+) -> Callable[[Handler], Handler]:
+    """Registers a handler.
+
+    Args:
+        name: service.action.
+        writes: the handler changes data.
+        roles: who may call it; empty is everybody who is logged in.
+        anonymous: needs no login.
+        takes_lines: the body is JSON lines, not one object.
+        schema: the request's schema where the SDK has none.
+    """
+
+    def register(handler: Handler) -> Handler:
+        validator = Validator(request_schema(name) if schema is None else schema)
+        ENDPOINTS[name] = Endpoint(name, handler, validator, writes, roles, anonymous, takes_lines)
+        return handler
+
+    return register
+
+
+def object_schema(*required: str, **properties: str) -> Schema:
+    """A schema in short: property=type, and which are required."""
+    return {
+        "type": "object",
+        "required": list(required),
+        "properties": {name: {"type": kind} for name, kind in properties.items()},
+    }

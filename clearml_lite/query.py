@@ -1,0 +1,240 @@
+"""`get_all` requests compiled to SQL: filters, order, paging, projection."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from clearml_lite.errors import validation_error
+from clearml_lite.storage import Document, Transaction, path_expression
+
+MEMBERSHIP = frozenset({"tags", "system_tags"})
+NO_FILTER = frozenset(
+    {
+        "_all_", "_any_", "only_fields", "order_by", "page", "page_size", "refresh_scroll", "scroll_id", "search_hidden",
+        "search_text", "shallow_search", "size",
+    }
+)  # fmt: skip
+SEARCHED_TEXT = ("id", "name", "comment", "description", "tags", "uri")
+_COMPARISON = re.compile(r"(>=|>|<=|<)(.*)", re.DOTALL)
+_LITERAL = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\\W)*)\$")
+
+
+class Query:
+    """Conditions that documents of a collection must all meet."""
+
+    def __init__(self) -> None:
+        self.conditions: list[str] = []
+        self.params: list[Any] = []
+
+    def add(self, condition: str, *params: Any) -> None:
+        """Adds an SQL condition over `doc`, `id` and `seq`."""
+        self.conditions.append(f"({condition})")
+        self.params.extend(params)
+
+    def equal(self, field: str, value: Any) -> None:
+        """The field has this value; None: it has none."""
+        self.add(f"{path_expression(field)} IS ?", value)
+
+    def matches(self, field: str, pattern: str) -> None:
+        """The regular expression is found in the field.
+
+        Raises:
+            ApiError: it is no regular expression.
+        """
+        if literal := _LITERAL.fullmatch(pattern):
+            self.equal(field, re.sub(r"\\(\W)", r"\1", literal[1]))
+            return
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise validation_error(field, f"{pattern!r} is not a regular expression: {error}") from error
+        self.add(f"regexp(?, {path_expression(field)})", pattern)
+
+    def one_of(self, field: str, values: Sequence[Any]) -> None:
+        """A list filter: any of the values, unless `-value` or the operators __$all, __$any, __$and, __$or, __$not say otherwise.
+
+        An operator holds for what follows it, `__$not` for the next value. After `__$all`, `__$and` or `__$or` begin a group of their own.
+        """
+        if not values:
+            return
+        if comparisons := [_COMPARISON.fullmatch(value) for value in values if isinstance(value, str)]:
+            if all(comparisons):
+                for comparison in comparisons:
+                    if comparison:
+                        self.add(f"{path_expression(field)} {comparison[1]} ?", _comparable(comparison[2].strip()))
+                return
+        groups: list[tuple[str, list[tuple[bool, Any]]]] = [("OR", [])]
+        excluded: list[Any] = []
+        negate = False
+        for value in values:
+            if value in ("__$all", "__$and"):
+                groups.append(("AND", []))
+            elif value in ("__$any", "__$or"):
+                groups.append(("OR", []))
+            elif value in ("__$not", "__$nop"):
+                negate = value == "__$not"
+            elif isinstance(value, str) and value.startswith("-") and len(value) > 1:
+                excluded.append(value[1:])
+            else:
+                groups[-1][1].append((negate, value))
+                negate = False
+        for operator, terms in groups:
+            self._group(field, operator, terms)
+        self._group(field, "AND", [(True, value) for value in excluded])
+
+    def run(
+        self, transaction: Transaction, collection: str, order: str = "seq", limit: int = -1, offset: int = 0
+    ) -> list[Document]:
+        """The documents that meet all conditions."""
+        return transaction.select(collection, " AND ".join(self.conditions) or "1", self.params, order, limit, offset)
+
+    def _group(self, field: str, operator: str, terms: list[tuple[bool, Any]]) -> None:
+        if not terms:
+            return
+        if (
+            field not in MEMBERSHIP
+            and operator == "OR"
+            and not any(negate for negate, _ in terms)
+            and all(value is not None for _, value in terms)
+        ):
+            self.add(f"{path_expression(field)} IN ({', '.join('?' * len(terms))})", *(value for _, value in terms))
+            return
+        parts = []
+        for negate, value in terms:
+            positive = _term(field, value)
+            parts.append(f"NOT {positive}" if negate else positive)
+        self.add(f" {operator} ".join(parts), *(value for _, value in terms))
+
+
+def _term(field: str, value: Any) -> str:
+    if field not in MEMBERSHIP:
+        return f"({path_expression(field)} IS ?)"
+    if value is None:
+        return f"(? IS NULL AND coalesce(json_array_length(doc, '$.{field}'), 0) = 0)"
+    return f"EXISTS (SELECT 1 FROM json_each(doc, '$.{field}') WHERE value = ?)"
+
+
+def _comparable(text: str) -> Any:
+    """A number as a number, a date in the form that documents hold."""
+    try:
+        return float(text)
+    except ValueError:
+        return iso(_parsed_date(text))
+
+
+def _parsed_date(text: str) -> datetime:
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise validation_error("date", f"{text!r} is neither a number nor a date") from error
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def iso(moment: datetime) -> str:
+    """A time as documents hold it: UTC, ISO 8601, cut to milliseconds."""
+    moment = moment.astimezone(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000).isoformat(timespec="microseconds")
+
+
+def now() -> str:
+    """This moment as documents hold it."""
+    return iso(datetime.now(UTC))
+
+
+def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Query:
+    """The conditions of a get_all request.
+
+    Args:
+        parameters: the validated request.
+        known: the properties of the endpoint's schema; those that are no control (paging, order, …) filter by the field of their name.
+    """
+    query = Query()
+    for field in known:
+        value = parameters.get(field)
+        if value is None or field in NO_FILTER:
+            continue
+        if field == "name":
+            query.matches(field, value)
+        elif isinstance(value, list):
+            query.one_of(field, value)
+        else:
+            query.equal(field, value)
+    for operator, joined in (("_all_", " AND "), ("_any_", " OR ")):
+        if multi := parameters.get(operator):
+            fields, pattern = multi.get("fields") or [], multi.get("pattern") or ""
+            if fields:
+                any_field = Query()
+                for field in fields:
+                    any_field.matches(field, pattern)
+                query.add(joined.join(any_field.conditions), *any_field.params)
+    if text := parameters.get("search_text"):
+        found = " OR ".join(f"instr(lower({path_expression(field)}), lower(?))" for field in SEARCHED_TEXT)
+        query.add(found, *[text] * len(SEARCHED_TEXT))
+    return query
+
+
+def order_clause(order_by: Sequence[str] | None) -> str:
+    """SQL for `order_by` (`-field` descends); entities of equal rank in the order they were made."""
+    terms = []
+    for field in order_by or ():
+        name = field.removeprefix("-")
+        if name and not name.startswith("@"):
+            terms.append(f"{path_expression(name)} {'DESC' if field.startswith('-') else 'ASC'}")
+    return ", ".join([*terms, "seq"])
+
+
+def find(
+    transaction: Transaction, collection: str, parameters: Mapping[str, Any], query: Query
+) -> tuple[list[Document], str | None]:
+    """Runs a get_all request.
+
+    Returns:
+        the documents, projected to `only_fields`, and the scroll ID when the request scrolls.
+    """
+    offset, limit, scroll_id = 0, -1, None
+    if parameters.get("size") or parameters.get("scroll_id"):
+        limit = parameters.get("size") or 500
+        offset = 0 if parameters.get("refresh_scroll") else _scroll_offset(parameters.get("scroll_id"))
+    elif parameters.get("page_size"):
+        limit = parameters["page_size"]
+        offset = (parameters.get("page") or 0) * limit
+    documents = query.run(transaction, collection, order_clause(parameters.get("order_by")), limit, offset)
+    if parameters.get("size") or parameters.get("scroll_id"):
+        scroll_id = f"offset-{offset + len(documents)}"
+    if fields := parameters.get("only_fields"):
+        documents = [projection(document, fields) for document in documents]
+    return documents, scroll_id
+
+
+def _scroll_offset(scroll_id: str | None) -> int:
+    if not scroll_id:
+        return 0
+    number = scroll_id.removeprefix("offset-")
+    if not number.isdecimal():
+        raise validation_error("scroll_id", f"{scroll_id!r} was not given by this server")
+    return int(number)
+
+
+def projection(document: Document, fields: Sequence[str]) -> Document:
+    """The document's fields that these dotted paths name; a path through a missing part leaves its nearest parent."""
+    result: Document = {}
+    for field in fields:
+        _copy(document, result, field.split("."))
+    return result
+
+
+def _copy(source: Document, target: Document, path: Sequence[str]) -> None:
+    name, rest = path[0], path[1:]
+    if name not in source:
+        return
+    value = source[name]
+    if rest and isinstance(value, dict):
+        _copy(value, target.setdefault(name, {}), rest)
+    elif rest and isinstance(value, list):
+        items = target.setdefault(name, [{} for _ in value])
+        for item, into in zip(value, items, strict=True):
+            if isinstance(item, dict):
+                _copy(item, into, rest)
+    else:
+        target[name] = value

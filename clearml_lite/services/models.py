@@ -1,0 +1,102 @@
+"""models.*"""
+
+from clearml_lite.auth import COMPANY
+from clearml_lite.dispatch import Call, endpoint
+from clearml_lite.errors import ApiError
+from clearml_lite.query import now
+from clearml_lite.services.entities import change_stamp, checked_name, given, metadata_items, new_id, require
+from clearml_lite.services.entities import get_all as get_all_entities
+from clearml_lite.services.projects import touch
+from clearml_lite.storage import Document
+
+_EDITABLE = (
+    "comment",
+    "tags",
+    "system_tags",
+    "task",
+    "parent",
+    "uri",
+    "project",
+    "framework",
+    "design",
+    "labels",
+    "ready",
+    "ui_cache",
+)
+
+
+@endpoint("models.create", writes=True)
+def create(call: Call) -> Document:
+    """A model."""
+    moment = now()
+    model = {
+        "id": new_id(), "company": COMPANY, "user": call.identity.user, "name": checked_name(call.data["name"]), "created": moment,
+        "tags": [], "system_tags": [], "uri": "", "design": {}, "labels": {}, "ready": False, "last_update": moment,
+        "last_change": moment, "last_changed_by": call.identity.user, "metadata": {}, "last_iteration": 0, "last_metrics": {},
+    }  # fmt: skip
+    model |= _checked_fields(call)
+    call.transaction.put("models", model)
+    touch(call, model.get("project"))
+    return {"id": model["id"], "created": True}
+
+
+@endpoint("models.get_by_id")
+def get_by_id(call: Call) -> Document:
+    """A model."""
+    return {"model": require(call, "models", call.data["model"])}
+
+
+@endpoint("models.get_all")
+def get_all(call: Call) -> Document:
+    """Models by name, task, project, tags, URI, …"""
+    return get_all_entities(call, "models")
+
+
+@endpoint("models.edit", writes=True)
+def edit(call: Call) -> Document:
+    """Changes a model."""
+    model = require(call, "models", call.data["model"])
+    fields = _checked_fields(call)
+    if call.data.get("name"):
+        fields["name"] = checked_name(call.data["name"])
+    if "project" in fields:
+        fields["ui_cache"] = {}
+    fields |= change_stamp(call)
+    call.transaction.put("models", model | fields)
+    return {"updated": 1, "fields": fields}
+
+
+@endpoint("models.set_ready", writes=True)
+def set_ready(call: Call) -> Document:
+    """Publishes a model, and its task when that is asked for."""
+    from clearml_lite.services.tasks import publish_task  # tasks publish their models, models their task
+
+    model = require(call, "models", call.data["model"])
+    if model["ready"]:
+        raise ApiError(400, 203, "Model is ready and cannot be published again", id=model["id"], company=COMPANY)
+    call.transaction.put("models", model | {"ready": True} | change_stamp(call))
+    answer: Document = {"updated": 1, "fields": {}}
+    task = call.transaction.get("tasks", model.get("task") or "")
+    if call.data.get("publish_task") and task and task["status"] != "published":
+        fields = publish_task(call, task, force=bool(call.data.get("force_publish_task")))
+        answer["published_task"] = {"id": task["id"], "data": {"updated": 1, "fields": fields}}
+    return answer
+
+
+@endpoint("models.add_or_update_metadata", writes=True)
+def add_or_update_metadata(call: Call) -> Document:
+    """Adds metadata by key, or replaces all of it."""
+    model = require(call, "models", call.data["model"])
+    kept = {} if call.data.get("replace_metadata") else model["metadata"]
+    metadata = kept | metadata_items(call.data["metadata"])
+    call.transaction.put("models", model | {"metadata": metadata} | change_stamp(call))
+    return {"updated": 1}
+
+
+def _checked_fields(call: Call) -> Document:
+    fields = given(call.data, _EDITABLE)
+    if "project" in fields:
+        require(call, "projects", fields["project"])
+    if isinstance(metadata := call.data.get("metadata"), list):
+        fields["metadata"] = metadata_items(metadata)
+    return fields

@@ -1,0 +1,139 @@
+"""queues.*: tasks in the order in which workers take them."""
+
+from clearml_lite.auth import COMPANY
+from clearml_lite.dispatch import Call, endpoint
+from clearml_lite.errors import ApiError
+from clearml_lite.query import now
+from clearml_lite.services.entities import checked_name, filters, given, new_id, require
+from clearml_lite.services.entities import get_all as get_all_entities
+from clearml_lite.storage import Document, Transaction
+
+# Up to this API level metadata is a list, later a mapping by key.
+_METADATA_AS_MAPPING = (2, 13)
+
+
+def ensure_default_queue(transaction: Transaction) -> None:
+    """Every server has a queue that is the default one."""
+    if not any("default" in queue["system_tags"] for queue in transaction.all("queues")):
+        transaction.put("queues", _new("default", system_tags=["default"]))
+
+
+@endpoint("queues.create", writes=True)
+def create(call: Call) -> Document:
+    """A queue."""
+    name = checked_name(call.data["name"])
+    _refuse_taken(call, name)
+    queue = _new(name, **given(call.data, ("tags", "system_tags")))
+    call.transaction.put("queues", queue)
+    return {"id": queue["id"]}
+
+
+@endpoint("queues.get_by_id")
+def get_by_id(call: Call) -> Document:
+    """A queue with its entries."""
+    return {"queue": _shown(call, require(call, "queues", call.data["queue"]))}
+
+
+@endpoint("queues.get_all")
+def get_all(call: Call) -> Document:
+    """Queues by name, ID and tags."""
+    answer = get_all_entities(call, "queues", filters(call))
+    return answer | {"queues": [_shown(call, queue) for queue in answer["queues"]]}
+
+
+@endpoint("queues.get_default")
+def get_default(call: Call) -> Document:
+    """The queue for tasks that name none."""
+    queue = default_queue(call)
+    return {"id": queue["id"], "name": queue["name"]}
+
+
+@endpoint("queues.get_num_entries")
+def get_num_entries(call: Call) -> Document:
+    """How many tasks wait."""
+    return {"num": len(require(call, "queues", call.data["queue"])["entries"])}
+
+
+@endpoint("queues.update", writes=True)
+def update(call: Call) -> Document:
+    """Changes name or tags."""
+    queue = require(call, "queues", call.data["queue"])
+    fields = given(call.data, ("tags", "system_tags"))
+    if (name := call.data.get("name")) and name != queue["name"]:
+        _refuse_taken(call, fields.setdefault("name", checked_name(name)))
+    _save(call.transaction, queue | fields)
+    return {"updated": 1, "fields": fields}
+
+
+@endpoint("queues.delete", writes=True)
+def delete(call: Call) -> Document:
+    """Removes a queue; one with tasks only by force, which gives them back their status from before."""
+    queue = require(call, "queues", call.data["queue"])
+    if queue["entries"] and not call.data.get("force"):
+        raise ApiError(400, 704, "Queue is not empty, use force=true to delete", id=queue["id"])
+    for entry in queue["entries"]:
+        if task := call.transaction.get("tasks", entry["task"]):
+            call.transaction.put(
+                "tasks", task | {"status": task.get("enqueue_status") or "created", "enqueue_status": None}
+            )
+    call.transaction.delete("queues", [queue["id"]])
+    return {"deleted": 1}
+
+
+@endpoint("queues.get_next_task", writes=True)
+def get_next_task(call: Call) -> Document:
+    """Takes the first task out of the queue: each task is handed out once."""
+    queue = require(call, "queues", call.data["queue"])
+    if not queue["entries"]:
+        return {}
+    entry, *rest = queue["entries"]
+    _save(call.transaction, queue | {"entries": rest})
+    return {"entry": entry}
+
+
+def default_queue(call: Call) -> Document:
+    """The queue with the system tag `default`.
+
+    Raises:
+        ApiError: 400/703 when it was deleted.
+    """
+    for queue in call.transaction.all("queues"):
+        if "default" in queue["system_tags"]:
+            return queue
+    raise ApiError(400, 703, "No default queue is there", company=COMPANY)
+
+
+def put_in(transaction: Transaction, queue: Document, task: str) -> None:
+    """Appends a task."""
+    _save(transaction, queue | {"entries": [*queue["entries"], {"task": task, "added": now()}]})
+
+
+def take_out(transaction: Transaction, task: str) -> int:
+    """Takes a task out of the queues it is in, and tells of how many."""
+    holding = [queue for queue in transaction.all("queues") if any(entry["task"] == task for entry in queue["entries"])]
+    for queue in holding:
+        _save(transaction, queue | {"entries": [entry for entry in queue["entries"] if entry["task"] != task]})
+    return len(holding)
+
+
+def _new(name: str, **fields: object) -> Document:
+    moment = now()
+    return {
+        "id": new_id(), "name": name, "company": COMPANY, "created": moment, "tags": [], "system_tags": [], "entries": [],
+        "last_update": moment, "metadata": {},
+    } | fields  # fmt: skip
+
+
+def _refuse_taken(call: Call, name: str) -> None:
+    if call.transaction.first("queues", name=name):
+        raise ApiError(400, 801, "Value combination is already in use", name=name, company=COMPANY)
+
+
+def _shown(call: Call, queue: Document) -> Document:
+    if "metadata" in queue and call.version < _METADATA_AS_MAPPING:
+        return queue | {"metadata": list(queue["metadata"].values())}
+    return queue
+
+
+def _save(transaction: Transaction, queue: Document) -> None:
+    transaction.put("queues", queue | {"last_update": now()})

@@ -1,0 +1,183 @@
+"""All of the server's data: SQLite, in write-ahead mode, with migrations.
+
+Entities are JSON documents in one table a collection, queried through expression indexes; events are rows of their own.
+`synchronous=FULL` syncs the log at every commit, so that what was acknowledged survives a kill and a power cut.
+"""
+
+import json
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+Document = dict[str, Any]
+
+_DOCUMENTS = ("users", "projects", "tasks", "models", "queues", "workers")
+_INDEXED = {
+    "projects": ("name", "parent"),
+    "tasks": ("project", "parent", "name", "status"),
+    "models": ("project", "task", "uri", "name"),
+    "queues": ("name",),
+}
+
+
+def path_expression(field: str) -> str:
+    """SQL for a dotted field of a document; what is no plain name is quoted for SQLite's JSON path."""
+    parts = ".".join(part if part.isidentifier() else json.dumps(part) for part in field.split("."))
+    return "json_extract(doc, '$.{}')".format(parts.replace("'", "''"))
+
+
+def _first_migration() -> str:
+    statements = [
+        f"CREATE TABLE {name} (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, doc TEXT NOT NULL)"
+        for name in _DOCUMENTS
+    ]
+    statements += [
+        f"CREATE INDEX {table}_{field} ON {table} ({path_expression(field)})"
+        for table, fields in _INDEXED.items()
+        for field in fields
+    ]
+    statements += [
+        """CREATE TABLE credentials (access_key TEXT PRIMARY KEY, user TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT,
+           last_used TEXT, last_used_from TEXT, created TEXT NOT NULL)""",
+        "CREATE INDEX credentials_user ON credentials (user)",
+        "CREATE TABLE revoked_sessions (session TEXT PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE series (id INTEGER PRIMARY KEY, task TEXT NOT NULL, metric TEXT NOT NULL, variant TEXT NOT NULL,
+           UNIQUE (task, metric, variant))""",
+        """CREATE TABLE scalars (series INTEGER NOT NULL, iter INTEGER NOT NULL, timestamp INTEGER NOT NULL, value REAL, worker TEXT,
+           received INTEGER NOT NULL)""",
+        "CREATE INDEX scalars_series ON scalars (series, iter)",
+        """CREATE TABLE events (id INTEGER PRIMARY KEY, task TEXT NOT NULL, type TEXT NOT NULL, timestamp INTEGER NOT NULL,
+           iter INTEGER, metric TEXT NOT NULL, variant TEXT NOT NULL, doc TEXT NOT NULL)""",
+        "CREATE INDEX events_task ON events (task, type, timestamp)",
+        "CREATE INDEX events_series ON events (task, type, metric, variant, iter)",
+        """CREATE TABLE worker_stats (worker TEXT NOT NULL, timestamp INTEGER NOT NULL, metric TEXT NOT NULL, variant TEXT NOT NULL,
+           value REAL NOT NULL)""",
+        "CREATE INDEX worker_stats_worker ON worker_stats (worker, timestamp)",
+        "CREATE INDEX worker_stats_timestamp ON worker_stats (timestamp)",
+    ]
+    return ";\n".join(statements)
+
+
+MIGRATIONS = (_first_migration(),)
+
+
+class Transaction:
+    """One consistent view of the data; changes are there after the block that made it ends without an error."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.execute = connection.execute
+        self.executemany = connection.executemany
+
+    def get(self, collection: str, identifier: str) -> Document | None:
+        """The document with this ID."""
+        row = self.execute(f"SELECT doc FROM {collection} WHERE id = ?", (identifier,)).fetchone()  # noqa: S608
+        return json.loads(row[0]) if row else None
+
+    def first(self, collection: str, **equal: Any) -> Document | None:
+        """The oldest document whose fields have these values."""
+        return next(iter(self.all(collection, **equal)), None)
+
+    def all(self, collection: str, **equal: Any) -> list[Document]:
+        """Documents whose fields have these values, oldest first."""
+        where = " AND ".join(f"{path_expression(field)} = ?" for field in equal) or "1"
+        rows = self.execute(f"SELECT doc FROM {collection} WHERE {where} ORDER BY seq", tuple(equal.values()))  # noqa: S608
+        return [json.loads(row[0]) for row in rows]
+
+    def select(
+        self, collection: str, where: str, params: Sequence[Any], order: str, limit: int, offset: int
+    ) -> list[Document]:
+        """Documents that a compiled query (see query.py) asks for; `limit` -1 is none."""
+        rows = self.execute(
+            f"SELECT doc FROM {collection} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
+            (*params, limit, offset),
+        )
+        return [json.loads(row[0]) for row in rows]
+
+    def put(self, collection: str, document: Mapping[str, Any]) -> None:
+        """Adds a document, or replaces the one with its ID."""
+        self.execute(
+            f"INSERT INTO {collection} (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc",  # noqa: S608
+            (document["id"], json.dumps(document, separators=(",", ":"))),
+        )
+
+    def delete(self, collection: str, identifiers: Iterable[str]) -> None:
+        """Removes documents; an ID that is not there is passed over."""
+        self.executemany(f"DELETE FROM {collection} WHERE id = ?", [(identifier,) for identifier in identifiers])  # noqa: S608
+
+
+class Storage:
+    """The database file. Readers run side by side, writers one after the other.
+
+    Args:
+        path: the file; made when it is not there, migrated when it is older.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        self._writer = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        self._migrate()
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A transaction that only reads."""
+        connection = self._connection()
+        connection.execute("BEGIN")
+        try:
+            yield Transaction(connection)
+        finally:
+            connection.execute("ROLLBACK")
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """A transaction that is on disk when the block has ended, and is undone by an error."""
+        connection = self._connection()
+        with self._writer:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Transaction(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Closes the file; no transaction may be open."""
+        for connection in self._connections:
+            connection.close()
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.create_function("regexp", 2, _regexp, deterministic=True)
+            self._local.connection = connection
+            self._connections.append(connection)
+        return connection
+
+    def _migrate(self) -> None:
+        with self.write() as transaction:
+            (version,) = transaction.execute("PRAGMA user_version").fetchone()
+            for migration in MIGRATIONS[version:]:
+                for statement in migration.split(";\n"):
+                    transaction.execute(statement)
+            transaction.execute(f"PRAGMA user_version = {max(version, len(MIGRATIONS))}")
+
+
+@lru_cache(maxsize=256)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
+
+
+def _regexp(pattern: str, value: object) -> bool:
+    return value is not None and _compiled(pattern).search(str(value)) is not None
