@@ -23,8 +23,7 @@ options:
     suboptions:
       name: {type: str, required: true, description: Name of the account}
       home: {type: str, description: Home folder; by default /home/<name>}
-      system: {type: bool, default: false, description: A service's account, without a shell; its home is not made}
-      make: {type: bool, default: true, description: 'With false it is only recorded, because a package will make it'}
+      system: {type: bool, default: false, description: "A service's account: no shell, an empty home of mode 0700"}
   state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
   purge: {type: bool, default: false, description: With absent, remove homes that were made, too}
 author: [The testbed's authors (@clearml-testbed)]
@@ -57,20 +56,33 @@ def add(name: str, home: Path, system: bool) -> None:
     subprocess.run([*command, name], check=True, capture_output=True, text=True)
 
 
+def make_home(account: dict) -> None:
+    """Make the home of a service's account; no other account can look into it."""
+    home = Path(account["home"])
+    home.mkdir(mode=0o700)
+    shutil.chown(home, account["name"], account["name"])
+
+
 def present(module: AnsibleModule) -> list[str]:
-    """Make what is missing; return the names."""
+    """Make what is missing; return the names of accounts and the homes."""
+    for account in module.params["accounts"]:
+        account["home"] = account["home"] or f"/home/{account['name']}"
     missing = [account for account in module.params["accounts"] if not exists(account["name"])]
+    homes = [
+        account for account in module.params["accounts"] if account["system"] and not Path(account["home"]).is_dir()
+    ]
     if missing and not module.check_mode:
         record = load()
         for account in missing:
-            account["home"] = account["home"] or f"/home/{account['name']}"
             entry = {"home": account["home"], "home_made": not Path(account["home"]).exists()}
             record["accounts"].setdefault(account["name"], entry)
         save(record)
         for account in missing:
-            if account["make"]:
-                add(account["name"], Path(account["home"]), account["system"])
-    return [account["name"] for account in missing]
+            add(account["name"], Path(account["home"]), account["system"])
+    if homes and not module.check_mode:
+        for account in homes:
+            make_home(account)
+    return [account["name"] for account in missing] + [account["home"] for account in homes]
 
 
 def absent(module: AnsibleModule) -> list[str]:
@@ -102,7 +114,6 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "home": {"type": "str"},
                     "system": {"type": "bool", "default": False},
-                    "make": {"type": "bool", "default": True},
                 },
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},

@@ -17,8 +17,8 @@ short_description: Take a machine for a testbed, or give it back
 options:
   name: {type: str, required: true, description: Name of the testbed}
   state: {type: str, choices: [present, absent], default: present, description: Take it or give it back}
-  directories: {type: dict, default: {}, description: 'Folders to make, each with its mode'}
-  data_dir: {type: str, required: true, description: Folder with the data, kept unless purge}
+  directories: {type: dict, default: {}, description: 'Folders to make: {absolute path: mode}'}
+  data_dir: {type: str, required: true, description: 'Folder for the data; made, and kept unless purge'}
   purge: {type: bool, default: false, description: With absent, forget the kept data too}
 author: [The testbed's authors (@clearml-testbed)]
 """
@@ -27,6 +27,7 @@ author: [The testbed's authors (@clearml-testbed)]
 def claim(module: AnsibleModule) -> None:
     """Write the record, then the folders, then the marker."""
     wanted = {Path(path): int(mode, 8) for path, mode in module.params["directories"].items()}
+    wanted.setdefault(Path(module.params["data_dir"]), 0o755)
     missing = [path for path in wanted if not path.is_dir()]
     made = {folder for path in missing for folder in [path, *path.parents] if not folder.is_dir()}
     wrong = [path for path in wanted if path.is_dir() and path.stat().st_mode & 0o7777 != wanted[path]]

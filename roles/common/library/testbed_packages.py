@@ -23,6 +23,7 @@ short_description: Install packages and record them, or remove the recorded ones
 options:
   names: {type: list, elements: str, default: [], description: Packages that must be there}
   state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
+  services_off: {type: list, elements: str, default: [], description: Services that stay off if their package is ours}
   index_age: {type: int, default: 86400, description: Seconds after which an index is fetched anew}
   lock_timeout: {type: int, default: 300, description: Seconds to wait for another apt or dpkg}
 author: [The testbed's authors (@clearml-testbed)]
@@ -121,6 +122,22 @@ def record_and_run(command: list[str], names: list[str], deadline: float) -> Non
     run(command, deadline)
 
 
+def switched_on(services: list[str]) -> list[str]:
+    """Return those of the services that would come up with the machine and whose package is one that we installed."""
+    ours = {*load()["packages"]} & {*services}
+    links = {path.name[3:] for path in Path("/etc").glob("rc[2-5].d/S*")}
+    units = {path.stem for path in Path("/etc/systemd/system").glob("*.wants/*.service")}
+    return sorted(ours & (units if Path("/run/systemd/system").exists() else links))
+
+
+def switch_off(service: str, deadline: float) -> None:
+    """Stop the package's own service, now and at boot. Raises AptError."""
+    if Path("/run/systemd/system").exists():
+        run(["systemctl", "disable", "--now", service], deadline)
+    else:
+        run(["update-rc.d", service, "disable"], deadline)
+
+
 def stop_supervisor(deadline: float) -> None:
     """Stop supervisord, which its package leaves running where policy-rc.d forbids to touch services."""
     if not SUPERVISOR_PID.exists():
@@ -146,6 +163,7 @@ def main() -> None:
         argument_spec={
             "names": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "services_off": {"type": "list", "elements": "str", "default": []},
             "index_age": {"type": "int", "default": 86400},
             "lock_timeout": {"type": "int", "default": 300},
         },
@@ -158,6 +176,10 @@ def main() -> None:
             names = [name for name in module.params["names"] if there.get(name) not in ("ii", "hi")]
             if names and not module.check_mode:
                 install(names, module.params["index_age"], deadline)
+            off = switched_on(module.params["services_off"])
+            for service in off if not module.check_mode else []:
+                switch_off(service, deadline)
+            changed = bool(names or off)
         else:
             record = load()
             recorded = {*record["packages"], *record["dependencies"]}
@@ -173,11 +195,12 @@ def main() -> None:
                     run(["apt-get", "--yes", "purge", *names], deadline)
                 if recorded:
                     save({**record, "packages": [], "dependencies": []})
+            changed = bool(names)
     except AptError as error:
         module.fail_json(msg=f"{error}. Put that right (network, apt sources, free space), then run this again")
     lines = "".join(f"{name}\n" for name in names)
     before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
-    module.exit_json(changed=bool(names), packages=names, diff={"before": before, "after": after})
+    module.exit_json(changed=changed, packages=names, diff={"before": before, "after": after})
 
 
 if __name__ == "__main__":

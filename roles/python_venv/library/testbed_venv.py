@@ -9,7 +9,6 @@ pip runs as the environment's owner: nothing in it is root's, and root runs no c
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pwd
@@ -27,15 +26,17 @@ options:
   owner: {type: str, default: root, description: Account that it belongs to}
   interpreter: {type: str, required: true, description: Python that it is made with}
   requirements: {type: list, elements: str, default: [], description: What pip installs}
+  state: {type: str, choices: [present, compared], default: present, description: 'Make it, or tell whether it differs'}
   wheels: {type: list, elements: dict, default: [], description: 'Wheels (src; only the name counts) and their extras'}
-  wheel_folder: {type: str, required: true, description: Where those wheels lie on this machine}
-  constraints: {type: str, required: true, description: pip constraints file on this machine}
+  constraints: {type: str, required: true, description: Name of the pip constraints file}
+  digests: {type: dict, required: true, description: SHA-256 of wheels and constraints by name}
   environment: {type: dict, default: {}, description: 'Settings for pip: proxy, CA, index'}
   cache: {type: str, description: pip's cache folder; without one nothing is cached}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
 STAMPS = Path("/opt/testbed/stamps")
+FILES = Path("/opt/testbed/wheels")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -43,14 +44,9 @@ class VenvError(Exception):
     """The environment cannot be made; the text says why and what to do."""
 
 
-def sha256(path: str) -> str:
-    """Return the digest of a file's content; of nothing, while it is not there (check mode)."""
-    return hashlib.sha256(Path(path).read_bytes() if Path(path).exists() else b"").hexdigest()
-
-
-def wheel_files(params: dict) -> list[tuple[str, list[str]]]:
-    """Return (file on this machine, extras) for each wheel."""
-    return [(f"{params['wheel_folder']}/{Path(w['src']).name}", w.get("extras", [])) for w in params["wheels"]]
+def wheels_wanted(params: dict) -> list[tuple[str, list[str]]]:
+    """Return (file name, extras) for each wheel."""
+    return [(Path(wheel["src"]).name, wheel.get("extras", [])) for wheel in params["wheels"]]
 
 
 def wanted_stamp(params: dict) -> dict:
@@ -62,8 +58,8 @@ def wanted_stamp(params: dict) -> dict:
     return {
         "python": version.stdout.strip(),
         "requirements": sorted(params["requirements"]),
-        "wheels": [[Path(file).name, sha256(file), extras] for file, extras in wheel_files(params)],
-        "constraints": sha256(params["constraints"]),
+        "wheels": [[name, params["digests"][name], extras] for name, extras in wheels_wanted(params)],
+        "constraints": params["digests"][params["constraints"]],
     }
 
 
@@ -107,14 +103,14 @@ def run_as(params: dict, command: list[str]) -> None:
 
 def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     """Make the environment, or bring it up to date, and write the stamp last. Raises VenvError."""
-    python = str(venv / "bin/python")
+    python, names = str(venv / "bin/python"), wheels_wanted(params)
     if there is None or there["python"] != stamp["python"]:
         stamp_file(venv).unlink(missing_ok=True)
         run_as(params, [params["interpreter"], "-m", "venv", "--clear", str(venv)])
-    wheels = [file + (f"[{','.join(extras)}]" if extras else "") for file, extras in wheel_files(params)]
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", params["constraints"]]
+    wheels = [f"{FILES / name}[{','.join(extras)}]" if extras else str(FILES / name) for name, extras in names]
+    install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(FILES / params["constraints"])]
     if there and wheels and there["wheels"] != stamp["wheels"]:  # a new build may carry the same version
-        run_as(params, [*install, "--force-reinstall", "--no-deps", *[file for file, _ in wheel_files(params)]])
+        run_as(params, [*install, "--force-reinstall", "--no-deps", *[str(FILES / name) for name, _ in names]])
     run_as(params, [*install, *params["requirements"], *wheels])
     STAMPS.mkdir(parents=True, exist_ok=True)
     half = stamp_file(venv).with_suffix(".new")
@@ -131,8 +127,9 @@ def main() -> None:
             "interpreter": {"type": "str", "required": True},
             "requirements": {"type": "list", "elements": "str", "default": []},
             "wheels": {"type": "list", "elements": "dict", "default": []},
-            "wheel_folder": {"type": "str", "required": True},
             "constraints": {"type": "str", "required": True},
+            "digests": {"type": "dict", "required": True},
+            "state": {"type": "str", "choices": ["present", "compared"], "default": "present"},
             "environment": {"type": "dict", "default": {}},
             "cache": {"type": "str"},
         },
@@ -142,14 +139,16 @@ def main() -> None:
     try:
         os.umask(0o022)
         stamp, there = wanted_stamp(module.params), read_stamp(venv)
-        changed = there != stamp or bool(missing_names(venv, module.params))
-        if changed and not module.check_mode:
+        different = there != stamp or bool(missing_names(venv, module.params))
+        if module.params["state"] == "compared":
+            module.exit_json(changed=False, different=different)
+        if different and not module.check_mode:
             make(venv, stamp, there, module.params)
     except VenvError as error:
         module.fail_json(msg=str(error))
     shown = [json.dumps(state, indent=1) + "\n" if state else "" for state in (there, stamp)]
     diff = {"before_header": str(venv), "after_header": str(venv), "before": shown[0], "after": shown[1]}
-    module.exit_json(changed=changed, diff=diff)
+    module.exit_json(changed=different, diff=diff)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,159 @@
+#!/usr/bin/python
+"""Brings the users, passwords, grants and the database of an InfluxDB 1.x to the wanted state, by its HTTP API."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: testbed_influxdb
+short_description: Set users, passwords, grants and the database of an InfluxDB 1.x
+options:
+  url: {type: str, required: true, description: Where its HTTP API answers}
+  database: {type: str, required: true, description: Database to make}
+  passwords: {type: dict, required: true, description: 'Passwords of admin, writer and reader'}
+  open: {type: bool, default: false, description: 'Authentication is off just now: set all passwords'}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+GRANTS = {"writer": ("ALL", "ALL PRIVILEGES"), "reader": ("READ", "READ")}  # as granted, as shown
+NO_USER_YET = "create admin user first"
+
+
+class Refused(Exception):
+    """InfluxDB refused the login or the statement; the text is InfluxDB's, and the status the HTTP one."""
+
+    def __init__(self, status: int, text: str) -> None:
+        """Keep the HTTP status beside the text."""
+        super().__init__(text)
+        self.status = status
+
+
+class Influx:
+    """InfluxQL over HTTP as one user; without a user, no login is sent."""
+
+    def __init__(self, url: str, user: str = "", password: str = "") -> None:
+        """Remember where to ask, and as whom."""
+        self.url = url
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
+        self.headers = {"Authorization": f"Basic {login}"} if user else {}
+        self.open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def ask(self, statement: str) -> list[list]:
+        """Return the rows of the answer. Raises Refused, or OSError when nothing answers."""
+        body = urllib.parse.urlencode({"q": statement}).encode()
+        request = urllib.request.Request(f"{self.url}/query", data=body, headers=self.headers)  # noqa: S310 (our own URL)
+        try:
+            with self.open(request, timeout=30) as answer:
+                result = json.load(answer)["results"][0]
+        except urllib.error.HTTPError as error:
+            raise Refused(error.code, error.read().decode(errors="replace")) from None
+        if "error" in result:
+            raise Refused(200, result["error"])
+        return [row for series in result.get("series", []) for row in series.get("values", [])]
+
+
+def quoted(password: str) -> str:
+    """Return the password as InfluxQL text."""
+    return "'" + password.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def named(name: str) -> str:
+    """Return the identifier as InfluxQL text."""
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def can_log_in(url: str, user: str, password: str) -> bool:
+    """Tell whether the password is the user's."""
+    try:
+        Influx(url, user, password).ask("SHOW DATABASES")
+    except Refused as refused:
+        return refused.status != 401
+    return True
+
+
+def converge(admin: Influx, users: dict, database: str, passwords: dict, unlocked: bool, dry: bool) -> list[str]:
+    """Make database, users and grants what they should be; return what was (or, dry, would be) done."""
+    done = []
+
+    def do(what: str, statement: str) -> None:
+        done.append(what)
+        if not dry:
+            admin.ask(statement)
+
+    if [database] not in admin.ask("SHOW DATABASES"):
+        do(f"create database {database}", f"CREATE DATABASE {named(database)}")
+    for user, (granted, shown) in GRANTS.items():
+        if user not in users:
+            do(f"create user {user}", f"CREATE USER {user} WITH PASSWORD {quoted(passwords[user])}")
+        elif unlocked or not can_log_in(admin.url, user, passwords[user]):
+            do(f"set password of {user}", f"SET PASSWORD FOR {user} = {quoted(passwords[user])}")
+        if user not in users or [database, shown] not in admin.ask(f"SHOW GRANTS FOR {user}"):
+            do(f"grant {granted} to {user}", f"GRANT {granted} ON {named(database)} TO {user}")
+    return done
+
+
+def set_admin(influx: Influx, users: dict, password: str) -> str:
+    """Make the administrator, or give it the password and all privileges; return what was done."""
+    if "admin" in users:
+        influx.ask(f"SET PASSWORD FOR admin = {quoted(password)}")
+        influx.ask("GRANT ALL PRIVILEGES TO admin")
+        return "set password of admin"
+    influx.ask(f"CREATE USER admin WITH PASSWORD {quoted(password)} WITH ALL PRIVILEGES")
+    return "create user admin"
+
+
+def problem(module: AnsibleModule, what: str) -> None:
+    """End without success, with a text that the role shows: no_log would hide a failure's."""
+    log = "/var/log/testbed/testbed-influxdb.log"
+    module.exit_json(
+        changed=False, problem=f"InfluxDB at {module.params['url']} {what}. See {log}, then run this again"
+    )
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "database": {"type": "str", "required": True},
+            "passwords": {"type": "dict", "required": True, "no_log": True},
+            "open": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    url, database, passwords = (module.params[key] for key in ("url", "database", "passwords"))
+    admin, done = Influx(url, "admin", passwords["admin"]), []
+    try:
+        if module.params["open"]:
+            admin = Influx(url)
+            users = dict(admin.ask("SHOW USERS"))
+            done.append(set_admin(admin, users, passwords["admin"]))
+        else:
+            try:
+                users = dict(admin.ask("SHOW USERS"))
+            except Refused as refused:
+                if NO_USER_YET not in str(refused):
+                    module.exit_json(changed=True, locked_out=True, done=["set password of admin"])
+                if module.check_mode:
+                    module.exit_json(changed=True, done=["create users and database"])
+                users = {}
+                done.append(set_admin(Influx(url), users, passwords["admin"]))
+        done += converge(admin, users, database, passwords, module.params["open"], module.check_mode)
+    except Refused as refused:
+        problem(module, f"refused: {refused}")
+    except OSError as error:
+        if module.check_mode:  # before the first run there is no InfluxDB to ask
+            module.exit_json(changed=True, done=["create users and database"])
+        problem(module, f"does not answer: {error}")
+    module.exit_json(changed=bool(done), done=done)
+
+
+if __name__ == "__main__":
+    main()
