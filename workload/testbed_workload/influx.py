@@ -1,0 +1,223 @@
+"""InfluxDB over HTTP: 1.x, and 2.x through its 1.x-compatible `/query`. Both answer the same InfluxQL with the same CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Callable, Iterable
+
+import requests
+from requests.auth import AuthBase, HTTPBasicAuth
+
+from testbed_workload.errors import SourceError
+from testbed_workload.settings import Source
+
+LOG = logging.getLogger(__name__)
+
+TIMEOUT = (10, 300)  # s: to connect; between two pieces of an answer
+CHUNK_ROWS = 10_000
+BLOCK = 1 << 20  # bytes
+BATCH_LINES = 10_000
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was read: number of rows, times of the first and the newest one in ns since the epoch (0 when there is none)."""
+
+    rows: int = 0
+    first: int = 0
+    newest: int = 0
+
+
+class _TokenAuth(AuthBase):
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = f"Token {self.token}"
+        return request
+
+
+class InfluxDB:
+    """One measurement of an InfluxDB. Every method raises SourceError with one line that says what, where and what to do."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self._session = requests.Session()
+        if source.dialect == 1:
+            self._session.auth = HTTPBasicAuth(source.user.encode(), source.secret.encode())
+            self._database = {"db": source.database}
+            self._where = f"database {source.database!r}"
+            self._credentials = "INFLUXDB_USER and INFLUXDB_PASSWORD"
+        else:
+            self._session.auth = _TokenAuth(source.secret)
+            # A bucket named db/rp is mapped to this database and retention policy by InfluxDB itself
+            database, _, policy = source.database.partition("/")
+            self._database = {"db": database, "org": source.org, **({"rp": policy} if policy else {})}
+            self._where = f"bucket {source.database!r} of organisation {source.org!r}"
+            self._credentials = "INFLUXDB_TOKEN and INFLUXDB_ORG"
+        self._measurement = '"{}"'.format(source.measurement.replace("\\", "\\\\").replace('"', '\\"'))
+
+    def check(self) -> None:
+        """Reachable, authenticates, and has the measurement; else SourceError."""
+        source = self.source
+        if source.dialect == 1:
+            readable = [row["name"] for row in self._rows("SHOW DATABASES", database=False)]
+            if source.database not in readable:
+                raise SourceError(
+                    f"InfluxDB at {source.url} has no database {source.database!r} that user {source.user!r} may read"
+                    f" (it may read: {', '.join(readable) or 'none'}): check INFLUXDB_DATABASE"
+                )
+        if not self._rows(f"SHOW MEASUREMENTS WITH MEASUREMENT = {self._measurement}"):
+            raise SourceError(
+                f"no measurement {source.measurement!r} in {self._where} at {source.url}: check INFLUXDB_MEASUREMENT"
+            )
+
+    def count(self, field: str, start: int, end: int) -> int:
+        """The number of points from start to end (ns since the epoch) that have this field."""
+        rows = self._rows(f'SELECT count("{field}") FROM {self._measurement} WHERE {_window(start, end)}')
+        return int(rows[0]["count"]) if rows else 0
+
+    def newest(self) -> int:
+        """The time of the newest point, in ns since the epoch; 0 when there is none."""
+        rows = self._rows(f"SELECT * FROM {self._measurement} ORDER BY time DESC LIMIT 1")
+        return int(rows[0]["time"]) if rows else 0
+
+    def tag_values(self, tag: str) -> list[str]:
+        return [row["value"] for row in self._rows(f'SHOW TAG VALUES FROM {self._measurement} WITH KEY = "{tag}"')]
+
+    def export(self, start: int, end: int, out: BinaryIO, progress: Callable[[int], None] | None = None) -> Export:
+        """Stream every point from start to end (ns since the epoch) into `out` as CSV in order of time, with constant memory.
+
+        The first column is `time`, in ns since the epoch; the others are fields and tags by name.
+        """
+        query = f"SELECT * FROM {self._measurement} WHERE {_window(start, end)}"
+        response = self._query(query, chunked="true", chunk_size=str(CHUNK_ROWS), stream=True, csv=True)
+        # InfluxDB puts the measurement and an empty `tags` before every row
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="").writerow([self.source.measurement, ""])
+        row_start = b"\n" + buffer.getvalue().encode() + b","
+        rows, first, newest = 0, 0, 0
+        rest = b"\n"  # every line is looked at with the newline before it
+        with response:
+            try:
+                for block in response.iter_content(BLOCK):
+                    lines, _, rest = (rest + block).rpartition(b"\n")
+                    rest = b"\n" + rest
+                    if not lines:
+                        continue
+                    if b"\nerror\n" in lines or lines.endswith(b"\nerror"):
+                        said = lines.partition(b"\nerror\n")[2].decode(errors="replace").strip('"')
+                        raise SourceError(f"InfluxDB at {self.source.url} gave up after {rows} rows: {said}")
+                    last = lines.rfind(row_start)
+                    if last >= 0:
+                        newest = _time(lines, last + len(row_start))
+                        first = first or _time(lines, lines.find(row_start) + len(row_start))
+                    rows += lines.count(row_start)
+                    out.write(lines.replace(row_start, b"\n").replace(b"\nname,tags,", b"\n", 1)[1:] + b"\n")
+                    if progress:
+                        progress(rows)
+            except requests.RequestException as error:
+                raise self._broke_off(rows) from error
+        if rest != b"\n":
+            raise self._broke_off(rows)
+        return Export(rows, first, newest)
+
+    def write(self, lines: Iterable[str]) -> int:
+        """Write line protocol with times in s, in batches; the number of points written."""
+        written, batch = 0, []
+        for line in lines:
+            batch.append(line)
+            if len(batch) == BATCH_LINES:
+                written += self._write(batch)
+                batch = []
+        return written + (self._write(batch) if batch else 0)
+
+    def _write(self, batch: list[str]) -> int:
+        if self.source.dialect == 1:
+            path, params = "/write", {**self._database, "precision": "s"}
+        else:
+            path = "/api/v2/write"
+            params = {"org": self.source.org, "bucket": self.source.database, "precision": "s"}
+        self._request("POST", path, params, data="\n".join(batch).encode()).close()
+        return len(batch)
+
+    def _rows(self, query: str, database: bool = True) -> list[dict[str, Any]]:
+        with self._query(query, database=database) as response:
+            try:
+                result = response.json()["results"][0]
+            except (ValueError, LookupError, TypeError) as error:
+                raise self._not_influxdb("its answer to a query is not JSON") from error
+        if "error" in result:
+            raise SourceError(f"InfluxDB at {self.source.url} refuses a query: {result['error']}")
+        return [dict(zip(series["columns"], row)) for series in result.get("series", []) for row in series["values"]]
+
+    def _query(
+        self, query: str, database: bool = True, csv: bool = False, stream: bool = False, **more: str
+    ) -> requests.Response:
+        params = {**(self._database if database else {}), "q": query, "epoch": "ns", **more}
+        # gzip costs more than it saves: 3 to 4 times slower on a fast network
+        headers = {"Accept": "application/csv" if csv else "application/json", "Accept-Encoding": "identity"}
+        return self._request("GET", "/query", params, headers=headers, stream=stream)
+
+    def _request(self, method: str, path: str, params: dict[str, str], **more: Any) -> requests.Response:
+        url = self.source.url
+        try:
+            response = self._session.request(
+                method, url + path, params=params, timeout=TIMEOUT, allow_redirects=False, **more
+            )
+        except requests.exceptions.SSLError as error:
+            raise SourceError(f"InfluxDB at {url}: its certificate is not trusted: check REQUESTS_CA_BUNDLE") from error
+        except requests.RequestException as error:
+            raise SourceError(
+                f"InfluxDB at {url} cannot be reached ({_reason(error)}): check INFLUXDB_URL, and that InfluxDB runs"
+            ) from error
+        if response.ok and not response.is_redirect:
+            return response
+        with response:
+            said = _said(response)
+        if response.status_code == 401:
+            raise SourceError(f"InfluxDB at {url} refuses the credentials: check {self._credentials}")
+        if response.status_code == 403:
+            raise SourceError(f"InfluxDB at {url} does not allow this on {self._where}: {said}")
+        if response.status_code == 404 and "not found" in said and "page" not in said:
+            hint = "" if self.source.dialect == 1 else ", and that the bucket is mapped to a database (DBRP mapping)"
+            name = "INFLUXDB_DATABASE" if self.source.dialect == 1 else "INFLUXDB_BUCKET"
+            raise SourceError(f"InfluxDB at {url} has no {self._where}: check {name}{hint}")
+        if response.status_code == 404 or response.is_redirect:
+            raise self._not_influxdb(f"HTTP {response.status_code} on {path}")
+        raise SourceError(f"InfluxDB at {url} answers HTTP {response.status_code} on {path}: {said}")
+
+    def _broke_off(self, rows: int) -> SourceError:
+        return SourceError(f"InfluxDB at {self.source.url} broke off after {rows} rows: see its log, then run this again")
+
+    def _not_influxdb(self, why: str) -> SourceError:
+        return SourceError(f"{self.source.url} does not answer as InfluxDB does ({why}): check INFLUXDB_URL")
+
+
+def _window(start: int, end: int) -> str:
+    return f"time >= {start} AND time <= {end}"
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The innermost cause in a few words: requests wraps it three times."""
+    cause: BaseException = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+    return str(getattr(cause, "strerror", None) or type(cause).__name__)
+
+
+def _said(response: requests.Response) -> str:
+    """InfluxDB's own words: 1.x says `error`, 2.x `message`; in CSV answers the message is the second line."""
+    try:
+        body = response.json()
+        return str(body.get("error") or body.get("message") or body)[:300]
+    except (ValueError, AttributeError):
+        return response.text.strip().split("\n")[-1].strip('"')[:300] or response.reason
+
+
+def _time(lines: bytes, at: int) -> int:
+    """The number that begins at this offset and ends before a comma."""
+    return int(lines[at : lines.index(b",", at)])
