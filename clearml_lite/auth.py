@@ -130,13 +130,30 @@ class Authenticator:
         }
         return jwt.encode(claims, self._config.token_secret, algorithm="HS256"), life
 
-    def verify_token(self, token: str) -> Identity:
+    def verified(self, transaction: Transaction, token: str) -> Identity:
         """The identity that a token stands for.
 
         Raises:
-            ApiError: 401/30.
+            ApiError: 401/30 when it is expired or forged, its key or session was revoked, or its user is gone.
         """
-        return self._by_token(token)
+        try:
+            claims = jwt.decode(
+                token,
+                self._config.token_secret,
+                algorithms=["HS256"],
+                options={"require": ["exp", "session_id", "identity"]},
+            )
+            user, session, key = claims["identity"]["user"], claims["session_id"], claims.get("access_key")
+        except (jwt.InvalidTokenError, KeyError, TypeError) as error:
+            raise ApiError(401, 30, f"Invalid token (invalid jwt token): reason={error}") from error
+        revoked = transaction.execute("SELECT 1 FROM revoked_sessions WHERE session = ?", (session,)).fetchone()
+        if not revoked and user.startswith("__"):
+            return _internal_identity(user.strip("_"), session)
+        document = transaction.get("users", user)
+        known = "SELECT 1 FROM credentials WHERE access_key = ?"
+        if revoked or document is None or (key and not transaction.execute(known, (key,)).fetchone()):
+            raise ApiError(401, 30, "Invalid token (revoked token)")
+        return Identity(user, document["name"], document["role"], key, session)
 
     def revoke_session(self, transaction: Transaction, identity: Identity) -> None:
         """Ends the session of the caller's token."""
@@ -211,30 +228,8 @@ class Authenticator:
         return self._of_user(row[0], access_key=key)
 
     def _by_token(self, token: str) -> Identity:
-        try:
-            claims = jwt.decode(
-                token,
-                self._config.token_secret,
-                algorithms=["HS256"],
-                options={"require": ["exp", "session_id", "identity"]},
-            )
-            identity, session, key = claims["identity"], claims["session_id"], claims.get("access_key")
-            user = identity["user"]
-        except (jwt.InvalidTokenError, KeyError, TypeError) as error:
-            raise ApiError(401, 30, f"Invalid token (invalid jwt token): reason={error}") from error
         with self._storage.read() as transaction:
-            revoked = transaction.execute("SELECT 1 FROM revoked_sessions WHERE session = ?", (session,)).fetchone()
-            alive = (
-                key is None or transaction.execute("SELECT 1 FROM credentials WHERE access_key = ?", (key,)).fetchone()
-            )
-            if revoked or not alive:
-                raise ApiError(401, 30, "Invalid token (revoked token)")
-            if user.startswith("__"):
-                return _internal_identity(user.strip("_"), session)
-            document = transaction.get("users", user)
-        if document is None:
-            raise ApiError(401, 30, "Invalid token (revoked token)")
-        return Identity(user, document["name"], document["role"], key, session)
+            return self.verified(transaction, token)
 
     def _of_user(self, user: str, access_key: str | None = None) -> Identity:
         with self._storage.read() as transaction:

@@ -37,7 +37,7 @@ def logout(call: Call) -> Document:
 def validate_token(call: Call) -> Document:
     """Whom a token stands for, if it is valid."""
     try:
-        identity = call.authenticator.verify_token(call.data["token"])
+        identity = call.authenticator.verified(call.transaction, call.data["token"])
     except ApiError as error:
         return {"valid": False, "msg": str(error).rpartition("reason=")[2]}
     return {"valid": True, "user": identity.user, "company": COMPANY}

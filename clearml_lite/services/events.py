@@ -178,6 +178,7 @@ class _Batch:
         self._transaction = transaction
         self._worker = worker
         self._received = int(time.time() * 1000)
+        self._statistics: dict[str, Document] = {}
         self._owners: dict[tuple[str, str], Document | None] = {}
         self._series: dict[tuple[str, str, str], int] = {}
         self._scalars: list[tuple[int, int, int, float | None, str, int]] = []
@@ -193,7 +194,7 @@ class _Batch:
         event["metric"] = event.get("metric") or ""
         event["variant"] = event.get("variant") or ""
         if event["type"] == SCALAR:
-            self._add_scalar(owner, event)
+            self._add_scalar(event)
         else:
             self._add_document(event)
         self._note(owner, event)
@@ -205,6 +206,8 @@ class _Batch:
         for (collection, _), owner in self._owners.items():
             if owner is not None and owner.pop("_changed", False):
                 owner |= {"last_update": moment, "last_change": moment} | active_duration(owner)
+                if collection == "tasks":
+                    owner["metric_stats"] = self._statistics[owner["id"]]
                 self._transaction.put(collection, owner)
 
     def _problem(self, event: Document) -> str | None:
@@ -240,7 +243,7 @@ class _Batch:
             ).fetchone()
         return self._series[key]
 
-    def _add_scalar(self, owner: Document | None, event: Document) -> None:
+    def _add_scalar(self, event: Document) -> None:
         series = self._series_of((event["task"], event["metric"], event["variant"]))
         value = _number(event["value"])
         worker = event.get("worker") or self._worker
@@ -269,7 +272,7 @@ class _Batch:
         )  # fmt: skip
 
     def _note(self, owner: Document | None, event: Document) -> None:
-        """Brings last iteration, last metrics and statistics of the owner up to date."""
+        """Brings last iteration and metrics of the owner up to date, and its statistics, which are those of the last batch."""
         if owner is None:
             return
         owner["_changed"] = True
@@ -282,13 +285,11 @@ class _Batch:
             last[_md5(variant)] = _last_metric(
                 last.get(_md5(variant)), metric, variant, _number(event["value"]), iteration
             )
-        elif "metric_stats" in owner:
-            stats = owner["metric_stats"].setdefault(
-                _md5(event["metric"]), {"metric": event["metric"], "event_stats_by_type": {}}
-            )
-            by_type = stats["event_stats_by_type"]
-            latest = by_type.get(event["type"], {}).get("last_update", 0)
-            by_type[event["type"]] = {"last_update": max(latest, event["timestamp"])}
+        stats = self._statistics.setdefault(owner["id"], {}).setdefault(_md5(event["metric"]), {})
+        by_type = stats.setdefault("event_stats_by_type", {})
+        latest = by_type.get(event["type"], {}).get("last_update", 0)
+        stats |= {"metric": event["metric"]}
+        by_type[event["type"]] = {"last_update": max(latest, event["timestamp"])}
 
 
 def _last_metric(previous: Document | None, metric: str, variant: str, value: Any, iteration: int) -> Document:

@@ -21,7 +21,6 @@ _EDITABLE = (
     "design",
     "labels",
     "ready",
-    "ui_cache",
 )
 
 
@@ -59,11 +58,9 @@ def edit(call: Call) -> Document:
     fields = _checked_fields(call)
     if call.data.get("name"):
         fields["name"] = checked_name(call.data["name"])
-    if "project" in fields:
-        fields["ui_cache"] = {}
     fields |= change_stamp(call)
     call.transaction.put("models", model | fields)
-    return {"updated": 1, "fields": fields}
+    return {"updated": 1, "fields": fields | ({"ui_cache": {}} if "project" in fields else {})}
 
 
 @endpoint("models.set_ready", writes=True)

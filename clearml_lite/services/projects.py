@@ -63,16 +63,16 @@ def _checked_path(name: str) -> str:
 
 def _make(call: Call, name: str, fields: Document) -> Document:
     parent_name, _, basename = name.rpartition("/")
-    parent = (
-        (call.transaction.first("projects", name=parent_name) or _make(call, parent_name, {})) if parent_name else None
-    )
+    if parent_name:
+        parent = call.transaction.first("projects", name=parent_name) or _make(call, parent_name, {})
+        fields |= {"parent": parent["id"]}
     moment = now()
     project = {
         "id": new_id(), "company": COMPANY, "user": call.identity.user, "name": name, "basename": basename, "description": "",
         "created": moment, "tags": [], "system_tags": [], "last_update": moment, "featured": 9999,
-    }  # fmt: skip
-    project |= fields | ({"parent": parent["id"]} if parent else {})
+    } | fields  # fmt: skip
     call.transaction.put("projects", project)
+    touch(call, project.get("parent"))
     return project
 
 

@@ -119,8 +119,9 @@ def add_or_update_artifacts(call: Call) -> Document:
     task = _editable(call, also=("in_progress",))
     artifacts = {_artifact_key(artifact): artifact for artifact in task["execution"]["artifacts"]}
     for artifact in call.data["artifacts"]:
-        artifacts[_artifact_key(artifact)] = {"mode": "output", "display_data": []} | artifact
-    _save_execution(call, task, {"artifacts": list(artifacts.values())})
+        artifact = {"mode": "output"} | artifact | {"display_data": sorted(artifact.get("display_data") or [])}
+        artifacts[_artifact_key(artifact)] = artifact
+    _save_execution(call, task, {"artifacts": [artifacts[key] for key in sorted(artifacts)]})
     return {"updated": 1}
 
 
@@ -487,6 +488,9 @@ def _change_status(
         "status_changed": stamp["last_change"],
     }
     fields |= (reason or {}) | stamp | (also or {})
-    call.transaction.put("tasks", task | fields)
+    task = task | fields
+    if status != "queued":
+        task.pop("enqueue_status", None)
+    call.transaction.put("tasks", task)
     touch(call, task.get("project"))
     return fields

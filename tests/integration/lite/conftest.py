@@ -1,0 +1,158 @@
+"""A live clearml-lite on free ports, for every test that wants one."""
+
+import base64
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import bcrypt
+import httpx
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[3]
+TOKEN_SECRET = "token-secret-of-the-tests-" + "0123456789" * 2
+SYSTEM_SECRET = "secret-of-a-system-identity-in-tests"
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class LiteServer:
+    """A server process with a folder of its own; `start`, `stop` and `kill` as often as wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config_file = folder / "clearml-lite.yaml"
+        self.log = folder / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        api, files, web = free_ports(3)
+        self.config: dict[str, Any] = {
+            "bind": "127.0.0.1",
+            "api_port": api,
+            "files_port": files,
+            "web_port": web,
+            "data_dir": str(folder / "data"),
+            "urls": {name: f"http://127.0.0.1:{port}" for name, port in (("api", api), ("files", files), ("web", web))},
+            "token_secret": TOKEN_SECRET,
+            "credentials": {
+                name: {"user_key": name, "user_secret": SYSTEM_SECRET}
+                for name in ("apiserver", "fileserver", "webserver", "services_agent")
+            },
+            "users": [self.user("alice", "Alice A"), self.user("bob", "Bob")],
+        }
+
+    @staticmethod
+    def user(username: str, name: str) -> dict[str, str]:
+        hashed = bcrypt.hashpw(f"{username}-pass-1".encode(), bcrypt.gensalt(4))
+        return {"username": username, "name": name, "password_hash": base64.b64encode(hashed).decode()}
+
+    @property
+    def urls(self) -> dict[str, str]:
+        return self.config["urls"]
+
+    def command(self) -> list[str]:
+        self.config_file.write_text(yaml.safe_dump(self.config))
+        return [sys.executable, "-m", "clearml_lite", "serve", "--config", str(self.config_file)]
+
+    def start(self) -> float:
+        """Starts the process; the seconds until it answers."""
+        begun = time.monotonic()
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command(), cwd=REPOSITORY, stdout=log, stderr=log)
+        while time.monotonic() - begun < 20:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the server has ended: {self.log.read_text()}")
+            try:
+                if httpx.get(f"{self.urls['api']}/debug.ping").status_code == 200:
+                    return time.monotonic() - begun
+            except httpx.TransportError:
+                time.sleep(0.005)
+        raise AssertionError(f"the server does not answer: {self.log.read_text()}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends the process; its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def call(self, endpoint: str, data: Any = None, user: str = "alice", **headers: str) -> dict[str, Any]:
+        """`data` of a successful answer to a user who logs in by password."""
+        answer = httpx.post(
+            f"{self.urls['api']}/{endpoint}",
+            json=data or {},
+            auth=(user, f"{user}-pass-1"),
+            headers=headers,
+            timeout=30,
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()["data"]
+
+    def token(self, user: str = "alice", **data: Any) -> str:
+        return self.call("auth.login", data, user)["token"]
+
+    def client_conf(self, name: str = "client", extra: str = "") -> Path:
+        """A clearml.conf with a key pair of alice's; caches stay in the server's folder."""
+        keys = self.call("auth.create_credentials", {"label": name})["credentials"]
+        path = self.folder / f"{name}.conf"
+        path.write_text(
+            f"""api {{ api_server: "{self.urls["api"]}", web_server: "{self.urls["web"]}", files_server: "{self.urls["files"]}"
+                credentials {{ access_key: "{keys["access_key"]}", secret_key: "{keys["secret_key"]}" }} }}
+            sdk {{ storage.cache.default_base_dir: "{self.folder}/cache" }}
+            {extra}"""
+        )
+        return path
+
+    def run_python(self, script: str, conf: Path, timeout: float = 60) -> str:
+        """Runs a script as a client would; what it printed."""
+        file = self.folder / "script.py"
+        file.write_text(script)
+        environment = os.environ | {
+            "CLEARML_CONFIG_FILE": str(conf),
+            "HOME": str(self.folder),
+            "TESTS_FOLDER": str(self.folder),
+        }
+        done = subprocess.run(
+            [sys.executable, str(file)],
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def make_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], LiteServer]]:
+    servers: list[LiteServer] = []
+
+    def make() -> LiteServer:
+        servers.append(LiteServer(tmp_path_factory.mktemp("lite")))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        if server.process is not None and server.process.poll() is None:
+            server.stop(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def lite(make_server: Callable[[], LiteServer]) -> LiteServer:
+    """A running server that the tests of a module share."""
+    server = make_server()
+    server.start()
+    return server
