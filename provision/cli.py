@@ -205,7 +205,7 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
     console.print("settings in /etc/testbed, and the packages and accounts that `up` installed.")
     if purge:
         console.print(
-            f"[bold red]And all data[/]: {testbed.data_dir}, the homes of accounts that `up` made, the secrets and the logs."
+            f"[bold red]And all data[/]: {testbed.data_dir}, the homes of accounts that `up` made, secrets and logs."
         )
     else:
         console.print(f"Data in {testbed.data_dir}, users' homes and the secrets stay.")

@@ -19,9 +19,11 @@ import yaml
 
 from provision.console import Stage
 from provision.errors import ConvergeError
-from provision.paths import PLAYBOOKS, ROLES, ROOT, write_private
+from provision.paths import ROLES, ROOT, write_private
 from provision.secrets import Vault
 
+# shorter values, such as user names, are no secrets
+SHORTEST_SECRET = 12
 FAILED_EVENTS = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_failed"}
 
 
@@ -40,12 +42,13 @@ class _Watch:
 
     stage: Stage
     log: TextIO
+    secrets: list[str]
     result: PlayResult = field(default_factory=PlayResult)
     failures: list[str] = field(default_factory=list)
 
     def event(self, event: dict[str, Any]) -> bool:
         if text := event.get("stdout"):
-            self.log.write(text + "\n")
+            self.log.write(self._redact(text) + "\n")
             self.log.flush()
         data = event.get("event_data", {})
         task, host, result = data.get("task", ""), data.get("host", ""), data.get("res") or {}
@@ -55,11 +58,25 @@ class _Watch:
             case "runner_on_ok" if result.get("changed"):
                 self.result.changed_tasks.append(task)
             case kind if kind in FAILED_EVENTS and not data.get("ignore_errors"):
-                self.failures.append(f"{host}: {task}: {_reason(result)}")
+                self.failures.append(self._redact(f"{host}: {task}: {_reason(result)}"))
             case "playbook_on_stats":
                 self.result.changed = sum(data.get("changed", {}).values())
                 self.result.ok = sum(data.get("ok", {}).values())
         return False  # runner need not keep the event
+
+    def _redact(self, text: str) -> str:
+        # ansible-core 2.19 shows the message of a failed task in its error display, even under no_log
+        for secret in self.secrets:
+            text = text.replace(secret, "********")
+        return text
+
+
+def _strings(found: object) -> Iterator[str]:
+    if isinstance(found, dict):
+        for value in found.values():
+            yield from _strings(value)
+    elif isinstance(found, str) and len(found) >= SHORTEST_SECRET:
+        yield found
 
 
 def _reason(result: dict[str, Any]) -> str:
@@ -82,7 +99,7 @@ def private_dir(parent: Path) -> Iterator[Path]:
 
 
 def run_playbook(
-    name: str,
+    playbook: Path,
     inventory: dict[str, Any],
     vault: Vault,
     *,
@@ -92,12 +109,12 @@ def run_playbook(
     variables: dict[str, Any],
     secret_variables: dict[str, Any],
 ) -> PlayResult:
-    """Run `playbooks/<name>.yml` and return what it did.
+    """Run `playbook` and return what it did.
 
     `work` is a private folder. `secret_variables` reach Ansible as a file encrypted with the testbed's vault, so that
     none is in clear on disk or in an argument list. Raises `ConvergeError` with the reason and the log's name.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=work))
+    folder = Path(tempfile.mkdtemp(prefix=f"{playbook.stem}-", dir=work))
     secret_file = folder / "secret-variables.yml"
     write_private(secret_file, vault.encrypt(secret_variables))
     write_private(folder / "inventory.yml", yaml.safe_dump(inventory).encode())
@@ -112,11 +129,11 @@ def run_playbook(
         "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
     with log.open("a", encoding="utf-8") as log_file:
-        watch = _Watch(stage, log_file)
+        watch = _Watch(stage, log_file, list(_strings(secret_variables)))
         runner = ansible_runner.run(
             private_data_dir=str(folder),
-            project_dir=str(PLAYBOOKS),
-            playbook=str(PLAYBOOKS / f"{name}.yml"),
+            project_dir=str(playbook.parent),
+            playbook=str(playbook),
             inventory=str(folder / "inventory.yml"),
             cmdline=shlex.join(
                 [
@@ -137,5 +154,7 @@ def run_playbook(
             "\n".join(dict.fromkeys(watch.failures))
             or f"ansible-playbook ended with status {runner.status}, code {runner.rc}"
         )
-        raise ConvergeError(f"{name}: {what}", f"The whole log: {log}. Mend the cause and run the same command again.")
+        raise ConvergeError(
+            f"{playbook.stem}: {what}", f"The whole log: {log}. Mend the cause and run the same command again."
+        )
     return watch.result

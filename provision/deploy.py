@@ -9,6 +9,7 @@ from provision import converge
 from provision.console import stage
 from provision.credentials import ensure, identities
 from provision.errors import TestbedError
+from provision.paths import PLAYBOOKS
 from provision.secrets import Secrets
 from provision.session import Session
 from provision.spec import ExternalTelemetry, ManagedTelemetry, TelemetryCredentials, Testbed
@@ -83,7 +84,7 @@ def _play(
 ) -> converge.PlayResult:
     with stage(session.console, title) as current:
         result = converge.run_playbook(
-            name,
+            PLAYBOOKS / f"{name}.yml",
             session.inventory,
             session.vault,
             stage=current,

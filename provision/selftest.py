@@ -46,7 +46,9 @@ def run(pytest_arguments: list[str]) -> int:
     chosen = "not removes"
     if not TESTBED_MARKER.exists():
         chosen = "not removes and not deployed"
-        console.print("No testbed is up on this machine: the tests of a deployed one are left out (./testbed up --yes).")
+        console.print(
+            "No testbed is up on this machine: the tests of a deployed one are left out (./testbed up --yes)."
+        )
     tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", chosen])]
     if pytest_arguments:
         return subprocess.run(tests, cwd=ROOT, env=_environment(), check=False).returncode

@@ -1,0 +1,96 @@
+"""Playbooks run with progress, a log for people, clear failures, and no secret in clear on disk."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from provision import converge
+from provision.console import Stage
+from provision.errors import ConvergeError
+from provision.secrets import Vault
+
+SECRET = "a-secret-that-is-nowhere-in-clear"
+INVENTORY = {
+    "all": {"hosts": {"local": {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}}}
+}
+
+
+class Steps(Stage):
+    """A stage that remembers its steps."""
+
+    def __init__(self):
+        super().__init__(Console(file=io.StringIO()), "test", None)
+        self.steps = []
+
+    def step(self, text):
+        self.steps.append(text)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    vault = Vault("lab")
+
+    def call(tasks, **variables):
+        playbook = tmp_path / "play.yml"
+        playbook.write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{tasks}")
+        call.stage = Steps()
+        with converge.private_dir(tmp_path) as work:
+            return converge.run_playbook(
+                playbook,
+                INVENTORY,
+                vault,
+                stage=call.stage,
+                log=tmp_path / "log",
+                work=work,
+                variables={"folder": str(tmp_path), "work": str(work), **variables},
+                secret_variables={"secret": SECRET},
+            )
+
+    call.log = tmp_path / "log"
+    call.folder = tmp_path
+    return call
+
+
+def test_what_changed_is_counted_and_said_as_it_happens(run):
+    task = "    - name: Write a file\n      ansible.builtin.copy: {content: x, dest: '{{ folder }}/x', mode: '0600'}\n"
+    assert run(task).changed == 1
+    assert run.stage.steps == ["local: Write a file"]
+    assert run(task).changed == 0
+    assert "Write a file" in run.log.read_text()
+
+
+def test_a_failure_says_host_task_reason_and_log(run):
+    with pytest.raises(ConvergeError) as error:
+        run("    - name: Look\n      ansible.builtin.command: ls /no-such-folder\n      changed_when: false\n")
+    assert "local: Look: " in error.value.message
+    assert "/no-such-folder" in error.value.message
+    assert str(run.log) in error.value.remedy
+
+
+def test_an_ignored_failure_is_none(run):
+    task = "    - name: Look\n      ansible.builtin.command: ls /no-such-folder\n      changed_when: false\n"
+    assert run(task + "      ignore_errors: true\n").changed == 0
+
+
+def test_secrets_reach_the_play_but_no_file_and_no_log(run):
+    search = (
+        "    - name: Use the secret\n      ansible.builtin.assert: {that: secret | length > 9}\n      no_log: true\n"
+        "    - name: Search the private folder\n"
+        "      ansible.builtin.command: grep -rc that-is-nowhere {{ work }}\n"
+        "      register: found\n      changed_when: false\n      failed_when: found.rc != 1\n"
+    )
+    run(search)
+    assert SECRET not in run.log.read_text()
+    assert list(run.folder.glob("run-*")) == []
+
+
+def test_a_failure_that_holds_a_secret_is_censored(run):
+    with pytest.raises(ConvergeError) as error:
+        run("    - name: Fail\n      ansible.builtin.fail: {msg: '{{ secret }}'}\n      no_log: true\n")
+    assert SECRET not in error.value.message
+    assert "hidden because it holds a secret" in error.value.message
+    assert SECRET not in run.log.read_text()
