@@ -24,14 +24,14 @@ SECRET = re.compile(
 EXPRESSION = re.compile(r"\{\{.*?\}\}|\{%.*?%\}", re.DOTALL)
 BARE = {"when", "that", "until", "changed_when", "failed_when"}  # expressions without braces
 PASSES_ON = re.compile(r"^(ansible\.builtin\.)?(include|import)_(role|tasks)$")  # hands variables down and prints none
-OUTPUT = {"block", "rescue", "always"}
+ASSERTS = {"assert", "ansible.builtin.assert"}
 
 
 def tasks(nodes: list[dict[str, Any]], hidden: bool = False) -> Iterator[tuple[dict[str, Any], bool]]:
     """Yield (task, whether no_log holds for it) for all tasks, also those in blocks and plays."""
     for node in nodes:
         no_log = hidden or node.get("no_log") is True
-        parts = [node[key] for key in ("tasks", "pre_tasks", "post_tasks", *OUTPUT) if key in node]
+        parts = [node[key] for key in ("tasks", "pre_tasks", "post_tasks", "block", "rescue", "always") if key in node]
         if not parts:
             yield node, no_log
         for part in parts:
@@ -65,6 +65,10 @@ def open_secrets(task: dict[str, Any], hidden: bool, template: str = "") -> set[
     """Return the secret variables that the task could print."""
     if hidden or any(PASSES_ON.match(key) for key in task):
         return set()
+    if set(task) & ASSERTS:  # prints its messages, and of its conditions the text, not the values
+        task = {key: value for key, value in task.items() if key not in ASSERTS} | {
+            "messages": [value for key in ASSERTS & set(task) for name, value in task[key].items() if name != "that"]
+        }
     texts = [*expressions(task), *EXPRESSION.findall(template)]
     return {match.group(0) for text in texts for match in SECRET.finditer(text)}
 
@@ -84,7 +88,10 @@ def test_a_task_that_touches_a_secret_has_no_log(file: Path) -> None:
     [
         ("{debug: {msg: '{{ testbed_secrets.users }}'}}", {"testbed_secrets"}),
         ("{command: 'x {{ item.password }}'}", {"item.password"}),
-        ("{assert: {that: 'clearml_server_secrets | length'}}", {"clearml_server_secrets"}),
+        ("{assert: {that: 'clearml_server_secrets | length'}}", set()),
+        ("{assert: {that: x, fail_msg: '{{ clearml_server_secrets }}'}}", {"clearml_server_secrets"}),
+        ("{assert: {that: item | length}, loop: '{{ testbed_keys }}'}", {"testbed_keys"}),
+        ("{debug: {msg: x}, when: testbed_keys | length}", {"testbed_keys"}),
         ("{template: {src: x}, no_log: true, vars: {a: '{{ testbed_keys }}'}}", set()),
         ("{block: [{debug: {msg: '{{ influxdb_users }}'}}], no_log: true}", set()),
         ("{block: [{debug: {msg: '{{ influxdb_users }}'}}]}", {"influxdb_users"}),
