@@ -54,11 +54,12 @@ def release(module: AnsibleModule) -> None:
     """Remove the folders that were made, except data unless purge; forget the record when nothing is kept."""
     record, data = load(), Path(module.params["data_dir"])
     made = [Path(path) for path in record["directories"] if Path(path).is_dir()]
-    gone = [path for path in made if path != data and path not in data.parents]
-    gone = [path for path in gone if not set(path.parents) & set(gone)]
+    above_data = [path for path in (data, *data.parents) if path in made]  # the deepest one first
+    gone = [path for path in made if path not in above_data]
+    gone = [path for path in gone if not {*path.parents} & {*gone}]
     empty = []
-    for path in sorted({*made} - {*gone}, key=lambda path: len(path.parts), reverse=True):
-        if not {*path.iterdir()} - {*empty, *gone}:
+    for path in above_data:
+        if not {*path.iterdir()} - {*empty}:
             empty.append(path)
     kept = (data.is_dir() and data not in empty) or any(
         Path(entry["home"]).is_dir() for entry in record["accounts"].values()

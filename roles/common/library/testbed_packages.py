@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ POLICY_TEXT = "#!/bin/sh\n# testbed: packages are being installed, their service
 INDEX_STAMPS = (Path("/var/lib/apt/periodic/update-success-stamp"), Path("/var/lib/apt/lists/partial"))
 LOCK_WORDS = ("Could not get lock", "lock is held", "was locked by another process", "Unable to lock")
 SUPERVISOR_PID = Path("/var/run/supervisord.pid")
+SUPERVISOR_LOGS = Path("/var/log/supervisor")  # the package leaves them behind
 AUTOREMOVE = ["-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"]
 
 
@@ -193,6 +195,8 @@ def main() -> None:
                     stop_supervisor(deadline)
                 if names:
                     run(["apt-get", "--yes", "purge", *names], deadline)
+                if "supervisor" in names and SUPERVISOR_LOGS.exists():
+                    shutil.rmtree(SUPERVISOR_LOGS)
                 if recorded:
                     save({**record, "packages": [], "dependencies": []})
             changed = bool(names)
