@@ -185,9 +185,9 @@ class Agents(Section):
         return next(worker.queues[0] for worker in self.workers if worker.environment == "prepared")
 
     @property
-    def task_queue(self) -> str | None:
-        """The queue whose tasks get an environment of their own, if there is one."""
-        return next((worker.queues[0] for worker in self.workers if worker.environment == "task"), None)
+    def task_queues(self) -> list[str]:
+        """The queues whose tasks get an environment of their own."""
+        return [queue for worker in self.workers if worker.environment == "task" for queue in worker.queues]
 
 
 class User(Section):

@@ -30,11 +30,11 @@ class Check:
 class StackPlugin:
     """Fixtures of the stack checks, and a record of their results."""
 
-    def __init__(self, session: Session, secrets: Secrets, began: Callable[[str], None]) -> None:
+    def __init__(self, session: Session, secrets: Secrets, tell: Callable[[str], None]) -> None:
         self.session = session
         self._secrets = secrets
         self.checks: list[Check] = []
-        self._began = began
+        self._tell = tell
 
     @pytest.fixture(scope="session")
     def stack(self) -> Session:
@@ -59,6 +59,11 @@ class StackPlugin:
         """A function from a host's name to the host."""
         return lambda name: hosts.connect(self.session.inventory_file, name)
 
+    @pytest.fixture(scope="session")
+    def tell(self) -> Callable[[str], None]:
+        """A function that shows people what a long check is doing."""
+        return self._tell
+
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Check every service, worker and user of the spec by name."""
         testbed, machines = self.session.testbed, self.session.inventory
@@ -67,6 +72,8 @@ class StackPlugin:
             metafunc.parametrize("service", services, ids=[f"{name} on {host}" for host, name in services])
         if "user" in metafunc.fixturenames:
             metafunc.parametrize("user", [user.name for user in testbed.users])
+        if "task_queue" in metafunc.fixturenames:
+            metafunc.parametrize("task_queue", testbed.agents.task_queues)
         if "worker" in metafunc.fixturenames:
             workers = [
                 (host, worker) for host in inventory.hosts(machines, "agents") for worker in testbed.agents.workers
@@ -74,7 +81,7 @@ class StackPlugin:
             metafunc.parametrize("worker", workers, ids=[f"{host}:{worker.name}" for host, worker in workers])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._began(title(nodeid))
+        self._tell(title(nodeid))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(

@@ -25,7 +25,7 @@ def run(session: Session, level: Level) -> list[Check]:
     if secrets is None or secrets.toolkit is None:
         raise TestbedError(f"testbed {session.testbed.name} is not up: it has no keys", "Bring it up: testbed up")
     with stage(session.console, f"Check the stack ({level})") as current:
-        plugin = StackPlugin(session, secrets, began=current.step)
+        plugin = StackPlugin(session, secrets, tell=current.step)
         arguments = [
             str(ROOT / "tests" / "stack"),
             f"--rootdir={ROOT / 'tests' / 'stack'}",
