@@ -1,6 +1,6 @@
 """Endpoints: what a service registers, and what its handlers get."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clearml_lite.auth import Authenticator, Identity
@@ -80,10 +80,7 @@ def endpoint(
     return register
 
 
-def object_schema(*required: str, **properties: str) -> Schema:
-    """A schema in short: property=type, and which are required."""
-    return {
-        "type": "object",
-        "required": list(required),
-        "properties": {name: {"type": kind} for name, kind in properties.items()},
-    }
+def object_schema(required: Mapping[str, str], optional: Mapping[str, str] | None = None) -> Schema:
+    """A schema in short: types by property."""
+    properties = {name: {"type": kind} for name, kind in {**required, **(optional or {})}.items()}
+    return {"type": "object", "required": list(required), "properties": properties}

@@ -25,7 +25,7 @@ class ApiError(Exception):
 
 
 def validation_error(field: str, reason: str) -> ApiError:
-    """A request that does not fit its schema."""
+    """A request that does not fit its schema or makes no sense."""
     return ApiError(400, 12, f"Validation error (error for field '{field}'. {reason})")
 
 

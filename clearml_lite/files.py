@@ -10,6 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
@@ -77,7 +78,7 @@ class FileServer:
         upload = _Upload(options[b"boundary"], self._arriving, self._resolved)
         try:
             async for chunk in request.stream():
-                upload.feed(chunk)
+                await self._in_thread(partial(upload.feed, chunk))
             stored = await self._in_thread(upload.finish)
         except FormParserError as error:
             return PlainTextResponse(f"Malformed multipart body: {error}", 400)
@@ -280,10 +281,9 @@ async def _file_response(
 
     async def content() -> AsyncIterator[bytes]:
         with file:
-            file.seek(start)
-            remaining = end - start
-            while remaining and (chunk := await in_thread(lambda: file.read(min(CHUNK, remaining)))):
-                remaining -= len(chunk)
+            position = file.seek(start)
+            while chunk := await in_thread(partial(file.read, min(CHUNK, end - position))):
+                position += len(chunk)
                 yield chunk
 
     return StreamingResponse(content(), code, headers)

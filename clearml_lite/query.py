@@ -1,20 +1,17 @@
 """`get_all` requests compiled to SQL: filters, order, paging, projection."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from clearml_lite.errors import validation_error
-from clearml_lite.storage import Document, Transaction, path_expression
+from clearml_lite.storage import Document, Transaction
+from clearml_lite.storage import path_expression as unchecked_expression
 
 MEMBERSHIP = frozenset({"tags", "system_tags"})
-NO_FILTER = frozenset(
-    {
-        "_all_", "_any_", "only_fields", "order_by", "page", "page_size", "refresh_scroll", "scroll_id", "search_hidden",
-        "search_text", "shallow_search", "size",
-    }
-)  # fmt: skip
+PAGING = frozenset({"order_by", "page", "page_size", "refresh_scroll", "scroll_id", "size"})
+NO_FILTER = PAGING | {"_all_", "_any_", "only_fields", "search_hidden", "search_text", "shallow_search"}
 SEARCHED_TEXT = ("id", "name", "comment", "description", "tags", "uri")
 _COMPARISON = re.compile(r"(>=|>|<=|<)(.*)", re.DOTALL)
 _LITERAL = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\\W)*)\$")
@@ -52,20 +49,18 @@ class Query:
         self.add(f"regexp(?, {path_expression(field)})", pattern)
 
     def one_of(self, field: str, values: Sequence[Any]) -> None:
-        """A list filter: any of the values, unless `-value` or the operators __$all, __$any, __$and, __$or, __$not say otherwise.
+        """A list filter: any of the values, unless `-value` or an operator says otherwise.
 
-        An operator holds for what follows it, `__$not` for the next value. After `__$all`, `__$and` or `__$or` begin a group of their own.
+        `__$all`, `__$any`, `__$and`, `__$or` hold for what follows them, which is a group of its own; `__$not` for the
+        next value. Values that all begin with <, <=, > or >= are bounds.
         """
-        if not values:
+        comparisons = [_COMPARISON.fullmatch(value) if isinstance(value, str) else None for value in values]
+        if values and all(comparisons):
+            for comparison in filter(None, comparisons):
+                self.add(f"{path_expression(field)} {comparison[1]} ?", _comparable(comparison[2].strip()))
             return
-        if comparisons := [_COMPARISON.fullmatch(value) for value in values if isinstance(value, str)]:
-            if all(comparisons):
-                for comparison in comparisons:
-                    if comparison:
-                        self.add(f"{path_expression(field)} {comparison[1]} ?", _comparable(comparison[2].strip()))
-                return
         groups: list[tuple[str, list[tuple[bool, Any]]]] = [("OR", [])]
-        excluded: list[Any] = []
+        excluded: list[tuple[bool, Any]] = []
         negate = False
         for value in values:
             if value in ("__$all", "__$and"):
@@ -75,13 +70,12 @@ class Query:
             elif value in ("__$not", "__$nop"):
                 negate = value == "__$not"
             elif isinstance(value, str) and value.startswith("-") and len(value) > 1:
-                excluded.append(value[1:])
+                excluded.append((True, value[1:]))
             else:
                 groups[-1][1].append((negate, value))
                 negate = False
-        for operator, terms in groups:
+        for operator, terms in [*groups, ("AND", excluded)]:
             self._group(field, operator, terms)
-        self._group(field, "AND", [(True, value) for value in excluded])
 
     def run(
         self, transaction: Transaction, collection: str, order: str = "seq", limit: int = -1, offset: int = 0
@@ -92,19 +86,25 @@ class Query:
     def _group(self, field: str, operator: str, terms: list[tuple[bool, Any]]) -> None:
         if not terms:
             return
-        if (
-            field not in MEMBERSHIP
-            and operator == "OR"
-            and not any(negate for negate, _ in terms)
-            and all(value is not None for _, value in terms)
-        ):
-            self.add(f"{path_expression(field)} IN ({', '.join('?' * len(terms))})", *(value for _, value in terms))
-            return
-        parts = []
-        for negate, value in terms:
-            positive = _term(field, value)
-            parts.append(f"NOT {positive}" if negate else positive)
-        self.add(f" {operator} ".join(parts), *(value for _, value in terms))
+        if operator == "OR" and field not in MEMBERSHIP and not any(negate or value is None for negate, value in terms):
+            condition = f"{path_expression(field)} IN ({', '.join('?' * len(terms))})"
+        else:
+            condition = f" {operator} ".join(
+                ("NOT " if negate else "") + _term(field, value) for negate, value in terms
+            )
+        self.add(condition, *(value for _, value in terms))
+
+
+def path_expression(field: str) -> str:
+    """SQL for a dotted field.
+
+    Raises:
+        ApiError: it is not the name of a field.
+    """
+    try:
+        return unchecked_expression(field)
+    except ValueError as error:
+        raise validation_error("fields", str(error)) from error
 
 
 def _term(field: str, value: Any) -> str:
@@ -112,7 +112,7 @@ def _term(field: str, value: Any) -> str:
         return f"({path_expression(field)} IS ?)"
     if value is None:
         return f"(? IS NULL AND coalesce(json_array_length(doc, '$.{field}'), 0) = 0)"
-    return f"EXISTS (SELECT 1 FROM json_each(doc, '$.{field}') WHERE value = ?)"
+    return f"EXISTS (SELECT 1 FROM json_each(doc, '$.{field}') WHERE value = ?)"  # noqa: S608
 
 
 def _comparable(text: str) -> Any:
@@ -147,7 +147,8 @@ def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Quer
 
     Args:
         parameters: the validated request.
-        known: the properties of the endpoint's schema; those that are no control (paging, order, …) filter by the field of their name.
+        known: the properties of the endpoint's schema; those that are no control (paging, order, …) filter by the
+            field of their name.
     """
     query = Query()
     for field in known:
@@ -179,39 +180,56 @@ def order_clause(order_by: Sequence[str] | None) -> str:
     terms = []
     for field in order_by or ():
         name = field.removeprefix("-")
-        if name and not name.startswith("@"):
+        if name and not name.startswith("@"):  # @text_score and the like: no field
             terms.append(f"{path_expression(name)} {'DESC' if field.startswith('-') else 'ASC'}")
     return ", ".join([*terms, "seq"])
 
 
 def find(
-    transaction: Transaction, collection: str, parameters: Mapping[str, Any], query: Query
+    transaction: Transaction,
+    collection: str,
+    parameters: Mapping[str, Any],
+    query: Query,
+    complete: Callable[[Document], Document] = lambda document: document,
 ) -> tuple[list[Document], str | None]:
     """Runs a get_all request.
+
+    Args:
+        complete: adds to a document what is not stored in it.
 
     Returns:
         the documents, projected to `only_fields`, and the scroll ID when the request scrolls.
     """
     offset, limit, scroll_id = 0, -1, None
-    if parameters.get("size") or parameters.get("scroll_id"):
+    scrolls = parameters.get("size") or parameters.get("scroll_id")
+    if scrolls:
         limit = parameters.get("size") or 500
-        offset = 0 if parameters.get("refresh_scroll") else _scroll_offset(parameters.get("scroll_id"))
+        offset = 0 if parameters.get("refresh_scroll") else scroll_offset(parameters.get("scroll_id"))
     elif parameters.get("page_size"):
         limit = parameters["page_size"]
         offset = (parameters.get("page") or 0) * limit
     documents = query.run(transaction, collection, order_clause(parameters.get("order_by")), limit, offset)
-    if parameters.get("size") or parameters.get("scroll_id"):
-        scroll_id = f"offset-{offset + len(documents)}"
+    if scrolls:
+        scroll_id = new_scroll_id(offset + len(documents))
+    documents = [complete(document) for document in documents]
     if fields := parameters.get("only_fields"):
         documents = [projection(document, fields) for document in documents]
     return documents, scroll_id
 
 
-def _scroll_offset(scroll_id: str | None) -> int:
-    if not scroll_id:
-        return 0
-    number = scroll_id.removeprefix("offset-")
-    if not number.isdecimal():
+def new_scroll_id(offset: int) -> str:
+    """A scroll ID that goes on after this many results."""
+    return f"offset-{offset}"
+
+
+def scroll_offset(scroll_id: str | None) -> int:
+    """How many results were given before.
+
+    Raises:
+        ApiError: the scroll ID is none of this server's.
+    """
+    number = (scroll_id or new_scroll_id(0)).removeprefix("offset-")
+    if not number.isdecimal() or len(number) > 12:
         raise validation_error("scroll_id", f"{scroll_id!r} was not given by this server")
     return int(number)
 

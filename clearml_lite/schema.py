@@ -1,4 +1,7 @@
-"""Request validation by the schemas that ship inside the ClearML SDK (schemas.json, see tests/unit/lite/extract_schemas.py)."""
+"""Request validation by the schemas that ship inside the ClearML SDK.
+
+schemas.json is extracted from the SDK by tests/unit/lite/extract_schemas.py.
+"""
 
 import json
 import re

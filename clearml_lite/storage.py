@@ -16,6 +16,8 @@ from typing import Any
 
 Document = dict[str, Any]
 
+_FIELD_PART = re.compile(r"[^\"'\\\x00]*")
+
 _DOCUMENTS = ("users", "projects", "tasks", "models", "queues", "workers")
 _INDEXED = {
     "projects": ("name", "parent"),
@@ -23,44 +25,52 @@ _INDEXED = {
     "models": ("project", "task", "uri", "name"),
     "queues": ("name",),
 }
+_TABLES = """
+CREATE TABLE credentials (access_key TEXT PRIMARY KEY, user TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT,
+    last_used TEXT, last_used_from TEXT, created TEXT NOT NULL);
+CREATE INDEX credentials_user ON credentials (user);
+CREATE TABLE revoked_sessions (session TEXT PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE queue_entries (position INTEGER PRIMARY KEY, queue TEXT NOT NULL, task TEXT NOT NULL, added TEXT NOT NULL);
+CREATE INDEX queue_entries_queue ON queue_entries (queue, position);
+CREATE INDEX queue_entries_task ON queue_entries (task);
+CREATE TABLE series (id INTEGER PRIMARY KEY, task TEXT NOT NULL, metric TEXT NOT NULL, variant TEXT NOT NULL,
+    UNIQUE (task, metric, variant));
+CREATE TABLE scalars (series INTEGER NOT NULL, iter INTEGER NOT NULL, timestamp INTEGER NOT NULL, value REAL NOT NULL,
+    worker TEXT NOT NULL);
+CREATE INDEX scalars_series ON scalars (series, iter);
+CREATE TABLE events (id INTEGER PRIMARY KEY, task TEXT NOT NULL, type TEXT NOT NULL, timestamp INTEGER NOT NULL,
+    iter INTEGER, metric TEXT NOT NULL, variant TEXT NOT NULL, doc TEXT NOT NULL);
+CREATE INDEX events_task ON events (task, type, timestamp);
+CREATE INDEX events_series ON events (task, type, metric, variant, iter);
+CREATE TABLE worker_stats (worker TEXT NOT NULL, timestamp INTEGER NOT NULL, metric TEXT NOT NULL,
+    variant TEXT NOT NULL, value REAL NOT NULL);
+CREATE INDEX worker_stats_worker ON worker_stats (worker, timestamp);
+CREATE INDEX worker_stats_timestamp ON worker_stats (timestamp)
+"""
 
 
 def path_expression(field: str) -> str:
-    """SQL for a dotted field of a document; what is no plain name is quoted for SQLite's JSON path."""
-    parts = ".".join(part if part.isidentifier() else json.dumps(part) for part in field.split("."))
-    return "json_extract(doc, '$.{}')".format(parts.replace("'", "''"))
+    """SQL for a dotted field of a document.
+
+    Raises:
+        ValueError: a name in it has a quote, a backslash or a null character.
+    """
+    parts = field.split(".")
+    if not all(_FIELD_PART.fullmatch(part) for part in parts):
+        raise ValueError(f"{field!r} is not the name of a field")
+    names = (part if part.isascii() and part.isidentifier() else f'"{part}"' for part in parts)
+    return f"json_extract(doc, '$.{'.'.join(names)}')"
 
 
 def _first_migration() -> str:
-    statements = [
-        f"CREATE TABLE {name} (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, doc TEXT NOT NULL)"
-        for name in _DOCUMENTS
-    ]
-    statements += [
+    columns = "seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, doc TEXT NOT NULL"
+    documents = [f"CREATE TABLE {name} ({columns})" for name in _DOCUMENTS]
+    indexes = [
         f"CREATE INDEX {table}_{field} ON {table} ({path_expression(field)})"
         for table, fields in _INDEXED.items()
         for field in fields
     ]
-    statements += [
-        """CREATE TABLE credentials (access_key TEXT PRIMARY KEY, user TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT,
-           last_used TEXT, last_used_from TEXT, created TEXT NOT NULL)""",
-        "CREATE INDEX credentials_user ON credentials (user)",
-        "CREATE TABLE revoked_sessions (session TEXT PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID",
-        """CREATE TABLE series (id INTEGER PRIMARY KEY, task TEXT NOT NULL, metric TEXT NOT NULL, variant TEXT NOT NULL,
-           UNIQUE (task, metric, variant))""",
-        """CREATE TABLE scalars (series INTEGER NOT NULL, iter INTEGER NOT NULL, timestamp INTEGER NOT NULL, value REAL, worker TEXT,
-           received INTEGER NOT NULL)""",
-        "CREATE INDEX scalars_series ON scalars (series, iter)",
-        """CREATE TABLE events (id INTEGER PRIMARY KEY, task TEXT NOT NULL, type TEXT NOT NULL, timestamp INTEGER NOT NULL,
-           iter INTEGER, metric TEXT NOT NULL, variant TEXT NOT NULL, doc TEXT NOT NULL)""",
-        "CREATE INDEX events_task ON events (task, type, timestamp)",
-        "CREATE INDEX events_series ON events (task, type, metric, variant, iter)",
-        """CREATE TABLE worker_stats (worker TEXT NOT NULL, timestamp INTEGER NOT NULL, metric TEXT NOT NULL, variant TEXT NOT NULL,
-           value REAL NOT NULL)""",
-        "CREATE INDEX worker_stats_worker ON worker_stats (worker, timestamp)",
-        "CREATE INDEX worker_stats_timestamp ON worker_stats (timestamp)",
-    ]
-    return ";\n".join(statements)
+    return ";\n".join([*documents, *indexes, _TABLES])
 
 
 MIGRATIONS = (_first_migration(),)
@@ -85,13 +95,18 @@ class Transaction:
     def all(self, collection: str, **equal: Any) -> list[Document]:
         """Documents whose fields have these values, oldest first."""
         where = " AND ".join(f"{path_expression(field)} = ?" for field in equal) or "1"
-        rows = self.execute(f"SELECT doc FROM {collection} WHERE {where} ORDER BY seq", tuple(equal.values()))  # noqa: S608
-        return [json.loads(row[0]) for row in rows]
+        return self.select(collection, where, list(equal.values()))
 
     def select(
-        self, collection: str, where: str, params: Sequence[Any], order: str, limit: int, offset: int
+        self,
+        collection: str,
+        where: str,
+        params: Sequence[Any],
+        order: str = "seq",
+        limit: int = -1,
+        offset: int = 0,
     ) -> list[Document]:
-        """Documents that a compiled query (see query.py) asks for; `limit` -1 is none."""
+        """Documents that meet an SQL condition (see query.py); `limit` -1 is none."""
         rows = self.execute(
             f"SELECT doc FROM {collection} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
             (*params, limit, offset),

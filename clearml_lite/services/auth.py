@@ -33,7 +33,7 @@ def logout(call: Call) -> Document:
     return {}
 
 
-@endpoint("auth.validate_token", roles=ADMINISTRATION, schema=object_schema("token", token="string"))
+@endpoint("auth.validate_token", roles=ADMINISTRATION, schema=object_schema({"token": "string"}))
 def validate_token(call: Call) -> Document:
     """Whom a token stands for, if it is valid."""
     try:
@@ -46,7 +46,7 @@ def validate_token(call: Call) -> Document:
 @endpoint(
     "auth.get_token_for_user",
     roles=ADMINISTRATION,
-    schema=object_schema("user", user="string", company="string", expiration_sec="integer"),
+    schema=object_schema({"user": "string"}, {"expiration_sec": "integer"}),
 )
 def get_token_for_user(call: Call) -> Document:
     """A token that stands for another user."""
@@ -63,7 +63,7 @@ def get_token_for_user(call: Call) -> Document:
     "auth.create_user",
     writes=True,
     roles=ADMINISTRATION,
-    schema=object_schema("name", "email", "company", name="string", email="string", company="string", role="string"),
+    schema=object_schema({"name": "string", "email": "string", "company": "string"}, {"role": "string"}),
 )
 def create_user(call: Call) -> Document:
     """A user beside those of the configuration file; can log in with keys only."""

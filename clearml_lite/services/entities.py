@@ -1,7 +1,7 @@
 """What services of entities (projects, tasks, models, queues) share."""
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,10 +64,14 @@ def change_stamp(call: Call, *, update: bool = True) -> Document:
     return stamp | {"last_update": moment} if update else stamp
 
 
-def get_all(call: Call, collection: str, query: Query | None = None) -> Document:
-    """A get_all answer."""
-    query = query or filters(call)
-    documents, scroll_id = find(call.transaction, collection, call.data, query)
+def get_all(
+    call: Call,
+    collection: str,
+    query: Query | None = None,
+    complete: Callable[[Document], Document] = lambda document: document,
+) -> Document:
+    """A get_all answer; `complete` adds to a document what is not stored in it."""
+    documents, scroll_id = find(call.transaction, collection, call.data, query or filters(call), complete)
     return {collection: documents} | ({"scroll_id": scroll_id} if scroll_id else {})
 
 

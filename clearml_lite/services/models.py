@@ -7,6 +7,7 @@ from clearml_lite.query import now
 from clearml_lite.services.entities import change_stamp, checked_name, given, metadata_items, new_id, require
 from clearml_lite.services.entities import get_all as get_all_entities
 from clearml_lite.services.projects import touch
+from clearml_lite.services.tasks import publish_task
 from clearml_lite.storage import Document
 
 _EDITABLE = (
@@ -27,12 +28,10 @@ _EDITABLE = (
 @endpoint("models.create", writes=True)
 def create(call: Call) -> Document:
     """A model."""
-    moment = now()
-    model = {
-        "id": new_id(), "company": COMPANY, "user": call.identity.user, "name": checked_name(call.data["name"]), "created": moment,
-        "tags": [], "system_tags": [], "uri": "", "design": {}, "labels": {}, "ready": False, "last_update": moment,
-        "last_change": moment, "last_changed_by": call.identity.user, "metadata": {}, "last_iteration": 0, "last_metrics": {},
-    }  # fmt: skip
+    name = checked_name(call.data["name"])
+    model: Document = {"id": new_id(), "company": COMPANY, "user": call.identity.user, "name": name}
+    model |= {"uri": "", "tags": [], "system_tags": [], "design": {}, "labels": {}, "metadata": {}, "ready": False}
+    model |= change_stamp(call) | {"created": now(), "last_iteration": 0, "last_metrics": {}}
     model |= _checked_fields(call)
     call.transaction.put("models", model)
     touch(call, model.get("project"))
@@ -66,8 +65,6 @@ def edit(call: Call) -> Document:
 @endpoint("models.set_ready", writes=True)
 def set_ready(call: Call) -> Document:
     """Publishes a model, and its task when that is asked for."""
-    from clearml_lite.services.tasks import publish_task  # tasks publish their models, models their task
-
     model = require(call, "models", call.data["model"])
     if model["ready"]:
         raise ApiError(400, 203, "Model is ready and cannot be published again", id=model["id"], company=COMPANY)

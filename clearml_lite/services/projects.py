@@ -67,10 +67,9 @@ def _make(call: Call, name: str, fields: Document) -> Document:
         parent = call.transaction.first("projects", name=parent_name) or _make(call, parent_name, {})
         fields |= {"parent": parent["id"]}
     moment = now()
-    project = {
-        "id": new_id(), "company": COMPANY, "user": call.identity.user, "name": name, "basename": basename, "description": "",
-        "created": moment, "tags": [], "system_tags": [], "last_update": moment, "featured": 9999,
-    } | fields  # fmt: skip
+    project: Document = {"id": new_id(), "company": COMPANY, "user": call.identity.user}
+    project |= {"name": name, "basename": basename, "description": "", "tags": [], "system_tags": [], "featured": 9999}
+    project |= {"created": moment, "last_update": moment} | fields
     call.transaction.put("projects", project)
     touch(call, project.get("parent"))
     return project

@@ -4,7 +4,7 @@ from clearml_lite.auth import COMPANY
 from clearml_lite.dispatch import Call, endpoint
 from clearml_lite.errors import ApiError
 from clearml_lite.query import now
-from clearml_lite.services.entities import checked_name, filters, given, new_id, require
+from clearml_lite.services.entities import checked_name, given, new_id, require
 from clearml_lite.services.entities import get_all as get_all_entities
 from clearml_lite.storage import Document, Transaction
 
@@ -31,14 +31,13 @@ def create(call: Call) -> Document:
 @endpoint("queues.get_by_id")
 def get_by_id(call: Call) -> Document:
     """A queue with its entries."""
-    return {"queue": _shown(call, require(call, "queues", call.data["queue"]))}
+    return {"queue": _complete(call, require(call, "queues", call.data["queue"]))}
 
 
 @endpoint("queues.get_all")
 def get_all(call: Call) -> Document:
     """Queues by name, ID and tags."""
-    answer = get_all_entities(call, "queues", filters(call))
-    return answer | {"queues": [_shown(call, queue) for queue in answer["queues"]]}
+    return get_all_entities(call, "queues", complete=lambda queue: _complete(call, queue))
 
 
 @endpoint("queues.get_default")
@@ -51,7 +50,7 @@ def get_default(call: Call) -> Document:
 @endpoint("queues.get_num_entries")
 def get_num_entries(call: Call) -> Document:
     """How many tasks wait."""
-    return {"num": len(require(call, "queues", call.data["queue"])["entries"])}
+    return {"num": count_entries(call, require(call, "queues", call.data["queue"]))}
 
 
 @endpoint("queues.update", writes=True)
@@ -61,7 +60,7 @@ def update(call: Call) -> Document:
     fields = given(call.data, ("tags", "system_tags"))
     if (name := call.data.get("name")) and name != queue["name"]:
         _refuse_taken(call, fields.setdefault("name", checked_name(name)))
-    _save(call.transaction, queue | fields)
+    _save(call, queue | fields)
     return {"updated": 1, "fields": fields}
 
 
@@ -69,13 +68,13 @@ def update(call: Call) -> Document:
 def delete(call: Call) -> Document:
     """Removes a queue; one with tasks only by force, which gives them back their status from before."""
     queue = require(call, "queues", call.data["queue"])
-    if queue["entries"] and not call.data.get("force"):
+    entries = _entries(call, queue)
+    if entries and not call.data.get("force"):
         raise ApiError(400, 704, "Queue is not empty, use force=true to delete", id=queue["id"])
-    for entry in queue["entries"]:
+    for entry in entries:
         if task := call.transaction.get("tasks", entry["task"]):
-            call.transaction.put(
-                "tasks", task | {"status": task.get("enqueue_status") or "created", "enqueue_status": None}
-            )
+            call.transaction.put("tasks", task | {"status": task.pop("enqueue_status", "created")})
+    call.transaction.execute("DELETE FROM queue_entries WHERE queue = ?", (queue["id"],))
     call.transaction.delete("queues", [queue["id"]])
     return {"deleted": 1}
 
@@ -84,11 +83,19 @@ def delete(call: Call) -> Document:
 def get_next_task(call: Call) -> Document:
     """Takes the first task out of the queue: each task is handed out once."""
     queue = require(call, "queues", call.data["queue"])
-    if not queue["entries"]:
+    row = call.transaction.execute(
+        """DELETE FROM queue_entries WHERE position = (SELECT min(position) FROM queue_entries WHERE queue = ?)
+           RETURNING task, added""",
+        (queue["id"],),
+    ).fetchone()
+    if row is None:
         return {}
-    entry, *rest = queue["entries"]
-    _save(call.transaction, queue | {"entries": rest})
-    return {"entry": entry}
+    _save(call, queue)
+    entry = {"task": row[0], "added": row[1]}
+    if not call.data.get("get_task_info"):
+        return {"entry": entry}
+    task = call.transaction.get("tasks", row[0]) or {}
+    return {"entry": entry, "task_info": {name: task[name] for name in ("company", "user", "project") if name in task}}
 
 
 def default_queue(call: Call) -> Document:
@@ -103,23 +110,32 @@ def default_queue(call: Call) -> Document:
     raise ApiError(400, 703, "No default queue is there", company=COMPANY)
 
 
-def put_in(transaction: Transaction, queue: Document, task: str) -> None:
+def count_entries(call: Call, queue: Document) -> int:
+    """How many tasks wait in a queue."""
+    (count,) = call.transaction.execute("SELECT count(*) FROM queue_entries WHERE queue = ?", (queue["id"],)).fetchone()
+    return int(count)
+
+
+def put_in(call: Call, queue: Document, task: str) -> None:
     """Appends a task."""
-    _save(transaction, queue | {"entries": [*queue["entries"], {"task": task, "added": now()}]})
+    call.transaction.execute(
+        "INSERT INTO queue_entries (queue, task, added) VALUES (?, ?, ?)", (queue["id"], task, now())
+    )
+    _save(call, queue)
 
 
-def take_out(transaction: Transaction, task: str) -> int:
+def take_out(call: Call, task: str) -> int:
     """Takes a task out of the queues it is in, and tells of how many."""
-    holding = [queue for queue in transaction.all("queues") if any(entry["task"] == task for entry in queue["entries"])]
-    for queue in holding:
-        _save(transaction, queue | {"entries": [entry for entry in queue["entries"] if entry["task"] != task]})
-    return len(holding)
+    rows = call.transaction.execute("DELETE FROM queue_entries WHERE task = ? RETURNING queue", (task,)).fetchall()
+    for (queue,) in rows:
+        _save(call, require(call, "queues", queue))
+    return len(rows)
 
 
 def _new(name: str, **fields: object) -> Document:
     moment = now()
     return {
-        "id": new_id(), "name": name, "company": COMPANY, "created": moment, "tags": [], "system_tags": [], "entries": [],
+        "id": new_id(), "name": name, "company": COMPANY, "created": moment, "tags": [], "system_tags": [],
         "last_update": moment, "metadata": {},
     } | fields  # fmt: skip
 
@@ -129,11 +145,18 @@ def _refuse_taken(call: Call, name: str) -> None:
         raise ApiError(400, 801, "Value combination is already in use", name=name, company=COMPANY)
 
 
-def _shown(call: Call, queue: Document) -> Document:
-    if "metadata" in queue and call.version < _METADATA_AS_MAPPING:
-        return queue | {"metadata": list(queue["metadata"].values())}
-    return queue
+def _complete(call: Call, queue: Document) -> Document:
+    """The queue as clients see it: with entries, and metadata in the form of their API level."""
+    metadata = queue["metadata"] if call.version >= _METADATA_AS_MAPPING else list(queue["metadata"].values())
+    return queue | {"entries": _entries(call, queue), "metadata": metadata}
 
 
-def _save(transaction: Transaction, queue: Document) -> None:
-    transaction.put("queues", queue | {"last_update": now()})
+def _entries(call: Call, queue: Document) -> list[Document]:
+    rows = call.transaction.execute(
+        "SELECT task, added FROM queue_entries WHERE queue = ? ORDER BY position", (queue["id"],)
+    )
+    return [{"task": task, "added": added} for task, added in rows]
+
+
+def _save(call: Call, queue: Document) -> None:
+    call.transaction.put("queues", queue | {"last_update": now()})

@@ -17,10 +17,8 @@ from clearml_lite.storage import Document
 _EXECUTION: Document = {"test_split": 0, "parameters": {}, "model_desc": {}, "model_labels": {}, "artifacts": []}
 _SCRIPT: Document = {"binary": "python", "repository": "", "entry_point": "", "requirements": {}}
 _MODELS: Document = {"input": [], "output": []}
-_EDITABLE = (
-    "name", "tags", "system_tags", "type", "comment", "parent", "project", "models", "container", "execution", "hyperparams",
-    "configuration", "script", "runtime",
-)  # fmt: skip
+_RUNS_WITH = ("script", "execution", "container", "hyperparams", "configuration")
+_EDITABLE = ("name", "tags", "system_tags", "type", "comment", "parent", "project", "models", "runtime", *_RUNS_WITH)
 # Changes of these are no progress of the task: `last_update` stays.
 _DESCRIPTIVE = {"name", "tags", "system_tags", "comment", "project"}
 _ENDED = ("stopped", "failed", "completed", "closed", "published")
@@ -96,7 +94,7 @@ def get_hyper_params(call: Call) -> Document:
 
 @endpoint("tasks.edit_hyper_params", writes=True)
 def edit_hyper_params(call: Call) -> Document:
-    """Adds hyper-parameters; `replace_hyperparams` says whether those of the section, all, or none are removed before."""
+    """Adds hyper-parameters; `replace_hyperparams`: those of the `section`, `all` or `none` are removed before."""
     task = require(call, "tasks", call.data["task"])
     items = call.data["hyperparams"]
     # What users call properties of a task may change at any time.
@@ -156,21 +154,14 @@ def clone(call: Call) -> Document:
     source = require(call, "tasks", call.data["task"])
     data = call.data
     task = _new(call, data.get("new_task_name") or f"Clone of {source['name']}", source["type"])
-    copied = ("comment", "project", "script", "container", "hyperparams", "configuration", "tags")
+    copied = ("comment", "project", "tags", *_RUNS_WITH)
     task |= {name: source[name] for name in copied if name in source}
     task["parent"] = data.get("new_task_parent") or source.get("parent") or source["id"]
-    task["models"] = _MODELS | {"input": source["models"]["input"]}
-    task["execution"] = {
-        name: value for name, value in source["execution"].items() if name != "queue"
-    } | {"artifacts": [artifact for artifact in source["execution"]["artifacts"] if artifact.get("mode") == "input"]}  # fmt: skip
-    overrides = {
-        "comment": data.get("new_task_comment"), "tags": data.get("new_task_tags"), "system_tags": data.get("new_task_system_tags"),
-        "project": data.get("new_task_project"), "hyperparams": data.get("new_task_hyperparams"),
-        "configuration": data.get("new_task_configuration"), "container": data.get("new_task_container"),
-    }  # fmt: skip
-    task |= given(overrides, overrides)
+    task |= _without_results(source)
+    overridable = ("comment", "tags", "system_tags", "project", "hyperparams", "configuration", "container")
+    task |= given({name: data.get(f"new_task_{name}") for name in overridable}, overridable)
     if isinstance(data.get("execution_overrides"), dict):
-        task["execution"] |= data["execution_overrides"]
+        task["execution"] = task["execution"] | data["execution_overrides"]
     if task.get("project"):
         require(call, "projects", task["project"])
     call.transaction.put("tasks", task)
@@ -185,7 +176,6 @@ def reset(call: Call) -> Document:
     dequeued = _dequeued(call, task)
     deleted_models = _delete_output_models(call, task) if call.data.get("delete_output_models", True) else 0
     delete_events(call.transaction, task["id"])
-    fresh = _results(task)
     for name in (
         "started",
         "completed",
@@ -196,7 +186,7 @@ def reset(call: Call) -> Document:
         "enqueue_status",
     ):
         task.pop(name, None)
-    task |= fresh
+    task |= _without_results(task)
     if call.data.get("clear_all"):
         task |= {
             "hyperparams": {},
@@ -243,10 +233,8 @@ def delete(call: Call) -> Document:
     delete_events(call.transaction, task["id"])
     call.transaction.delete("tasks", [task["id"]])
     touch(call, task.get("project"))
-    return {
-        "deleted": True, "updated_children": len(children), "updated_models": len(kept_models), "deleted_models": deleted_models,
-        "urls": None,
-    }  # fmt: skip
+    counts = {"updated_children": len(children), "updated_models": len(kept_models), "deleted_models": deleted_models}
+    return {"deleted": True, "urls": None} | counts
 
 
 @endpoint("tasks.enqueue", writes=True)
@@ -260,7 +248,7 @@ def enqueue(call: Call) -> Document:
     task["execution"] = task["execution"] | {"queue": queue["id"]}
     task["system_tags"] = [tag for tag in task["system_tags"] if tag != "development"]
     fields = _change_status(call, task, "queued", also={"enqueue_status": previous})
-    queues.put_in(call.transaction, queue, task["id"])
+    queues.put_in(call, queue, task["id"])
     answer = {"queued": 1, "updated": 1, "fields": fields | {"execution.queue": queue["id"]}}
     if call.data.get("verify_watched_queue"):
         answer["queue_watched"] = any(queue["id"] in worker["queues"] for worker in call.transaction.all("workers"))
@@ -271,7 +259,7 @@ def enqueue(call: Call) -> Document:
 def dequeue(call: Call) -> Document:
     """Takes a task out of its queue; it gets its status from before, or the one that is asked for."""
     task = require(call, "tasks", call.data["task"])
-    queues.take_out(call.transaction, task["id"])
+    queues.take_out(call, task["id"])
     status = (
         call.data.get("new_status")
         or task.get("enqueue_status")
@@ -352,25 +340,27 @@ def publish_task(call: Call, task: Document, force: bool = False) -> Document:
 
 
 def _new(call: Call, name: str, kind: str) -> Document:
-    moment = now()
-    return {
-        "id": new_id(), "company": COMPANY, "user": call.identity.user, "name": checked_name(name), "type": kind, "status": "created",
-        "comment": "", "report_assets": [], "created": moment, "execution": dict(_EXECUTION), "tags": [], "system_tags": [],
-        "script": dict(_SCRIPT), "last_update": moment, "last_change": moment, "last_changed_by": call.identity.user,
-        "hyperparams": {}, "configuration": {}, "runtime": {}, "models": dict(_MODELS), "container": {}, "output": {},
-        "last_iteration": 0, "last_metrics": {}, "unique_metrics": [], "metric_stats": {},
-    }  # fmt: skip
+    task: Document = {"id": new_id(), "company": COMPANY, "user": call.identity.user, "name": checked_name(name)}
+    task |= {"type": kind, "status": "created", "comment": "", "report_assets": [], "tags": [], "system_tags": []}
+    task |= {"script": dict(_SCRIPT), "execution": dict(_EXECUTION), "models": dict(_MODELS), "output": {}}
+    task |= {"hyperparams": {}, "configuration": {}, "container": {}} | change_stamp(call) | {"created": now()}
+    return task | _without_results(task)
 
 
-def _results(task: Document) -> Document:
-    """What a task without results has, keeping what it runs with."""
-    inputs = [artifact for artifact in task["execution"]["artifacts"] if artifact.get("mode") == "input"]
+def _without_results(task: Document) -> Document:
+    """The fields that hold a task's results, without them."""
     execution = {name: value for name, value in task["execution"].items() if name != "queue"}
+    execution["artifacts"] = [artifact for artifact in execution["artifacts"] if artifact.get("mode") == "input"]
     return {
-        "last_iteration": 0, "last_metrics": {}, "unique_metrics": [], "metric_stats": {}, "runtime": {},
+        "execution": execution,
+        "models": task["models"] | {"output": []},
         "output": {name: value for name, value in task["output"].items() if name == "destination"},
-        "models": task["models"] | {"output": []}, "execution": execution | {"artifacts": inputs},
-    }  # fmt: skip
+        "last_iteration": 0,
+        "last_metrics": {},
+        "unique_metrics": [],
+        "metric_stats": {},
+        "runtime": {},
+    }
 
 
 def _contents(call: Call, task: Document) -> Document:
@@ -439,7 +429,7 @@ def _queue(call: Call) -> Document:
 
 
 def _dequeued(call: Call, task: Document) -> Document:
-    removed = queues.take_out(call.transaction, task["id"])
+    removed = queues.take_out(call, task["id"])
     return {"removed": removed} if removed else {}
 
 

@@ -45,7 +45,7 @@ def get_all_ex(call: Call) -> Document:
     return {"users": [_shown(user) for user in users]}
 
 
-@endpoint("users.delete", writes=True, roles=(*ADMINISTRATION, "admin"), schema=object_schema("user", user="string"))
+@endpoint("users.delete", writes=True, roles=(*ADMINISTRATION, "admin"), schema=object_schema({"user": "string"}))
 def delete(call: Call) -> Document:
     """Removes a user; keys and tokens end at once. One of the configuration file is back after the next start."""
     if call.transaction.get("users", call.data["user"]) is None:

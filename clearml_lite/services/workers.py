@@ -6,6 +6,7 @@ from typing import Any
 from clearml_lite.auth import COMPANY, COMPANY_NAME
 from clearml_lite.dispatch import Call, endpoint
 from clearml_lite.query import now
+from clearml_lite.services.queues import count_entries
 from clearml_lite.storage import Document
 
 TIMEOUT_SECONDS = 600
@@ -89,8 +90,9 @@ def _metric_stats(call: Call, worker: str, item: Document, start: int, end: int,
     variant = "variant" if call.data.get("split_by_variant") else "NULL"
     rows = call.transaction.execute(
         f"""SELECT {variant} AS name, (timestamp - ?) / ? AS bucket, {aggregation}(value) FROM worker_stats
-            WHERE worker = ? AND metric = ? AND timestamp BETWEEN ? AND ? GROUP BY name, bucket ORDER BY name, bucket""",  # noqa: S608
-        (start, interval, worker, item["key"], start, end),
+            WHERE worker = ? AND metric = ? AND timestamp BETWEEN ? AND ?
+            GROUP BY name, bucket ORDER BY name, bucket""",  # noqa: S608
+        (start, interval, worker, item.get("key"), start, end),
     )
     metrics: dict[str | None, Document] = {}
     for name, bucket, value in rows:
@@ -166,9 +168,9 @@ def _shown(call: Call, worker: Document) -> Document:
 
 def _queue(call: Call, identifier: str) -> Document:
     queue = call.transaction.get("queues", identifier)
-    return (
-        {"id": identifier, "name": queue["name"], "num_tasks": len(queue["entries"])} if queue else {"id": identifier}
-    )
+    if queue is None:
+        return {"id": identifier}
+    return {"id": identifier, "name": queue["name"], "num_tasks": count_entries(call, queue)}
 
 
 def _save_stats(call: Call, worker: str, stats: dict[str, Any]) -> None:

@@ -109,7 +109,7 @@ class LiteServer:
         path.write_text(
             f"""api {{ api_server: "{self.urls["api"]}", web_server: "{self.urls["web"]}", files_server: "{self.urls["files"]}"
                 credentials {{ access_key: "{keys["access_key"]}", secret_key: "{keys["secret_key"]}" }} }}
-            sdk {{ storage.cache.default_base_dir: "{self.folder}/cache" }}
+            sdk {{ storage.cache.default_base_dir: "{self.folder}/cache", development.report_use_subprocess: false }}
             {extra}"""
         )
         return path
