@@ -31,37 +31,37 @@ def _column(name: str, decimals: int, values: np.ndarray) -> list[str]:
     ]
 
 
-def fill(database: InfluxDB, points: int, days: int, seed: int, period: int, now: int, only_missing: bool) -> dict[str, int]:
+def fill(
+    database: InfluxDB, points: int, days: int, seed: int, period: int, now: int, only_missing: bool
+) -> dict[str, int]:
     """Write `points` reports over the `days` before `now` (s since the epoch), or only what of them is missing.
 
-    Enough is: that many points in those days, the newest less than a day old. A source of somebody else's is refused.
-    Returns written, points (in those days) and newest (s since the epoch).
+    Enough is: a newest point that is less than a day old, and that many points in the `days` before it. A source of
+    somebody else's is refused. Returns written, points (in those days) and newest (s since the epoch).
     """
     if database.source.external:
         raise SourceError(f"InfluxDB at {database.source.url} is an external source: it is only ever read")
-    start = now - days * DAY
-    todo = (start, points, 0)
-    if only_missing:
-        newest = database.newest() // NS
-        missing = points - database.count(LABEL, start * NS, now * NS)
-        if newest > now - DAY:
-            # Recent but too few: more UEs beside those that are there, as a point of the same UE and time would replace one
-            todo = (start, max(missing, 0), _next_ue(database))
-        elif newest > start:
-            due = math.ceil(points * (now - newest) / (days * DAY))
-            todo = (newest, max(missing, due), 0)
-    begin, due, first_ue = todo
+    begin, due, first_ue = now - days * DAY, points, 0
+    newest = database.newest() // NS if only_missing else 0
+    if newest > now - DAY:
+        due = max(points - _count(database, newest, days), 0)
+        # More UEs beside those that are there: a point of the same UE and time would take the place of one
+        begin, first_ue = newest - days * DAY, _next_ue(database)
+    elif newest > begin:
+        due = max(points - _count(database, now, days), math.ceil(points * (now - newest) / (days * DAY)))
+        begin = newest
     written = 0
     if due:
         chunks = generate(begin, now, due, seed, period, first_ue)
         written = database.write(
             line for reports in chunks for line in line_protocol(reports, database.source.measurement)
         )
-    return {
-        "written": written,
-        "points": database.count(LABEL, start * NS, now * NS),
-        "newest": database.newest() // NS,
-    }
+        newest = database.newest() // NS
+    return {"written": written, "points": _count(database, newest, days), "newest": newest}
+
+
+def _count(database: InfluxDB, end: int, days: int) -> int:
+    return database.count(LABEL, (end - days * DAY) * NS, end * NS)
 
 
 def _next_ue(database: InfluxDB) -> int:

@@ -64,7 +64,7 @@ class Reports:
 
 
 def generate(start: int, end: int, points: int, seed: int, period: int = 60, first_ue: int = 0) -> Iterator[Reports]:
-    """Yield exactly `points` reports of times in (start, end], in order of time; the same arguments give the same reports.
+    """Yield exactly `points` reports of times in (start, end], in order of time; the same arguments give the same ones.
 
     start, end: s since the epoch; period: reporting period, 1 to 60 s; first_ue: number of the first UE.
     Raises ValueError when the period or the range cannot be.

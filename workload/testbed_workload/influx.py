@@ -1,4 +1,4 @@
-"""InfluxDB over HTTP: 1.x, and 2.x through its 1.x-compatible `/query`. Both answer the same InfluxQL with the same CSV."""
+"""InfluxDB over HTTP: 1.x, and 2.x through its 1.x-compatible `/query`: the same InfluxQL, the same CSV."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Callable, Iterable
+from typing import Any, BinaryIO, Iterable
 
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
@@ -24,7 +24,7 @@ BATCH_LINES = 10_000
 
 @dataclass(frozen=True)
 class Export:
-    """What was read: number of rows, times of the first and the newest one in ns since the epoch (0 when there is none)."""
+    """What was read: number of rows, times of the first and the newest in ns since the epoch (0: none)."""
 
     rows: int = 0
     first: int = 0
@@ -41,7 +41,7 @@ class _TokenAuth(AuthBase):
 
 
 class InfluxDB:
-    """One measurement of an InfluxDB. Every method raises SourceError with one line that says what, where and what to do."""
+    """One measurement of an InfluxDB. Every method raises SourceError: one line that says what, where, what to do."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -77,23 +77,28 @@ class InfluxDB:
 
     def count(self, field: str, start: int, end: int) -> int:
         """The number of points from start to end (ns since the epoch) that have this field."""
-        rows = self._rows(f'SELECT count("{field}") FROM {self._measurement} WHERE {_window(start, end)}')
+        rows = self._rows(self._select(f'count("{field}")', _window(start, end)))
         return int(rows[0]["count"]) if rows else 0
+
+    def count_all(self) -> int:
+        """The number of points: that of the field which most of them have."""
+        rows = self._rows(self._select("count(*)"))
+        return max((value for row in rows for name, value in row.items() if name != "time"), default=0)
 
     def newest(self) -> int:
         """The time of the newest point, in ns since the epoch; 0 when there is none."""
-        rows = self._rows(f"SELECT * FROM {self._measurement} ORDER BY time DESC LIMIT 1")
+        rows = self._rows(self._select("*", "ORDER BY time DESC LIMIT 1"))
         return int(rows[0]["time"]) if rows else 0
 
     def tag_values(self, tag: str) -> list[str]:
         return [row["value"] for row in self._rows(f'SHOW TAG VALUES FROM {self._measurement} WITH KEY = "{tag}"')]
 
-    def export(self, start: int, end: int, out: BinaryIO, progress: Callable[[int], None] | None = None) -> Export:
-        """Stream every point from start to end (ns since the epoch) into `out` as CSV in order of time, with constant memory.
+    def export(self, start: int, end: int, out: BinaryIO) -> Export:
+        """Stream every point from start to end (ns since the epoch) into `out` as CSV, with constant memory.
 
-        The first column is `time`, in ns since the epoch; the others are fields and tags by name.
+        In order of time. The first column is `time`, in ns since the epoch; the others are fields and tags by name.
         """
-        query = f"SELECT * FROM {self._measurement} WHERE {_window(start, end)}"
+        query = self._select("*", _window(start, end))
         response = self._query(query, chunked="true", chunk_size=str(CHUNK_ROWS), stream=True, csv=True)
         # InfluxDB puts the measurement and an empty `tags` before every row
         buffer = io.StringIO()
@@ -117,8 +122,6 @@ class InfluxDB:
                         first = first or _time(lines, lines.find(row_start) + len(row_start))
                     rows += lines.count(row_start)
                     out.write(lines.replace(row_start, b"\n").replace(b"\nname,tags,", b"\n", 1)[1:] + b"\n")
-                    if progress:
-                        progress(rows)
             except requests.RequestException as error:
                 raise self._broke_off(rows) from error
         if rest != b"\n":
@@ -143,6 +146,9 @@ class InfluxDB:
             params = {"org": self.source.org, "bucket": self.source.database, "precision": "s"}
         self._request("POST", path, params, data="\n".join(batch).encode()).close()
         return len(batch)
+
+    def _select(self, what: str, which: str = "") -> str:
+        return f"SELECT {what} FROM {self._measurement} {which}"  # noqa: S608 - quoted in __init__
 
     def _rows(self, query: str, database: bool = True) -> list[dict[str, Any]]:
         with self._query(query, database=database) as response:
@@ -191,14 +197,16 @@ class InfluxDB:
         raise SourceError(f"InfluxDB at {url} answers HTTP {response.status_code} on {path}: {said}")
 
     def _broke_off(self, rows: int) -> SourceError:
-        return SourceError(f"InfluxDB at {self.source.url} broke off after {rows} rows: see its log, then run this again")
+        return SourceError(
+            f"InfluxDB at {self.source.url} broke off after {rows} rows: see its log, then run this again"
+        )
 
     def _not_influxdb(self, why: str) -> SourceError:
         return SourceError(f"{self.source.url} does not answer as InfluxDB does ({why}): check INFLUXDB_URL")
 
 
 def _window(start: int, end: int) -> str:
-    return f"time >= {start} AND time <= {end}"
+    return f"WHERE time >= {start} AND time <= {end}"
 
 
 def _reason(error: requests.RequestException) -> str:

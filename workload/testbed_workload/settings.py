@@ -73,7 +73,9 @@ def source(values: Mapping[str, str]) -> Source:
     url = need("INFLUXDB_URL").rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise SettingsError(f"INFLUXDB_URL is no URL of a server: {parts.scheme}://{parts.hostname}, e.g. http://host:8086")
+        raise SettingsError(
+            f"INFLUXDB_URL is no URL of a server: {parts.scheme}://{parts.hostname}, e.g. http://host:8086"
+        )
     if parts.username or parts.password:
         raise SettingsError("INFLUXDB_URL carries credentials: give them as INFLUXDB_USER and INFLUXDB_PASSWORD")
     has_token = values.get("INFLUXDB_TOKEN") or values.get("TOKEN")

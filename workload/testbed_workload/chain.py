@@ -1,0 +1,122 @@
+"""The reference workload as ClearML tasks: ingest here, then prepare, train, evaluate and consume on an agent."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any, Iterator
+
+from testbed_workload.errors import ServerError
+from testbed_workload.influx import InfluxDB
+from testbed_workload.ingest import ingest
+
+LOG = logging.getLogger(__name__)
+
+POLL = 1.0  # s between two looks at a task
+LOG_LINES = 30  # of a failed task, shown to the user
+# step -> task type, and the hyper-parameters that say whose results it takes
+STEPS = {
+    "prepare": ("data_processing", {"dataset_id": "ingest"}),
+    "train": ("training", {"prepare_task_id": "prepare"}),
+    "evaluate": ("testing", {"prepare_task_id": "prepare", "train_task_id": "train"}),
+    "consume": ("inference", {"prepare_task_id": "prepare", "evaluate_task_id": "evaluate"}),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished step. `details` are its single values; of a failed one, `log` holds the end of its console."""
+
+    step: str
+    status: str
+    seconds: float
+    id: str
+    url: str
+    details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "completed"
+
+
+def run_chain(
+    database: InfluxDB, days: int, project: str, dataset: str, queue: str, timeout: float, now: int
+) -> Iterator[Result]:
+    """Yield the result of each step; the first that is not completed is the last. `timeout` in s is for all of them."""
+    _need_queue(queue)
+    began = time.monotonic()
+    version = ingest(database, days, project, dataset, now)
+    ids = {"ingest": version.id}
+    details = {"rows": version.rows, "version": version.version, "newest": version.newest}
+    yield Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
+    parent = version.id
+    for step, (kind, inputs) in STEPS.items():
+        script = f"from testbed_workload.tasks import {step}\n\n{step}.main()\n"
+        task = _create(project, step, kind, script, ["testbed-workload[train]"])
+        task.set_parameters({f"General/{name}": ids[source] for name, source in inputs.items()})
+        task.set_parent(parent)
+        ids[step] = parent = task.id
+        result = _run(task, step, queue, timeout - (time.monotonic() - began))
+        yield result
+        if not result.ok:
+            return
+
+
+def run_probe(project: str, queue: str, package: str, timeout: float) -> Result:
+    """Run a task that needs `package` (NAME==VERSION) on a queue whose agents honour a task's own requirements."""
+    name, equals, version = package.partition("==")
+    if not (name and equals and version):
+        raise ServerError(f"--package {package}: expected NAME==VERSION")
+    _need_queue(queue)
+    script = (
+        "from importlib.metadata import version\n\n"
+        f"found = version({name!r})\n"
+        f"print({name!r}, found)\n"
+        f"raise SystemExit(found != {version!r})\n"
+    )
+    task = _create(project, "probe", "custom", script, [package])
+    return _run(task, "probe", queue, timeout)
+
+
+def _need_queue(queue: str) -> None:
+    from clearml.backend_api.session.client import APIClient
+
+    if not APIClient().queues.get_all(name=f"^{queue}$"):
+        raise ServerError(f"the ClearML server has no queue {queue!r}: check --queue, and that an agent serves it")
+
+
+def _create(project: str, name: str, kind: str, script: str, packages: list[str]) -> Any:
+    from clearml import Task
+
+    task = Task.create(project_name=project, task_name=name, task_type=kind)
+    task.set_script(working_dir=".", entry_point=f"{name}.py", diff=script)
+    task.set_packages(packages)
+    return task
+
+
+def _run(task: Any, step: str, queue: str, timeout: float) -> Result:
+    """Enqueue the task and wait for its end. One that nobody takes within the time is taken out of the queue again."""
+    from clearml import Task
+
+    began = time.monotonic()
+    Task.enqueue(task, queue_name=queue)
+    LOG.info("%s: task %s in queue %s", step, task.id, queue)
+    url = str(task.get_output_log_web_page())
+    status = "queued"
+    while status in ("queued", "in_progress"):
+        if time.monotonic() - began > timeout:
+            if status == "queued":
+                Task.dequeue(task)
+                reason = f"no agent took it from queue {queue} in {timeout:.0f} s: check that one serves the queue"
+            else:
+                reason = f"still running after {timeout:.0f} s: see {url}"
+            return Result(step, "timeout", time.monotonic() - began, task.id, url, {"reason": reason})
+        time.sleep(POLL)
+        status = str(task.get_status())
+    seconds = time.monotonic() - began
+    if status == "completed":
+        return Result(step, status, seconds, task.id, url, task.get_reported_single_values())
+    task.reload()
+    lines = "".join(task.get_reported_console_output(number_of_reports=10)).splitlines()[-LOG_LINES:]
+    return Result(step, status, seconds, task.id, url, {"reason": task.data.status_reason or "", "log": lines})

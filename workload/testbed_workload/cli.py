@@ -1,0 +1,184 @@
+"""The command `testbed-workload`. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import sys
+import time
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+from testbed_workload.errors import WorkloadError
+from testbed_workload.settings import DEFAULT_ENV_FILE, load_settings, source
+
+NS = 1_000_000_000
+Print = Callable[..., None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    stdout = sys.stdout
+
+    def say(text: str) -> None:
+        print(text, file=stdout, flush=True)
+
+    try:
+        # The SDK prints its progress
+        with contextlib.redirect_stdout(sys.stderr):
+            return int(options.run(options, say))
+    except WorkloadError as error:
+        print(f"testbed-workload: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="testbed-workload", description="The reference workload of a ClearML testbed."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    reads = argparse.ArgumentParser(add_help=False)
+    reads.add_argument(
+        "--env-file", type=Path, help=f"settings of the source (default: the environment, {DEFAULT_ENV_FILE})"
+    )
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print one JSON object")
+    names = argparse.ArgumentParser(add_help=False)
+    names.add_argument("--project", default="rapp_examples", help="ClearML project (default: %(default)s)")
+    window = argparse.ArgumentParser(add_help=False)
+    window.add_argument("--days", type=_positive, default=30, help="how far back (default: %(default)s)")
+    dataset = argparse.ArgumentParser(add_help=False)
+    dataset.add_argument("--dataset", default="rapp_data", help="name of the Dataset (default: %(default)s)")
+    runs = argparse.ArgumentParser(add_help=False)
+    runs.add_argument("--timeout", type=_positive, default=900, help="s until it is given up (default: %(default)s)")
+
+    telemetry = verbs.add_parser("telemetry", help="the source in InfluxDB").add_subparsers(
+        required=True, metavar="VERB"
+    )
+    verb = telemetry.add_parser("generate", parents=[reads, window, as_json], help="write synthetic telemetry")
+    verb.add_argument("--points", type=_positive, default=200_000, help="how many (default: %(default)s)")
+    verb.add_argument("--seed", type=int, default=1, help="the same seed and times give the same points")
+    verb.add_argument("--period", type=_positive, default=60, help="reporting period, 1 to 60 s (default: %(default)s)")
+    verb.add_argument("--ensure", action="store_true", help="write only what is missing up to now")
+    verb.set_defaults(run=_generate)
+    verb = telemetry.add_parser("check", parents=[reads, as_json], help="is it there, and how old is its newest point")
+    verb.set_defaults(run=_check)
+
+    verb = verbs.add_parser(
+        "ingest", parents=[reads, window, names, dataset, as_json], help="telemetry -> ClearML Dataset"
+    )
+    verb.set_defaults(run=_ingest)
+
+    verb = verbs.add_parser(
+        "chain", parents=[reads, window, names, dataset, runs], help="ingest, prepare, train, evaluate, consume"
+    )
+    verb.add_argument("--queue", default="prepared", help="queue of the tasks (default: %(default)s)")
+    verb.add_argument("--json-lines", dest="json", action="store_true", help="print one JSON object a step")
+    verb.set_defaults(run=_chain)
+
+    verb = verbs.add_parser("probe", parents=[names, runs, as_json], help="run a task that needs a package of its own")
+    verb.add_argument("--queue", default="default", help="queue of the task (default: %(default)s)")
+    verb.add_argument("--package", required=True, help="NAME==VERSION")
+    verb.set_defaults(run=_probe)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return number
+
+
+def _database(options: argparse.Namespace) -> Any:
+    from testbed_workload.influx import InfluxDB
+
+    return InfluxDB(source(load_settings(options.env_file)))
+
+
+def _generate(options: argparse.Namespace, say: Print) -> int:
+    from testbed_workload.fill import fill
+
+    if options.period > 60:
+        raise WorkloadError(f"--period {options.period}: must be 1 to 60 s")
+    database = _database(options)
+    done = fill(database, options.points, options.days, options.seed, options.period, int(time.time()), options.ensure)
+    done["newest"] = _iso(done["newest"])
+    say(
+        json.dumps(done) if options.json else "{written} points written; {points} there, newest {newest}".format(**done)
+    )
+    return 0
+
+
+def _check(options: argparse.Namespace, say: Print) -> int:
+    database = _database(options)
+    database.check()
+    newest = database.newest() // NS
+    found = {
+        "url": database.source.url,
+        "dialect": database.source.dialect,
+        "measurement": database.source.measurement,
+        "points": database.count_all(),
+        "newest": _iso(newest),
+        "age_seconds": int(time.time()) - newest,
+    }
+    say(
+        json.dumps(found)
+        if options.json
+        else "{measurement} at {url}: {points} points, newest {newest}".format(**found)
+    )
+    return 0
+
+
+def _ingest(options: argparse.Namespace, say: Print) -> int:
+    from testbed_workload.ingest import ingest
+
+    version = ingest(_database(options), options.days, options.project, options.dataset, int(time.time()))
+    say(json.dumps(asdict(version)) if options.json else version.id)
+    return 0
+
+
+def _chain(options: argparse.Namespace, say: Print) -> int:
+    from testbed_workload.chain import run_chain
+
+    ok = False
+    for result in run_chain(
+        _database(options),
+        options.days,
+        options.project,
+        options.dataset,
+        options.queue,
+        options.timeout,
+        int(time.time()),
+    ):
+        ok = _say_result(result, options.json, say)
+    return 0 if ok else 1
+
+
+def _probe(options: argparse.Namespace, say: Print) -> int:
+    from testbed_workload.chain import run_probe
+
+    result = run_probe(options.project, options.queue, options.package, options.timeout)
+    return 0 if _say_result(result, options.json, say) else 1
+
+
+def _say_result(result: Any, as_json: bool, say: Print) -> bool:
+    if as_json:
+        say(json.dumps({**asdict(result), "seconds": round(result.seconds, 1)}))
+    else:
+        say(f"{result.step:10} {result.status:10} {result.seconds:6.1f} s  {result.url}")
+    if not result.ok:
+        print("\n".join([result.details["reason"], *result.details.get("log", [])]), file=sys.stderr)
+    return bool(result.ok)
+
+
+def _iso(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()

@@ -1,0 +1,71 @@
+"""A trained model -> its figures on the test part, and the model in the server."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from testbed_workload.generator import SLICES
+from testbed_workload.tasks.start import artifact, start
+from testbed_workload.tasks.train import CANDIDATE
+
+SAMPLE = "prediction_sample"
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """classes x classes: how many of label (row) were taken for what (column)."""
+    matrix = np.zeros((classes, classes), dtype=int)
+    np.add.at(matrix, (labels, predicted), 1)
+    return matrix
+
+
+def main() -> None:
+    task, parameters = start(
+        "evaluate",
+        "testing",
+        {"prepare_task_id": "", "train_task_id": "", "model_name": "rapp_model", "sample_rows": 256},
+    )
+    from clearml import OutputModel
+    from tensorflow import keras
+
+    with np.load(artifact(parameters["prepare_task_id"], "prepared")) as prepared:
+        inputs, labels = prepared["test_inputs"], prepared["test_labels"]
+    candidate = artifact(parameters["train_task_id"], CANDIDATE)
+    model = keras.models.load_model(candidate)
+    loss, accuracy = model.evaluate(inputs, labels, batch_size=4096, verbose=0)
+    predictions = model.predict(inputs, batch_size=4096, verbose=0)
+    classes = predictions.shape[1]
+    names = list(SLICES) if classes == len(SLICES) else [str(number) for number in range(classes)]
+
+    logger = task.get_logger()
+    logger.report_single_value("Test Loss", float(loss))
+    logger.report_single_value("Test Accuracy", float(accuracy))
+    logger.report_confusion_matrix(
+        "Confusion matrix",
+        "test",
+        confusion(labels, predictions.argmax(axis=1), classes),
+        0,
+        xaxis="predicted",
+        yaxis="label",
+        xlabels=names,
+        ylabels=names,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "trained_model.keras")
+        path.write_bytes(Path(candidate).read_bytes())
+        task.upload_artifact("Trained Model", path, wait_on_upload=True)
+        output = OutputModel(
+            task=task,
+            name=parameters["model_name"],
+            framework="Keras",
+            label_enumeration={name: number for number, name in enumerate(names)},
+            config_dict=json.loads(Path(artifact(parameters["prepare_task_id"], "scaler")).read_text()),
+        )
+        output.update_weights(str(path), auto_delete_file=False, async_enable=False)
+        rows = slice(parameters["sample_rows"])
+        path = Path(folder, "prediction_sample.npz")
+        np.savez(path, inputs=inputs[rows], predictions=predictions[rows])
+        task.upload_artifact(SAMPLE, path, wait_on_upload=True)
