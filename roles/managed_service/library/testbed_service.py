@@ -7,6 +7,7 @@ what is wanted by reading the running process, so a run that was killed between 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -311,6 +312,30 @@ def running_digest(pid: int) -> str | None:
     return next((value.partition("=")[2] for value in variables if value.startswith(f"{DIGEST}=")), None)
 
 
+def processes_of(prefix: str, keep: list[str]) -> list[int]:
+    """Return the processes that services with the prefix left behind: an agent's task may outlive the agent."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
+        except OSError:  # it ended meanwhile, or is the kernel's
+            continue
+        names = {value.partition("=")[2] for value in variables if value.startswith("TESTBED_SERVICE=")}
+        if any(name.startswith(prefix) and name not in keep for name in names):
+            found.append(int(process.name))
+    return found
+
+
+def end_processes(prefix: str, keep: list[str]) -> None:
+    """End what services with the prefix left behind, gently first."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        for pid in processes_of(prefix, keep):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, sign)
+        if wait_until(lambda: not processes_of(prefix, keep), 10):
+            return
+
+
 def write(path: Path, content: str, mode: int) -> None:
     """Replace the file in one step, never readable for more accounts than the mode says."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -389,6 +414,7 @@ def take_down(module: AnsibleModule, manager: Systemd | Supervisord) -> None:
     if not module.check_mode:
         for name in names:
             manager.remove(name)
+        end_processes(module.params["prefix"], module.params["keep"])
     module.exit_json(changed=bool(names), removed=names, diff={"before": "".join(f"{n}\n" for n in names), "after": ""})
 
 

@@ -9,11 +9,14 @@ pip runs as the environment's owner: nothing in it is root's, and root runs no c
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pwd
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -86,7 +89,12 @@ def missing_names(venv: Path, params: dict) -> list[str]:
 def run_as(params: dict, command: list[str]) -> None:
     """Run a command as the environment's owner. Raises VenvError with the end of what it said."""
     home = pwd.getpwnam(params["owner"]).pw_dir
-    settings = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home}
+    settings = {
+        "PATH": PATH,
+        "LANG": "C.UTF-8",
+        "HOME": home,
+        "TESTBED_SERVICE": "testbed-venv",
+    }  # `down` stops it by that
     settings.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"})
     settings.update({"PIP_CACHE_DIR": params["cache"]} if params["cache"] else {"PIP_NO_CACHE_DIR": "1"})
     settings.update({key: str(value) for key, value in params["environment"].items()})
@@ -101,6 +109,15 @@ def run_as(params: dict, command: list[str]) -> None:
         )
 
 
+@contextlib.contextmanager
+def alone(venv: Path) -> Iterator[None]:
+    """Keep out a second run, for a killed one may have left its pip at work."""
+    STAMPS.mkdir(parents=True, exist_ok=True)
+    with stamp_file(venv).with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     """Make the environment, or bring it up to date, and write the stamp last. Raises VenvError."""
     python, names = str(venv / "bin/python"), wheels_wanted(params)
@@ -112,7 +129,6 @@ def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     if there and wheels and there["wheels"] != stamp["wheels"]:  # a new build may carry the same version
         run_as(params, [*install, "--force-reinstall", "--no-deps", *[str(FILES / name) for name, _ in names]])
     run_as(params, [*install, *params["requirements"], *wheels])
-    STAMPS.mkdir(parents=True, exist_ok=True)
     half = stamp_file(venv).with_suffix(".new")
     half.write_text(json.dumps(stamp, indent=1))
     half.replace(stamp_file(venv))
@@ -143,7 +159,8 @@ def main() -> None:
         if module.params["state"] == "compared":
             module.exit_json(changed=False, different=different)
         if different and not module.check_mode:
-            make(venv, stamp, there, module.params)
+            with alone(venv):
+                make(venv, stamp, read_stamp(venv), module.params)
     except VenvError as error:
         module.fail_json(msg=str(error))
     shown = [json.dumps(state, indent=1) + "\n" if state else "" for state in (there, stamp)]
