@@ -11,7 +11,7 @@ from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
 from starlette.datastructures import FormData
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -66,6 +66,8 @@ class ApiServer:
             response = _envelope(name, version, 200, 0, "OK", data)
         except ApiError as error:
             response = _envelope(name, version, error.code, error.subcode, str(error), {})
+        except ClientDisconnect:
+            return Response(status_code=499)
         except Exception:
             LOG.exception("%s failed", name)
             response = _envelope(name, version, 500, 100, "General data error (see the server's log)", {})

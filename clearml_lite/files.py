@@ -1,6 +1,7 @@
 """The file server: uploads streamed to disk and made visible in one step, downloads with ranges, deletes."""
 
 import asyncio
+import errno
 import logging
 import mimetypes
 import os
@@ -18,7 +19,7 @@ from urllib.parse import quote
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
@@ -31,6 +32,7 @@ CHUNK = 1 << 20
 _HTML = "text/html; charset=utf-8"
 # Shown by a browser these could run as a page of ours; they are only ever downloaded.
 _ACTIVE_TYPES = re.compile(r"html|xml|svg|javascript|ecmascript|pdf|flash", re.IGNORECASE)
+_UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.EINVAL)
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 Result = TypeVar("Result")
@@ -56,7 +58,7 @@ class FileServer:
                 Route("/{path:path}", self._download, methods=["GET"]),
                 Route("/{path:path}", self._delete, methods=["DELETE"]),
             ],
-            exception_handlers={ApiError: _refused, OSError: _unusable},
+            exception_handlers={ApiError: _refused, OSError: _failed, ClientDisconnect: _gone},
         )
 
     async def _index(self, request: Request) -> Response:
@@ -305,6 +307,15 @@ async def _refused(request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), error.code if isinstance(error, ApiError) else 500)
 
 
-async def _unusable(request: Request, error: Exception) -> Response:
-    LOG.warning("%s %s: %s", request.method, request.url.path, error)
-    return PlainTextResponse("The path cannot be used for a file", 400)
+async def _failed(request: Request, error: Exception) -> Response:
+    number = error.errno if isinstance(error, OSError) else None
+    if number in _UNUSABLE_PATH:
+        return PlainTextResponse("The path cannot be used for a file", 400)
+    LOG.error("%s %s: %s", request.method, request.url.path, error)
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        return PlainTextResponse("No space is left on the server", 507)
+    return PlainTextResponse("The file cannot be read or written (see the server's log)", 500)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)

@@ -67,7 +67,8 @@ class EventBatch:
             self.errors["Task is published"] += 1
             return
         event.pop("allow_locked", None)
-        event["timestamp"] = int(event.get("timestamp") or self._received)
+        timestamp = event.get("timestamp")
+        event["timestamp"] = self._received if timestamp is None else int(timestamp)
         if event.get("iter") is not None:
             event["iter"] = int(event["iter"])
         event["metric"] = event.get("metric") or ""

@@ -66,8 +66,8 @@ class LiteServer:
         self.config_file.write_text(yaml.safe_dump(self.config))
         return [sys.executable, "-m", "clearml_lite", "serve", "--config", str(self.config_file)]
 
-    def start(self) -> float:
-        """Starts the process; the seconds until it answers."""
+    def start(self) -> None:
+        """Starts the process and waits until it answers."""
         begun = time.monotonic()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command(), cwd=REPOSITORY, stdout=log, stderr=log)
@@ -76,10 +76,16 @@ class LiteServer:
                 raise AssertionError(f"the server has ended: {self.log.read_text()}")
             try:
                 if httpx.get(f"{self.urls['api']}/debug.ping").status_code == 200:
-                    return time.monotonic() - begun
+                    return
             except httpx.TransportError:
                 time.sleep(0.005)
         raise AssertionError(f"the server does not answer: {self.log.read_text()}")
+
+    def cpu_seconds(self) -> float:
+        """What the process has used so far; unlike the wall clock it does not depend on what else the machine does."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends the process; its exit code."""
@@ -107,7 +113,8 @@ class LiteServer:
         keys = self.call("auth.create_credentials", {"label": name})["credentials"]
         path = self.folder / f"{name}.conf"
         path.write_text(
-            f"""api {{ api_server: "{self.urls["api"]}", web_server: "{self.urls["web"]}", files_server: "{self.urls["files"]}"
+            f"""api {{
+                api_server: "{self.urls["api"]}", web_server: "{self.urls["web"]}", files_server: "{self.urls["files"]}"
                 credentials {{ access_key: "{keys["access_key"]}", secret_key: "{keys["secret_key"]}" }} }}
             sdk {{ storage.cache.default_base_dir: "{self.folder}/cache", development.report_use_subprocess: false }}
             {extra}"""

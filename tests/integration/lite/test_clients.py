@@ -185,7 +185,10 @@ def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
         agent = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
         deadline = time.monotonic() + 60
-        while (document := lite.call("tasks.get_by_id", {"task": task})["task"])["status"] not in ("completed", "failed"):
+        while (document := lite.call("tasks.get_by_id", {"task": task})["task"])["status"] not in (
+            "completed",
+            "failed",
+        ):
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
         workers = lite.call("workers.get_all")["workers"]

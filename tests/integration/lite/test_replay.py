@@ -1,24 +1,27 @@
 """Every flow that was recorded against the official server, replayed: same calls, same status, codes and fields.
 
-The flows run in the order in which they were recorded, on one server, because later ones use what earlier ones made. IDs, keys and
-tokens of the recording are replaced by those that this server gave in their place. Values are compared too, except moments in time
-and what the recorder cut (`partial`: the answer's first 4 KB are there; `cut`: the request was completed by hand).
+The flows run in the order in which they were recorded, on one server, because later ones use what earlier ones made.
+IDs, keys and tokens of the recording are replaced by those that this server gave in their place. Values are compared
+too, except moments in time and what the recorder cut (`partial`: the answer's first 4 KB are there; `cut`: the request
+was completed by hand).
 """
 
 import gzip
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jwt
 import pytest
 
 TRACES = Path(__file__).parent / "traces"
 MAIN_FLOWS = (
-    "auth_users", "clearml_init", "sdk_task", "sdk_consume", "sdk_publish", "sdk_dataset", "sdk_queues", "sdk_enqueue", "agent_run",
-    "agent_abort", "agent_stop", "files_api", "mini", "sdk_misc", "sdk_pipeline", "sdk_remote",
+    "auth_users", "clearml_init", "sdk_task", "sdk_consume", "sdk_publish", "sdk_dataset", "sdk_queues", "sdk_enqueue",
+    "agent_run", "agent_abort", "agent_stop", "files_api", "mini", "sdk_misc", "sdk_pipeline", "sdk_remote",
 )  # fmt: skip
 # Recorded on a second server, with only a queue `zzz` and an agent that listened on a queue that is gone.
 SECOND_FLOWS = ("token_renewal", "agent_list", "agent_noqueue", "agent_createqueue", "agent_services")
@@ -223,10 +226,6 @@ def same_message(recorded: str, live: str) -> bool:
 
 
 def expired_token() -> str:
-    import time
-
-    import jwt
-
     claims = {"exp": int(time.time()) - 1, "session_id": "s", "identity": {"user": "u"}}
     return jwt.encode(claims, "token-secret-of-the-tests-" + "0123456789" * 2, algorithm="HS256")
 
@@ -245,7 +244,7 @@ def replays(make_server: Callable[[], Any]) -> dict[str, Replay]:
     second.call("workers.register", {"worker": "w:0", "queues": [gone]})
     second.call("queues.delete", {"queue": gone})
     first, other = Replay(main), Replay(second)
-    return {flow: first for flow in MAIN_FLOWS} | {flow: other for flow in SECOND_FLOWS}
+    return dict.fromkeys(MAIN_FLOWS, first) | dict.fromkeys(SECOND_FLOWS, other)
 
 
 def prepare_mini(server: Any) -> None:

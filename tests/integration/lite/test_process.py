@@ -1,0 +1,156 @@
+"""The process: start, configuration, stop, and what it gives away."""
+
+import http.client
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+
+def run(server: Any) -> subprocess.CompletedProcess[str]:
+    folder = Path(__file__).parents[3]
+    return subprocess.run(server.command(), capture_output=True, text=True, timeout=20, check=False, cwd=folder)
+
+
+def test_is_ready_within_a_second_and_stops_at_once(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.start()
+    assert server.cpu_seconds() < 1
+    with httpx.Client() as idle:
+        idle.get(f"{server.urls['api']}/debug.ping")
+        assert server.stop() == 0
+
+
+def test_a_taken_port_is_one_clear_line(lite: Any, make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.config["files_port"] = lite.config["api_port"]
+    done = run(server)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"clearml-lite: port {lite.config['api_port']} on 127.0.0.1 is in use by another program: "
+        "stop it, or set another port\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"token_secret": None}, "token_secret: is missing"),
+        ({"token_secret": "short"}, "token_secret: must have at least 32 characters"),
+        ({"api_port": "8008"}, "api_port: must be a port number"),
+        ({"data_dir": ""}, "data_dir: must be a text"),
+        (
+            {"users": [{"username": "a", "name": "A", "password_hash": "plain"}]},
+            "users[0].password_hash: must be base64",
+        ),
+        ({"credentials": {}}, "credentials.apiserver: is missing"),
+        ({"tokensecret": "x"}, "tokensecret: is not a known key"),
+        ({"urls": {"api": "localhost", "web": "http://w", "files": "http://f"}}, "urls.api: must be a URL"),
+        ({"bind": "no such host"}, "cannot listen on no such host"),
+        ({"data_dir": "/dev/null/data"}, "data_dir /dev/null/data: cannot be used"),
+    ],
+)
+def test_a_wrong_configuration_is_one_clear_line(
+    make_server: Callable[[], Any], change: dict[str, Any], told: str
+) -> None:
+    server = make_server()
+    server.config |= change
+    done = run(server)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert server.config["credentials"] == {} or "secret-of-a-system" not in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"- a list", b"bind: [", b"\xff\xfe\x00", None])
+def test_a_file_that_is_no_configuration_is_one_clear_line(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "lite.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    command = [sys.executable, "-m", "clearml_lite", "serve", "--config", str(file)]
+    folder = Path(__file__).parents[3]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"clearml-lite: {file}: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_users_taken_out_of_the_file_are_gone_with_their_keys(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.start()
+    keys = server.call("auth.create_credentials", user="bob")["credentials"]
+    token = server.token("bob")
+    server.stop()
+    server.config["users"] = [user for user in server.config["users"] if user["username"] != "bob"]
+    server.start()
+    login = f"{server.urls['api']}/auth.login"
+    assert httpx.get(login, auth=("bob", "bob-pass-1")).status_code == 401
+    assert httpx.get(login, auth=(keys["access_key"], keys["secret_key"])).status_code == 401
+    assert httpx.get(login, headers={"Authorization": f"Bearer {token}"}).status_code == 401
+    assert [user["name"] for user in server.call("users.get_all")["users"]] == ["Alice A"]
+
+
+def test_keys_and_tokens_survive_a_restart(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.start()
+    token = server.token()
+    server.stop(signal.SIGKILL)
+    server.start()
+    answer = httpx.get(f"{server.urls['api']}/users.get_current_user", headers={"Authorization": f"Bearer {token}"})
+    assert answer.json()["data"]["user"]["name"] == "Alice A"
+
+
+def test_public_keys_of_the_official_server_are_worth_nothing(lite: Any) -> None:
+    for key, secret in (
+        ("62T8CP7HGBC6647XF9314C2VY67RJO", "gaOfhDX2-bpkeI7-cwEcaMuGijxaG2UG3jbIvg4DxmVGF0LNI7rgvCb1-ne38IlBo1w"),
+        ("GSQWPEKSKNKF354LC9V6BHXKTYFD5I", "tuBXcGQBECsEhcNiK2kiWi750z9r8Z85XrQ9V0c24huTuCb2xf2X1nKG"),
+    ):
+        assert httpx.get(f"{lite.urls['api']}/auth.login", auth=(key, secret)).status_code == 401
+
+
+def test_other_origins_get_no_leave(lite: Any) -> None:
+    for name in ("api", "files", "web"):
+        answer = httpx.options(
+            lite.urls[name], headers={"Origin": "http://evil", "Access-Control-Request-Method": "GET"}
+        )
+        assert not [header for header in answer.headers if header.startswith("access-control")]
+
+
+def test_the_cookie_is_for_this_site_only(lite: Any) -> None:
+    answer = httpx.get(f"{lite.urls['api']}/auth.login", auth=("alice", "alice-pass-1"))
+    attributes = answer.headers["set-cookie"].lower()
+    assert attributes.startswith("clearml_token_basic=")
+    assert "httponly" in attributes
+    assert "samesite=strict" in attributes
+    answer = httpx.post(f"{lite.urls['api']}/auth.logout", cookies=dict(answer.cookies))
+    assert "max-age=0" in answer.headers["set-cookie"].lower()
+
+
+def test_the_page_says_what_this_is(lite: Any) -> None:
+    page = httpx.get(lite.urls["web"])
+    assert lite.urls["api"] in page.text
+    assert "does not replace the official ClearML server" in page.text
+    assert httpx.get(f"{lite.urls['web']}/projects/1/tasks/2/output/log").text == page.text
+
+
+def test_a_client_that_goes_away_does_no_harm(lite: Any) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", lite.config["api_port"])
+    connection.putrequest("POST", "/events.add_batch")
+    connection.putheader("Content-Length", "1000")
+    connection.endheaders(b"{")
+    connection.close()
+    assert httpx.get(f"{lite.urls['api']}/debug.ping").status_code == 200
+    assert "Traceback" not in lite.log.read_text()
+
+
+def test_no_secret_is_in_the_log(lite: Any) -> None:
+    keys = lite.call("auth.create_credentials")["credentials"]
+    httpx.get(f"{lite.urls['api']}/auth.login", auth=(keys["access_key"], keys["secret_key"]))
+    log = lite.log.read_text()
+    for secret in (keys["secret_key"], "alice-pass-1", lite.config["token_secret"]):
+        assert secret not in log

@@ -1,0 +1,90 @@
+"""Transactions and migrations."""
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from clearml_lite import storage as storage_module
+from clearml_lite.storage import Storage
+
+
+def test_an_error_undoes_all_of_a_transaction(storage: Storage) -> None:
+    def fail() -> None:
+        with storage.write() as transaction:
+            transaction.put("tasks", {"id": "1"})
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    with storage.read() as transaction:
+        assert transaction.get("tasks", "1") is None
+
+
+def test_readers_see_one_moment(storage: Storage) -> None:
+    def write() -> None:
+        with storage.write() as transaction:
+            transaction.put("tasks", {"id": "1"})
+
+    with storage.read() as transaction:
+        assert transaction.get("tasks", "1") is None
+        writer = threading.Thread(target=write)
+        writer.start()
+        writer.join()
+        assert transaction.get("tasks", "1") is None
+    with storage.read() as transaction:
+        assert transaction.get("tasks", "1") == {"id": "1"}
+
+
+def test_writers_lose_no_update(storage: Storage) -> None:
+    with storage.write() as transaction:
+        transaction.put("tasks", {"id": "1", "count": 0})
+
+    def count() -> None:
+        for _ in range(25):
+            with storage.write() as transaction:
+                task = transaction.get("tasks", "1") or {}
+                transaction.put("tasks", task | {"count": task["count"] + 1})
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with storage.read() as transaction:
+        assert transaction.get("tasks", "1") == {"id": "1", "count": 100}
+
+
+def test_a_commit_waits_for_the_disk(storage: Storage) -> None:
+    with storage.read() as transaction:
+        assert transaction.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert transaction.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_an_older_file_is_migrated_and_a_failed_migration_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "older.sqlite"
+    Storage(path).close()
+    older = storage_module.MIGRATIONS
+    newer = (*older, "CREATE TABLE added (x);\nINSERT INTO added VALUES (1)")
+    monkeypatch.setattr(storage_module, "MIGRATIONS", (*older, "CREATE TABLE added (x);\nnonsense"))
+    with pytest.raises(sqlite3.OperationalError):
+        Storage(path)
+    monkeypatch.setattr(storage_module, "MIGRATIONS", newer)
+    Storage(path).close()
+    Storage(path).close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT count(*) FROM added").fetchone() == (1,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
+
+
+def test_field_names_cannot_break_out(storage: Storage) -> None:
+    for name in ("a'b", 'a"b', "a\\b"):
+        with pytest.raises(ValueError, match="is not the name of a field"):
+            storage_module.path_expression(name)
+    with storage.write() as transaction:
+        transaction.put("tasks", {"id": "1", "odd name": {"a-b": 1}, "": 2})
+        assert transaction.all("tasks", **{"odd name.a-b": 1})
+        assert transaction.all("tasks", **{"": 2})
