@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, Iterator
@@ -10,6 +11,7 @@ from typing import Any, Iterator
 from testbed_workload.errors import ServerError
 from testbed_workload.influx import InfluxDB
 from testbed_workload.ingest import ingest
+from testbed_workload.server import login
 
 LOG = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def run_chain(
     parent = version.id
     for step, (kind, inputs) in STEPS.items():
         script = f"from testbed_workload.tasks import {step}\n\n{step}.main()\n"
-        task = _create(project, step, kind, script, ["testbed-workload[train]"])
+        task = _create(project, step, kind, script)
         task.set_parameters({f"General/{name}": ids[source] for name, source in inputs.items()})
         task.set_parent(parent)
         ids[step] = parent = task.id
@@ -75,23 +77,22 @@ def run_probe(project: str, queue: str, package: str, timeout: float) -> Result:
         f"print({name!r}, found)\n"
         f"raise SystemExit(found != {version!r})\n"
     )
-    task = _create(project, "probe", "custom", script, [package])
+    task = _create(project, "probe", "custom", script)
+    task.set_packages([package])
     return _run(task, "probe", queue, timeout)
 
 
 def _need_queue(queue: str) -> None:
-    from clearml.backend_api.session.client import APIClient
-
-    if not APIClient().queues.get_all(name=f"^{queue}$"):
+    if not login().queues.get_all(name=f"^{re.escape(queue)}$"):
         raise ServerError(f"the ClearML server has no queue {queue!r}: check --queue, and that an agent serves it")
 
 
-def _create(project: str, name: str, kind: str, script: str, packages: list[str]) -> Any:
+def _create(project: str, name: str, kind: str, script: str) -> Any:
     from clearml import Task
 
     task = Task.create(project_name=project, task_name=name, task_type=kind)
     task.set_script(working_dir=".", entry_point=f"{name}.py", diff=script)
-    task.set_packages(packages)
+    task.output_uri = True  # else what it makes would be registered as files of the agent's host
     return task
 
 

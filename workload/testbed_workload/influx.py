@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Iterable
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from testbed_workload.errors import SourceError
+from testbed_workload.errors import SourceError, reason
 from testbed_workload.settings import Source
 
 LOG = logging.getLogger(__name__)
@@ -178,7 +178,7 @@ class InfluxDB:
             raise SourceError(f"InfluxDB at {url}: its certificate is not trusted: check REQUESTS_CA_BUNDLE") from error
         except requests.RequestException as error:
             raise SourceError(
-                f"InfluxDB at {url} cannot be reached ({_reason(error)}): check INFLUXDB_URL, and that InfluxDB runs"
+                f"InfluxDB at {url} cannot be reached ({reason(error)}): check INFLUXDB_URL, and that InfluxDB runs"
             ) from error
         if response.ok and not response.is_redirect:
             return response
@@ -207,14 +207,6 @@ class InfluxDB:
 
 def _window(start: int, end: int) -> str:
     return f"WHERE time >= {start} AND time <= {end}"
-
-
-def _reason(error: requests.RequestException) -> str:
-    """The innermost cause in a few words: requests wraps it three times."""
-    cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
-    return str(getattr(cause, "strerror", None) or type(cause).__name__)
 
 
 def _said(response: requests.Response) -> str:

@@ -16,9 +16,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Iterator
 
-from testbed_workload.errors import ServerError, SourceError
+from testbed_workload.errors import ServerError, SourceError, reason
 from testbed_workload.generator import DAY
 from testbed_workload.influx import Export, InfluxDB
+from testbed_workload.server import login
 
 LOG = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def ingest(database: InfluxDB, days: int, project: str, name: str, now: int) -> 
     """
     with _alone() as folder, _orderly_end():
         database.check()
+        login()
         _delete_unfinished(project, name)
         parent = _latest(project, name)
         start = (now - days * DAY) * NS
@@ -71,10 +73,13 @@ def ingest(database: InfluxDB, days: int, project: str, name: str, now: int) -> 
 def _publish(file: Path, export: Export, database: InfluxDB, project: str, name: str, parent: Any) -> Version:
     from clearml import Dataset
 
-    dataset = Dataset.create(
-        dataset_name=name, dataset_project=project, dataset_tags=[_mark()], parent_datasets=[parent] if parent else None
-    )
     try:
+        dataset = Dataset.create(
+            dataset_name=name,
+            dataset_project=project,
+            dataset_tags=[_mark()],
+            parent_datasets=[parent] if parent else None,
+        )
         dataset.add_files(file)
         dataset.set_metadata(
             {
@@ -89,8 +94,14 @@ def _publish(file: Path, export: Export, database: InfluxDB, project: str, name:
         )
         dataset.upload(show_progress=False)
         dataset.finalize()
+    except Exception as error:
+        _delete_unfinished(project, name)
+        raise ServerError(
+            f"could not make a version of dataset {project}/{name} ({reason(error)}): nothing is left of it;"
+            " check the ClearML file server and its disk, then run this again"
+        ) from error
     except BaseException:
-        _delete(dataset.id)
+        _delete_unfinished(project, name)
         raise
     return Version(dataset.id, dataset.version or "", export.rows, export.newest, _url(dataset))
 
@@ -136,14 +147,8 @@ def _delete_unfinished(project: str, name: str) -> None:
         },
     )
     for task_id in left:
-        LOG.info("Deleting dataset %s, which an earlier run left unfinished", task_id)
-        _delete(task_id)
-
-
-def _delete(task_id: str) -> None:
-    from clearml import Task
-
-    Task.get_task(task_id).delete(raise_on_error=True)
+        LOG.info("Deleting unfinished version %s", task_id)
+        Task.get_task(task_id).delete(raise_on_error=True)
 
 
 def _url(dataset: Any) -> str:
