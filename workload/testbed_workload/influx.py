@@ -180,7 +180,7 @@ class InfluxDB:
             raise SourceError(
                 f"InfluxDB at {url} cannot be reached ({reason(error)}): check INFLUXDB_URL, and that InfluxDB runs"
             ) from error
-        if response.ok and not response.is_redirect:
+        if response.status_code // 100 == 2:
             return response
         with response:
             said = _said(response)
@@ -192,7 +192,7 @@ class InfluxDB:
             hint = "" if self.source.dialect == 1 else ", and that the bucket is mapped to a database (DBRP mapping)"
             name = "INFLUXDB_DATABASE" if self.source.dialect == 1 else "INFLUXDB_BUCKET"
             raise SourceError(f"InfluxDB at {url} has no {self._where}: check {name}{hint}")
-        if response.status_code == 404 or response.is_redirect:
+        if response.status_code == 404 or response.status_code // 100 == 3:
             raise self._not_influxdb(f"HTTP {response.status_code} on {path}")
         raise SourceError(f"InfluxDB at {url} answers HTTP {response.status_code} on {path}: {said}")
 
