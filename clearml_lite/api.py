@@ -107,7 +107,10 @@ class ApiServer:
                 address=address,
                 worker=request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or "",
             )
-            return endpoint.handler(call), call.cookie
+            try:
+                return endpoint.handler(call), call.cookie
+            except OverflowError as error:
+                raise ApiError(400, 12, "Validation error (a number is too large)") from error
 
 
 def _is_form(request: Request) -> bool:

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import bcrypt
@@ -78,6 +79,7 @@ class Authenticator:
             for name, pair in config.credentials.items()
             if name in _INTERNAL_ROLES
         }
+        self._decode = lru_cache(maxsize=1024)(self._decoded)  # a client sends the same token with every call
         with storage.write() as transaction:
             self._synchronise_users(transaction)
 
@@ -137,12 +139,9 @@ class Authenticator:
             ApiError: 401/30 when it is expired or forged, its key or session was revoked, or its user is gone.
         """
         try:
-            claims = jwt.decode(
-                token,
-                self._config.token_secret,
-                algorithms=["HS256"],
-                options={"require": ["exp", "session_id", "identity"]},
-            )
+            claims = self._decode(token)
+            if claims["exp"] <= time.time():
+                raise jwt.ExpiredSignatureError("Signature has expired")
             user, session, key = claims["identity"]["user"], claims["session_id"], claims.get("access_key")
         except (jwt.InvalidTokenError, KeyError, TypeError) as error:
             raise ApiError(401, 30, f"Invalid token (invalid jwt token): reason={error}") from error
@@ -187,7 +186,7 @@ class Authenticator:
         try:
             name, _, secret = base64.b64decode(value, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise ApiError(401, 21, "Unauthorized (malformed credentials)") from error
+            raise _unknown_credentials() from error
         return (
             self._by_password(name, secret)
             or self._by_internal_key(name, secret)
@@ -226,6 +225,10 @@ class Authenticator:
                 (now().removesuffix("+00:00"), address, key),
             )
         return self._of_user(row[0], access_key=key)
+
+    def _decoded(self, token: str) -> dict[str, Any]:
+        required = ["exp", "session_id", "identity"]
+        return jwt.decode(token, self._config.token_secret, algorithms=["HS256"], options={"require": required})
 
     def _by_token(self, token: str) -> Identity:
         with self._storage.read() as transaction:

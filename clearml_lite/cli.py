@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main() -> int:
     serve_verb.add_argument("--config", type=Path, required=True, metavar="FILE", help="configuration, YAML")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    os.umask(0o077)  # all that it writes is its own
     try:
         config = load(arguments.config)
         from clearml_lite.server import serve  # after the configuration, so that a wrong one is told at once

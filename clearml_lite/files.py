@@ -46,7 +46,7 @@ class FileServer:
         self._arriving = data_dir / "arriving"
         shutil.rmtree(self._arriving, ignore_errors=True)
         for folder in (self._root, self._arriving):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            folder.mkdir(parents=True, exist_ok=True)
         self._authenticator = authenticator
         self._threads = threads
         self.app = Starlette(
@@ -193,7 +193,7 @@ class _Upload:
             raise FormParserError("the body ends early")
         for _, temporary, target in self._files:
             new_folders = [folder for folder in target.parents if not folder.exists()]
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(target)
             for folder in {target.parent, *(folder.parent for folder in new_folders)}:
                 _sync_folder(folder)

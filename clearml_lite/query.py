@@ -11,7 +11,15 @@ from clearml_lite.storage import path_expression as unchecked_expression
 
 MEMBERSHIP = frozenset({"tags", "system_tags"})
 PAGING = frozenset({"order_by", "page", "page_size", "refresh_scroll", "scroll_id", "size"})
-NO_FILTER = PAGING | {"_all_", "_any_", "only_fields", "search_hidden", "search_text", "shallow_search"}
+NO_FILTER = PAGING | {
+    "_all_",
+    "_any_",
+    "only_fields",
+    "max_task_entries",
+    "search_hidden",
+    "search_text",
+    "shallow_search",
+}
 SEARCHED_TEXT = ("id", "name", "comment", "description", "tags", "uri")
 _COMPARISON = re.compile(r"(>=|>|<=|<)(.*)", re.DOTALL)
 _LITERAL = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\\W)*)\$")
@@ -159,6 +167,8 @@ def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Quer
             query.matches(field, value)
         elif isinstance(value, list):
             query.one_of(field, value)
+        elif isinstance(value, str) and _COMPARISON.fullmatch(value):
+            query.one_of(field, [value])
         else:
             query.equal(field, value)
     for operator, joined in (("_all_", " AND "), ("_any_", " OR ")):

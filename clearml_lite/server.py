@@ -40,7 +40,7 @@ def serve(config: Config) -> None:
             for port in (config.api_port, config.files_port, config.web_port)
         ]
         try:
-            config.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            config.data_dir.mkdir(parents=True, exist_ok=True)
             storage = stack.enter_context(contextlib.closing(Storage(config.data_dir / "clearml.sqlite")))
             threads = stack.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
             files = FileServer(config.data_dir, authenticator := Authenticator(config, storage), threads)

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from clearml_lite.query import now
@@ -173,5 +174,6 @@ def _last_metric(previous: Document | None, metric: str, variant: str, value: fl
     }
 
 
+@lru_cache(maxsize=4096)
 def _md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()

@@ -15,6 +15,8 @@ from clearml_lite.storage import Document, Transaction
 
 SINGLE_VALUE_ITERATION = -(2**31)
 DEFAULT_SAMPLES = 6000
+# NaN and the like, which are no JSON, count as missing values.
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 
 
 @endpoint("events.add_batch", writes=True, takes_lines=True)
@@ -134,7 +136,7 @@ def delete_events(transaction: Transaction, task: str) -> None:
 
 def _parsed(number: int, line: str) -> Document:
     try:
-        event = json.loads(line, parse_constant=lambda _: None)
+        event = _DECODER.decode(line)
     except ValueError as error:
         raise ApiError(400, 131, "Events not added", reason=f"line {number} is not JSON") from error
     if not isinstance(event, dict):

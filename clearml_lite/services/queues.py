@@ -70,7 +70,7 @@ def delete(call: Call) -> Document:
     queue = require(call, "queues", call.data["queue"])
     entries = _entries(call, queue)
     if entries and not call.data.get("force"):
-        raise ApiError(400, 704, "Queue is not empty, use force=true to delete", id=queue["id"])
+        raise ApiError(400, 12, "Queue is not empty (use force=true to delete it)", id=queue["id"])
     for entry in entries:
         if task := call.transaction.get("tasks", entry["task"]):
             call.transaction.put("tasks", task | {"status": task.pop("enqueue_status", "created")})
@@ -102,12 +102,12 @@ def default_queue(call: Call) -> Document:
     """The queue with the system tag `default`.
 
     Raises:
-        ApiError: 400/703 when it was deleted.
+        ApiError: 400/701 when it was deleted.
     """
     for queue in call.transaction.all("queues"):
         if "default" in queue["system_tags"]:
             return queue
-    raise ApiError(400, 703, "No default queue is there", company=COMPANY)
+    raise ApiError(400, 701, "Invalid queue id (there is no default queue)", company=COMPANY)
 
 
 def count_entries(call: Call, queue: Document) -> int:

@@ -111,6 +111,21 @@ def edit_hyper_params(call: Call) -> Document:
     return {"updated": 1}
 
 
+@endpoint("tasks.delete_hyper_params", writes=True)
+def delete_hyper_params(call: Call) -> Document:
+    """Removes hyper-parameters; one without a name stands for its section."""
+    task = _editable(call)
+    kept = {section: dict(items) for section, items in task["hyperparams"].items()}
+    for item in call.data["hyperparams"]:
+        section = item.get("section") or ""
+        if item.get("name") is None:
+            kept.pop(section, None)
+        else:
+            kept.get(section, {}).pop(item["name"], None)
+    _save(call, task, {"hyperparams": {section: items for section, items in kept.items() if items}})
+    return {"deleted": 1}
+
+
 @endpoint("tasks.add_or_update_artifacts", writes=True)
 def add_or_update_artifacts(call: Call) -> Document:
     """Artifacts, each replacing the one with its key and mode."""
@@ -161,7 +176,7 @@ def clone(call: Call) -> Document:
     overridable = ("comment", "tags", "system_tags", "project", "hyperparams", "configuration", "container")
     task |= given({name: data.get(f"new_task_{name}") for name in overridable}, overridable)
     if isinstance(data.get("execution_overrides"), dict):
-        task["execution"] = task["execution"] | data["execution_overrides"]
+        task["execution"] = _completed(task["execution"], data["execution_overrides"])
     if task.get("project"):
         require(call, "projects", task["project"])
     call.transaction.put("tasks", task)
@@ -369,12 +384,12 @@ def _contents(call: Call, task: Document) -> Document:
     if "name" in fields:
         fields["name"] = checked_name(fields["name"])
     if "script" in fields:
-        fields["script"] = _SCRIPT | fields["script"]
+        fields["script"] = _completed(_SCRIPT, fields["script"])
     if "execution" in fields:
         queue = task.get("execution", {}).get("queue")
-        fields["execution"] = _EXECUTION | ({"queue": queue} if queue else {}) | fields["execution"]
+        fields["execution"] = _completed(_EXECUTION | ({"queue": queue} if queue else {}), fields["execution"])
     if "models" in fields:
-        fields["models"] = _MODELS | fields["models"]
+        fields["models"] = _completed(_MODELS, fields["models"])
     if call.data.get("output_dest"):
         fields["output"] = task.get("output", {}) | {"destination": call.data["output_dest"]}
     for collection, name in (("projects", "project"), ("tasks", "parent")):
@@ -383,6 +398,10 @@ def _contents(call: Call, task: Document) -> Document:
         elif name in fields:
             del fields[name]
     return fields
+
+
+def _completed(defaults: Document, fields: Document) -> Document:
+    return defaults | {name: value for name, value in fields.items() if value is not None}
 
 
 def _editable(call: Call, also: Iterable[str] = ()) -> Document:

@@ -5,7 +5,7 @@ from typing import Any
 
 from clearml_lite.auth import COMPANY, COMPANY_NAME
 from clearml_lite.dispatch import Call, endpoint
-from clearml_lite.query import now
+from clearml_lite.query import compile_filters, now
 from clearml_lite.services.queues import count_entries
 from clearml_lite.storage import Document
 
@@ -54,11 +54,11 @@ def status_report(call: Call) -> Document:
 
 @endpoint("workers.get_all")
 def get_all(call: Call) -> Document:
-    """Workers that reported in the last `last_seen` seconds (0: all that are not timed out)."""
+    """Workers by tags that reported in the last `last_seen` seconds (0: all that are not timed out)."""
     last_seen = call.data.get("last_seen", 3600)
     alive = [
         worker
-        for worker in call.transaction.all("workers")
+        for worker in compile_filters(call.data, ("tags", "system_tags")).run(call.transaction, "workers")
         if _age(worker) <= min(last_seen or worker["register_timeout"], worker["register_timeout"])
     ]
     return {"workers": [_shown(call, worker) for worker in alive]}

@@ -148,6 +148,13 @@ def test_a_client_that_goes_away_does_no_harm(lite: Any) -> None:
     assert "Traceback" not in lite.log.read_text()
 
 
+def test_what_it_writes_is_its_own(lite: Any) -> None:
+    httpx.post(lite.urls["files"], files={"/own/file": b"x"}, headers={"Authorization": f"Bearer {lite.token()}"})
+    written = list((lite.folder / "data").rglob("*"))
+    assert lite.folder / "data" / "files" / "own" / "file" in written
+    assert [path for path in written if path.stat().st_mode & 0o077] == []
+
+
 def test_no_secret_is_in_the_log(lite: Any) -> None:
     keys = lite.call("auth.create_credentials")["credentials"]
     httpx.get(f"{lite.urls['api']}/auth.login", auth=(keys["access_key"], keys["secret_key"]))

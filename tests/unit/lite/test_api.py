@@ -168,6 +168,30 @@ def test_hyper_parameters_are_added_or_replaced(call: Call) -> None:
     assert edit("all", "C", "x") == ["C/x"]
 
 
+def test_hyper_parameters_are_removed_by_name_or_section(call: Call) -> None:
+    task = new_task(call)
+    items = [{"section": section, "name": name, "value": "1"} for section in "AB" for name in "xy"]
+    call("tasks.edit_hyper_params", task=task, hyperparams=items)
+    call("tasks.delete_hyper_params", task=task, hyperparams=[{"section": "A", "name": "x"}, {"section": "B"}])
+    left = call("tasks.get_hyper_params", tasks=[task])["params"][0]["hyperparams"]
+    assert [(item["section"], item["name"]) for item in left] == [("A", "y")]
+
+
+def test_models_are_archived_and_deleted(call: Call) -> None:
+    model = call("models.create", name="a model", uri="u")["id"]
+    done = call("models.archive_many", ids=[model, "nobody"])
+    assert ([item["id"] for item in done["succeeded"]], [item["id"] for item in done["failed"]]) == (
+        [model],
+        ["nobody"],
+    )
+    assert call("models.get_all", system_tags=["-archived"])["models"] == []
+    call("models.unarchive_many", ids=[model])
+    assert len(call("models.get_all", system_tags=["-archived"])["models"]) == 1
+    call("models.set_ready", model=model)
+    assert call("models.delete", model=model)[0] == 400
+    assert call("models.delete", model=model, force=True) == {"deleted": True, "url": "u"}
+
+
 def test_projects_nest_and_keep_their_hidden_ones_back(call: Call) -> None:
     leaf = call("projects.create", name="proj/.datasets/telemetry", system_tags=["hidden"])["id"]
     assert [project["name"] for project in call("projects.get_all")["projects"]] == ["proj", "proj/.datasets"]
