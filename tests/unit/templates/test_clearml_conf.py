@@ -1,5 +1,9 @@
 """templates/clearml.conf.j2 against the HOCON parser that the ClearML SDK reads clearml.conf with."""
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +36,7 @@ USER = {
 AGENT = {
     "worker_id": "host:default",
     "worker_name": "host",
-    "python_binary": "/usr/bin/python3",
-    "pip_version": "==25.0.1",
+    "pip_version": "<=26.0.1",
     "venvs_dir": "/data/builds",
     "cache_dir": "/data/cache",
     "venvs_cache_entries": 10,
@@ -75,8 +78,8 @@ def test_a_user_reads_back_every_value_as_it_was(conf: dict[str, str]) -> None:
 @given(st.fixed_dictionaries({key: ANY_TEXT for key, value in AGENT.items() if isinstance(value, str)}))
 def test_an_agent_reads_back_every_value_as_it_was(texts: dict[str, str]) -> None:
     agent = parse({**USER, "agent": {**AGENT, **texts}})["agent"]
-    assert {key: agent[key] for key in ("worker_id", "worker_name", "python_binary", "venvs_dir")} == {
-        key: texts[key] for key in ("worker_id", "worker_name", "python_binary", "venvs_dir")
+    assert {key: agent[key] for key in ("worker_id", "worker_name", "venvs_dir")} == {
+        key: texts[key] for key in ("worker_id", "worker_name", "venvs_dir")
     }
     assert agent["package_manager"]["pip_version"] == texts["pip_version"]
     assert agent["venvs_cache"]["path"] == texts["cache_dir"] + "/venvs"
@@ -113,3 +116,15 @@ def test_the_first_line_tells_whose_file_it_is() -> None:
     header = "# Written by the ClearML testbed toolkit, which overwrites changes made here."
     assert render(USER).splitlines()[0] == header
     assert render(USER).endswith("}\n")
+
+
+def test_ansible_renders_the_same_file_as_python(tmp_path: Path) -> None:
+    conf = {**dict.fromkeys([*USER, "ca_file"], 'a"b\\c\\n $HOME # ${HOME} \t\n'), "agent": AGENT}
+    variables, rendered = tmp_path / "variables.json", tmp_path / "clearml.conf"
+    variables.write_text(json.dumps({"conf": conf}))
+    command = [sys.executable, "-m", "ansible", "adhoc", "localhost", "--module-name", "ansible.builtin.template"]
+    command += ["--args", f"src={TEMPLATES / 'clearml.conf.j2'} dest={rendered}", "--extra-vars", f"@{variables}"]
+    subprocess.run(
+        command, check=True, cwd=tmp_path, env={**os.environ, "ANSIBLE_HOME": str(tmp_path)}, capture_output=True
+    )
+    assert rendered.read_text() == render(conf)
