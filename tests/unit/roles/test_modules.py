@@ -1,0 +1,232 @@
+"""What the roles' modules decide, on real files, ports and processes."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROLES = Path(__file__).parents[3] / "roles"
+MODULES = sorted([*ROLES.glob("*/library/*.py"), *ROLES.glob("*/module_utils/*.py")])
+
+
+def load(role: str, name: str, folder: str = "library") -> ModuleType:
+    """Return a module of a role, with its helpers where Ansible puts them."""
+    full = f"ansible.module_utils.{name}" if folder == "module_utils" else name
+    spec = importlib.util.spec_from_file_location(full, ROLES / role / folder / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+record = load("common", "testbed_record", "module_utils")
+check = load("common", "testbed_check")
+claim = load("common", "testbed_claim")
+packages = load("common", "testbed_packages")
+service = load("managed_service", "testbed_service")
+venv = load("python_venv", "testbed_venv")
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: file.stem)
+def test_modules_are_python_3_8(file: Path) -> None:
+    ast.parse(file.read_text(), feature_version=(3, 8))
+
+
+class TestPorts:
+    @pytest.fixture
+    def held(self) -> Iterator[tuple[int, int]]:
+        """A port that another process holds, and that process."""
+        code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+        code += "; sys.stdin.read()"
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TESTBED_SERVICE": "testbed-x"},
+        ) as process:
+            assert process.stdout
+            yield int(process.stdout.readline()), process.pid
+            process.communicate()
+
+    def test_a_free_port_is_no_problem(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+        assert check.port_problem(port, "127.0.0.1", "testbed-x", None) is None
+
+    @pytest.mark.parametrize("bind", ["127.0.0.1", "0.0.0.0"])  # noqa: S104
+    def test_the_message_names_the_holder_and_the_setting(self, held: tuple[int, int], bind: str) -> None:
+        problem = check.port_problem(held[0], bind, "testbed-y", "server.ports.api")
+        assert f"port {held[0]} on {bind}, wanted for testbed-y" in problem
+        assert f"(pid {held[1]})" in problem
+        assert "server.ports.api" in problem
+
+    def test_our_own_service_may_hold_it(self, held: tuple[int, int]) -> None:
+        assert check.port_problem(held[0], "127.0.0.1", "testbed-x", None) is None
+
+    def test_an_address_that_is_not_this_machines_is_named(self) -> None:
+        assert "address of this machine" in check.port_problem(8008, "192.0.2.1", "testbed-x", None)
+
+
+class TestRecord:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in (record, check, claim):
+            monkeypatch.setattr(module, "RECORD", tmp_path / "record/installed.json")
+            monkeypatch.setattr(module, "MARKER", tmp_path / "testbed.json")
+
+    def test_it_is_readable_by_root_only_and_comes_back_whole(self) -> None:
+        record.save({**record.load(), "packages": ["a"]})
+        assert record.load()["packages"] == ["a"]
+        assert record.RECORD.stat().st_mode & 0o777 == 0o600
+        assert [path.name for path in record.RECORD.parent.iterdir()] == ["installed.json"]
+
+    def test_another_testbeds_machine_is_refused(self) -> None:
+        record.MARKER.write_text(json.dumps({"name": "theirs"}))
+        assert "carries the testbed 'theirs'" in check.owner_problem("ours")
+        assert check.owner_problem("theirs") is None
+
+    def test_another_testbeds_kept_data_is_refused(self) -> None:
+        record.save({**record.load(), "testbed": "theirs"})
+        assert "testbed down --purge" in check.owner_problem("ours")
+
+
+class TestPackages:
+    def test_a_simulated_run_tells_new_packages_from_upgraded_ones(self) -> None:
+        said = "Reading...\nInst git (1:2.39 Debian)\nInst libc6:amd64 [2.36-1] (2.36-2 Debian)\nConf git (x)\n"
+        assert packages.planned(said, "Inst") == [("git", True), ("libc6", False)]
+
+    @pytest.fixture
+    def policy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(packages, "POLICY", tmp_path / "policy-rc.d")
+        monkeypatch.setattr(packages, "POLICY_ASIDE", tmp_path / "aside")
+        return tmp_path / "policy-rc.d"
+
+    @pytest.mark.parametrize("own", ["exit 0\n", None])
+    def test_the_machines_policy_comes_back_also_after_a_kill(self, policy: Path, own: str | None) -> None:
+        if own:
+            policy.write_text(own)
+        killed = packages.services_stay_down()
+        killed.__enter__()
+        assert "exit 101" in policy.read_text()
+        with packages.services_stay_down():
+            assert "exit 101" in policy.read_text()
+        assert (policy.read_text() if policy.exists() else None) == own
+        assert not packages.POLICY_ASIDE.exists()
+
+
+def a_service(**changes: Any) -> dict[str, Any]:
+    """Return a service's definition."""
+    values = {key: spec.get("default") for key, spec in service.SPEC.items()}
+    values |= {"name": "testbed-x", "description": "100% x", "command": ["/bin/x", "a b", "$HOME", "50%"], "log": "/l"}
+    return values | {"environment": {"A": "1%", "B": "x y"}} | changes
+
+
+class TestService:
+    def test_systemd_gets_every_argument_unchanged(self) -> None:
+        [(unit, mode), (environment, secret)] = service.systemd_files(a_service()).values()
+        assert 'ExecStart="/bin/x" "a b" "$$HOME" "50%%"' in unit
+        assert "Description=100%% x" in unit
+        assert 'A="1%"\nB="x y"\n' in environment
+        assert (mode, secret) == (0o644, 0o600)
+        assert "x y" not in unit
+
+    def test_supervisord_gets_every_argument_unchanged(self) -> None:
+        [(program, mode)] = service.supervisord_files(a_service()).values()
+        assert "command=/bin/x 'a b' '$HOME' 50%%\n" in program
+        assert 'A="1%%",B="x y"' in program
+        assert mode == 0o600
+
+    @pytest.mark.parametrize("value", ['a"b', "a'b", "a\nb", "a\\b", "a ;b", "a #b"])
+    def test_what_a_manager_would_garble_is_refused_without_showing_it(self, value: str) -> None:
+        with pytest.raises(service.ServiceError, match="testbed-x: SECRET has") as refusal:
+            service.refuse_what_cannot_be_written(a_service(environment={"SECRET": value}))
+        assert value not in str(refusal.value)
+
+    def test_a_diff_shows_no_environment(self) -> None:
+        [(program, _)] = service.supervisord_files(a_service()).values()
+        assert "x y" not in service.comparable(program)
+
+    @pytest.mark.parametrize(
+        ("changes", "same"),
+        [
+            ({}, True),
+            ({"health_timeout": 7}, True),
+            ({"command": ["/bin/y"]}, False),
+            ({"environment": {}}, False),
+            ({"trigger": 1}, False),
+        ],
+    )
+    def test_the_digest_tells_what_needs_a_restart(self, changes: dict[str, Any], same: bool) -> None:
+        assert (service.digest(a_service()) == service.digest(a_service(**changes))) is same
+
+    def test_a_changed_file_needs_a_restart(self, tmp_path: Path) -> None:
+        settings = tmp_path / "x.conf"
+        digests = set()
+        for content in (None, "a", "b"):
+            if content:
+                settings.write_text(content)
+            digests.add(service.digest(a_service(files=[str(settings)])))
+        assert len(digests) == 3
+
+    def test_what_runs_tells_what_it_was_started_with(self) -> None:
+        with subprocess.Popen(
+            ["/bin/cat"], stdin=subprocess.PIPE, env={"TESTBED_DIGEST": "d", "TESTBED_SERVICE": "testbed-unit"}
+        ) as process:
+            assert service.wait_until(lambda: service.running_digest(process.pid) == "d", 10)
+            assert service.processes_of("testbed-unit", []) == [process.pid]
+            assert service.processes_of("testbed-unit", ["testbed-unit"]) == []
+            service.end_processes("testbed-unit", [])
+            assert process.wait() == -15
+        assert service.running_digest(0) is None
+
+
+class TestVenv:
+    @pytest.fixture
+    def params(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+        """An environment with nothing in it."""
+        monkeypatch.setattr(venv, "STAMPS", tmp_path / "stamps")
+        values = {"path": str(tmp_path / "venv"), "owner": "root", "interpreter": sys.executable, "requirements": []}
+        values |= {"wheels": [], "constraints": "c.txt", "digests": {"c.txt": "1"}, "environment": {}, "cache": None}
+        return values
+
+    def test_a_half_made_environment_has_no_stamp(self, params: dict[str, Any]) -> None:
+        folder = Path(params["path"])
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin/python").touch()
+        assert venv.read_stamp(folder) is None
+
+    def test_one_whose_python_is_gone_counts_as_half_made(self, params: dict[str, Any]) -> None:
+        folder = Path(params["path"])
+        venv.STAMPS.mkdir()
+        venv.stamp_file(folder).write_text("{}")
+        assert venv.read_stamp(folder) is None
+
+    def test_a_package_that_somebody_removed_is_missed(self, params: dict[str, Any]) -> None:
+        site = Path(params["path"]) / "lib/python3.11/site-packages"
+        (site / "clearml_agent-3.0.3.dist-info").mkdir(parents=True)
+        wanted = {
+            "requirements": ["clearml-agent", "numpy>1; python_version>'3'"],
+            "wheels": [{"src": "/x/Test_bed-1-py3-none-any.whl"}],
+        }
+        assert venv.missing_names(Path(params["path"]), params | wanted) == ["numpy", "Test_bed"]
+
+    @pytest.mark.parametrize(
+        "change", [{"requirements": ["a"]}, {"digests": {"c.txt": "2"}}, {"wheels": [{"src": "/x/w.whl"}]}]
+    )
+    def test_the_stamp_tells_what_it_was_made_from(self, params: dict[str, Any], change: dict[str, Any]) -> None:
+        digests = {"c.txt": "1", "w.whl": "3"} | change.get("digests", {})
+        assert venv.wanted_stamp(params) != venv.wanted_stamp(params | change | {"digests": digests})
