@@ -140,13 +140,17 @@ def _parameters(request: Request, endpoint: Endpoint, body: bytes, form: FormDat
             )
     elif body.strip():
         try:
-            content = json.loads(body)
-        except ValueError as error:
+            content = json.loads(body, parse_constant=_no_json)
+        except (ValueError, RecursionError) as error:
             raise ApiError(400, 0, _MALFORMED) from error
         if not isinstance(content, dict):
             raise ApiError(400, 12, "Validation error (the request must be a JSON object)")
         data |= content
     return {name: value for name, value in data.items() if value is not None}
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _envelope(name: str, version: str, code: int, subcode: int, message: str, data: Any) -> Response:

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import errno
+import fcntl
 import logging
 import signal
 import socket
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -41,11 +44,12 @@ def serve(config: Config) -> None:
         ]
         try:
             config.data_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_alone_in(config.data_dir))
             storage = stack.enter_context(contextlib.closing(Storage(config.data_dir / "clearml.sqlite")))
             threads = stack.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
             files = FileServer(config.data_dir, authenticator := Authenticator(config, storage), threads)
-        except OSError as error:
-            raise ConfigError(f"data_dir {config.data_dir}: cannot be used: {error.strerror}") from error
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"data_dir {config.data_dir}: cannot be used: {error}") from error
         with storage.write() as transaction:
             ensure_default_queue(transaction)
         apps: list[ASGIApp] = [ApiServer(config, storage, authenticator, threads).app, files.app, web_app(config)]
@@ -66,6 +70,17 @@ def _listen(address: str, port: int) -> socket.socket:
             ) from error
         raise ConfigError(f"cannot listen on {address} port {port}: {error.strerror}") from error
     return listener
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Holds the data folder, so that no second server writes there."""
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"data_dir {folder}: is in use by another clearml-lite") from error
+        yield
 
 
 class _Server(uvicorn.Server):
@@ -93,6 +108,7 @@ async def _serve_all(apps: list[ASGIApp], sockets: list[socket.socket], config: 
 
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     LOG.info("listening: API %s, files %s, web %s", config.api_port, config.files_port, config.web_port)
     await asyncio.gather(*(server.serve(sockets=[listener]) for server, listener in zip(servers, sockets, strict=True)))
     LOG.info("stopped")

@@ -137,7 +137,7 @@ def delete_events(transaction: Transaction, task: str) -> None:
 def _parsed(number: int, line: str) -> Document:
     try:
         event = _DECODER.decode(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, 131, "Events not added", reason=f"line {number} is not JSON") from error
     if not isinstance(event, dict):
         raise ApiError(400, 131, "Events not added", reason=f"line {number} is not an object")

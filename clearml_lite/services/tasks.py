@@ -26,7 +26,7 @@ _ENDED = ("stopped", "failed", "completed", "closed", "published")
 _BEFORE = {
     "queued": {"created", "stopped", "failed", "completed"},
     "in_progress": {"created", "queued", "stopped", "failed", "completed"},
-    "stopped": {"created", "queued", "in_progress", "failed", "closed", "completed"},
+    "stopped": {"created", "queued", "in_progress", "failed", "closed"},
     "failed": {"created", "queued", "in_progress", "stopped", "closed"},
     "completed": {"created", "in_progress", "stopped", "closed", "failed"},
     "created": {"queued", "in_progress", "stopped", "failed", "closed", "completed"},

@@ -37,6 +37,23 @@ def test_a_taken_port_is_one_clear_line(lite: Any, make_server: Callable[[], Any
     )
 
 
+def test_a_data_folder_has_one_server(lite: Any, make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.config["data_dir"] = lite.config["data_dir"]
+    done = run(server)
+    assert done.returncode == 2
+    assert done.stderr == f"clearml-lite: data_dir {lite.config['data_dir']}: is in use by another clearml-lite\n"
+
+
+def test_what_is_no_database_is_one_clear_line(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    (server.folder / "data").mkdir()
+    (server.folder / "data" / "clearml.sqlite").write_bytes(b"no database" * 1000)
+    done = run(server)
+    assert done.returncode == 2
+    assert done.stderr == f"clearml-lite: data_dir {server.folder}/data: cannot be used: file is not a database\n"
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
