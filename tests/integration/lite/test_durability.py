@@ -2,13 +2,30 @@
 
 import contextlib
 import json
+import os
 import random
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import httpx
+
+TRAINING = """
+import time
+from clearml import Task
+
+task = Task.init("proj/durable", "training", auto_connect_frameworks=False, auto_connect_arg_parser=False)
+for epoch in range(40):
+    print("epoch", epoch, flush=True)
+    task.get_logger().report_scalar("loss", "train", iteration=epoch, value=epoch)
+    time.sleep(0.1)
+task.upload_artifact("result", {"epochs": 40}, wait_on_upload=True)
+task.close()
+"""
 
 KILLS = 4
 WRITERS = 4
@@ -69,6 +86,29 @@ def test_no_acknowledged_event_is_lost(make_server: Callable[[], Any]) -> None:
         assert curve["x"] == curve["y"]
         assert writer.acknowledged <= set(curve["x"])
     assert max(ready) < READY_WITHIN_CPU_SECONDS
+
+
+def test_a_training_goes_on_after_the_server_was_killed(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.start()
+    conf = server.client_conf()
+    script = server.folder / "training.py"
+    script.write_text(TRAINING)
+    environment = os.environ | {"CLEARML_CONFIG_FILE": str(conf), "HOME": str(server.folder)}
+    log = server.folder / "training.log"
+    with log.open("wb") as output:
+        training = subprocess.Popen([sys.executable, str(script)], env=environment, stdout=output, stderr=output)
+    while "epoch 10\n" not in log.read_text():
+        assert training.poll() is None, log.read_text()
+        time.sleep(0.01)
+    server.stop(signal.SIGKILL)
+    server.start()
+    assert training.wait(60) == 0, log.read_text()
+    (task,) = server.call("tasks.get_all", {"name": "^training$"})["tasks"]
+    curve = server.call("events.scalar_metrics_iter_histogram", {"task": task["id"]})["loss"]["train"]
+    assert curve["x"] == curve["y"] == list(range(40))
+    assert task["status"] == "completed"
+    assert [artifact["key"] for artifact in task["execution"]["artifacts"]] == ["result"]
 
 
 def test_an_upload_is_whole_or_not_there(make_server: Callable[[], Any]) -> None:
