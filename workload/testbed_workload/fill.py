@@ -41,18 +41,18 @@ def fill(
     """
     if database.source.external:
         raise SourceError(f"InfluxDB at {database.source.url} is an external source: it is only ever read")
-    begin, due, first_ue = now - days * DAY, points, 0
+    begin, end, due, first_ue = now - days * DAY, now, points, 0
     newest = database.newest() // NS if only_missing else 0
     if newest > now - DAY:
         due = max(points - _count(database, newest, days), 0)
         # More UEs beside those that are there: a point of the same UE and time would take the place of one
-        begin, first_ue = newest - days * DAY, _next_ue(database)
+        begin, end, first_ue = newest - days * DAY, newest, _next_ue(database)
     elif newest > begin:
         due = max(points - _count(database, now, days), math.ceil(points * (now - newest) / (days * DAY)))
         begin = newest
     written = 0
     if due:
-        chunks = generate(begin, now, due, seed, period, first_ue)
+        chunks = generate(begin, end, due, seed, period, first_ue)
         written = database.write(
             line for reports in chunks for line in line_protocol(reports, database.source.measurement)
         )

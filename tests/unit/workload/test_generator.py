@@ -31,7 +31,7 @@ def linear_accuracy(inputs, labels):
 def test_writes_as_many_points_as_asked_for_once_each_and_in_order(points, period, seconds):
     time, ue, _, _ = table(points, period=period, start=END - seconds)
     assert len(time) == points
-    assert len(set(zip(time.tolist(), ue.tolist(), strict=True))) == points
+    assert len(set(zip(time.tolist(), ue.tolist()))) == points
     assert (np.diff(time) >= 0).all()
     assert (time > END - seconds).all()
     assert (time <= END).all()
@@ -39,7 +39,7 @@ def test_writes_as_many_points_as_asked_for_once_each_and_in_order(points, perio
 
 
 def test_same_seed_and_range_give_the_same_points_and_another_seed_others():
-    for first, second in zip(table(2000), table(2000), strict=True):
+    for first, second in zip(table(2000), table(2000)):
         np.testing.assert_array_equal(first, second)
     assert not np.array_equal(table(2000)[3], table(2000, seed=2)[3], equal_nan=True)
 

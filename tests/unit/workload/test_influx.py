@@ -3,11 +3,13 @@
 no InfluxDB 2.x is to be had where these tests run. The 1.x dialect meets a real InfluxDB in tests/integration/workload.
 """
 
+from __future__ import annotations
+
 import io
 import json
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -101,7 +103,7 @@ def test_rows_are_streamed_without_influxdbs_own_columns_however_they_are_cut(se
     server.answer = (200, "application/csv", [body[at : at + size] for at in range(0, len(body), size)])
     done, written = export(two)
     assert done == influx.Export(5, 1_700_000_000_000_000_000, 1_700_000_000_000_000_004)
-    assert written == b"time,a,ue_slice\n" + b"".join(row.removeprefix(b"randata,,") for row in ROWS)
+    assert written == b"time,a,ue_slice\n" + b"".join(row[len(b"randata,,") :] for row in ROWS)
     ((_, _, query, headers),) = server.requests
     assert query["q"] == ['SELECT * FROM "randata" WHERE time >= 1 AND time <= 2']
     assert (query["chunked"], query["epoch"], headers["Accept"]) == (["true"], ["ns"], "application/csv")

@@ -1,0 +1,122 @@
+"""InfluxDB -> Dataset on a ClearML server: versions that add up, and nothing half-made."""
+
+import json
+import signal
+import socket
+import time
+
+import pytest
+from testbed_workload.fill import fill
+from testbed_workload.generator import DAY
+
+from tests.integration.workload.conftest import refusal, results
+
+READ_BACK = """
+import json
+from pathlib import Path
+from clearml import Dataset
+dataset = Dataset.get(dataset_project="rapp_examples", dataset_name="{name}")
+files = Path(dataset.get_local_copy()).glob("*.csv")
+print("ROWS", json.dumps({{path.name: len(path.read_text().splitlines()) - 1 for path in files}}))
+"""
+
+
+def versions(server, name):
+    """Tasks of a dataset, whatever their state: id -> status."""
+    found = server.call("tasks.get_all", {"name": f"^{name}$", "system_tags": ["dataset"], "search_hidden": True})
+    return {task["id"]: task["status"] for task in found["tasks"]}
+
+
+def read_back(server, conf, name):
+    """Rows by file, as a user gets them."""
+    said = server.run_python(READ_BACK.format(name=name), conf)
+    return json.loads(next(line for line in said.splitlines() if line.startswith("ROWS"))[5:])
+
+
+@pytest.fixture
+def hanging_files_server(conf, tmp_path):
+    """A clearml.conf whose file server takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listening:
+        path = tmp_path / "hanging.conf"
+        path.write_text(f'{conf.read_text()}\napi.files_server: "http://127.0.0.1:{listening.getsockname()[1]}"\n')
+        yield path
+
+
+def test_a_second_version_carries_only_what_is_new_and_a_third_is_none(influx, server, conf, workload, tmp_path):
+    database, now = influx.client("growing"), int(time.time())
+    fill(database, 1500, 15, 1, 60, now - DAY, only_missing=False)
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT="growing")
+    command = ("ingest", "--dataset=growing", "--json")
+    (first,) = results(workload(*command, conf=conf))
+    assert first["rows"] == 1500
+    fill(database, 50, 1, 2, 60, now, only_missing=False)
+    (second,) = results(workload(*command, conf=conf))
+    assert (second["rows"], second["version"]) == (50, "1.0.1")
+    third = workload(*command, conf=conf)
+    assert results(third) == [{**second, "rows": 0}]
+    assert sorted(read_back(server, conf, "growing").values()) == [50, 1500]
+    assert versions(server, "growing") == {first["id"]: "completed", second["id"]: "completed"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"INFLUXDB_PASSWORD": "wrong-pass-1"}, "refuses the credentials"),
+        ({"INFLUXDB_MEASUREMENT": "nothing"}, "no measurement 'nothing'"),
+        ({"INFLUXDB_MEASUREMENT": "old"}, "no points of 'old' in the last 30 days"),
+    ],
+)
+def test_what_cannot_be_read_makes_no_dataset(influx, server, conf, workload, tmp_path, change, message):
+    influx.client("old").write(["old,ue=ue-0001 ue_slice=1i 1500000000"])
+    influx.env_file(tmp_path, **change)
+    assert message in refusal(workload("ingest", "--dataset=refused", conf=conf))
+    assert versions(server, "refused") == {}
+
+
+def test_a_server_that_does_not_answer_is_one_line(influx, filled, conf, workload, tmp_path):
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT=filled)
+    (tmp_path / "down.conf").write_text(f'{conf.read_text()}\napi.api_server: "http://127.0.0.1:1"\n')
+    said = refusal(workload("ingest", conf=tmp_path / "down.conf"))
+    assert "cannot log in to the ClearML server at http://127.0.0.1:1 (Connection refused)" in said
+
+
+def test_a_dataset_of_another_measurement_is_left_alone(influx, server, conf, filled, workload, tmp_path):
+    influx.client("other").write([f"other,ue=ue-0001 ue_slice=1i {int(time.time())}"])
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT="other")
+    (made,) = results(workload("ingest", "--dataset=others", "--json", conf=conf))
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT=filled)
+    said = refusal(workload("ingest", "--dataset=others", conf=conf))
+    assert "holds measurement 'other', not 'month': choose another --dataset" in said
+    assert versions(server, "others") == {made["id"]: "completed"}
+
+
+def wait_for_unfinished(server, name):
+    limit = time.monotonic() + 30
+    while "in_progress" not in versions(server, name).values():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def test_a_run_that_is_ended_leaves_nothing_and_one_that_is_killed_is_cleaned_up_by_the_next(
+    influx, server, conf, filled, workload, tmp_path, hanging_files_server
+):
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT=filled)
+    command = ("ingest", "--dataset=killed", "--json")
+
+    ended = workload(*command, conf=hanging_files_server)
+    wait_for_unfinished(server, "killed")
+    ended.send_signal(signal.SIGTERM)
+    ended.communicate(timeout=30)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert versions(server, "killed") == {}
+
+    killed = workload(*command, conf=hanging_files_server)
+    wait_for_unfinished(server, "killed")
+    killed.kill()
+    killed.communicate(timeout=30)
+    (unfinished,) = versions(server, "killed")
+
+    (made,) = results(workload(*command, conf=conf))
+    assert versions(server, "killed") == {made["id"]: "completed"}
+    assert made["id"] != unfinished
+    assert sum(read_back(server, conf, "killed").values()) == made["rows"] > 23_000
