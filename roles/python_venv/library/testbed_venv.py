@@ -4,7 +4,8 @@
 A stamp, written last, says what the environment was made from. Without one the environment is half made and is made
 anew; with an older one it is brought up to date in place, so that what its owner added stays. Stamps lie in a folder of
 root's, for root neither writes to a folder of another account nor believes a file there.
-pip runs as the environment's owner: nothing in it is root's, and root runs no code of another account.
+pip runs as the environment's owner: nothing in it is root's, and root runs no code of another account. What the
+environments of other accounts need, root fetches once for all of them; it shares the cache of root's environments.
 """
 
 from __future__ import annotations
@@ -34,12 +35,14 @@ options:
   constraints: {type: str, required: true, description: Name of the pip constraints file}
   digests: {type: dict, required: true, description: SHA-256 of wheels and constraints by name}
   environment: {type: dict, default: {}, description: 'Settings for pip: proxy, CA, index'}
-  cache: {type: str, description: pip's cache folder; without one nothing is cached}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
 STAMPS = Path("/opt/testbed/stamps")
 FILES = Path("/opt/testbed/wheels")
+FETCHED = FILES / "fetched"
+CACHE = "/opt/testbed/cache/pip"
+FETCHER = Path("/opt/testbed/venvs/.fetcher")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -86,9 +89,9 @@ def missing_names(venv: Path, params: dict) -> list[str]:
     return [name for name in asked if re.sub(r"[-_.]+", "-", name).lower() not in there]
 
 
-def run_as(params: dict, command: list[str]) -> None:
-    """Run a command as the environment's owner. Raises VenvError with the end of what it said."""
-    home = pwd.getpwnam(params["owner"]).pw_dir
+def run_as(owner: str, params: dict, command: list[str]) -> None:
+    """Run a command as the account. Raises VenvError with the end of what it said."""
+    home = pwd.getpwnam(owner).pw_dir
     settings = {
         "PATH": PATH,
         "LANG": "C.UTF-8",
@@ -96,10 +99,10 @@ def run_as(params: dict, command: list[str]) -> None:
         "TESTBED_SERVICE": "testbed-venv",
     }  # `down` stops it by that
     settings.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"})
-    settings.update({"PIP_CACHE_DIR": params["cache"]} if params["cache"] else {"PIP_NO_CACHE_DIR": "1"})
+    settings.update({"PIP_CACHE_DIR": CACHE} if owner == "root" else {"PIP_NO_CACHE_DIR": "1"})
     settings.update({key: str(value) for key, value in params["environment"].items()})
-    if params["owner"] != "root":
-        command = ["runuser", "--user", params["owner"], "--", *command]
+    if owner != "root":
+        command = ["runuser", "--user", owner, "--", *command]
     done = subprocess.run(command, env=settings, cwd="/", capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
@@ -118,20 +121,41 @@ def alone(venv: Path) -> Iterator[None]:
         yield
 
 
-def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
-    """Make the environment, or bring it up to date, and write the stamp last. Raises VenvError."""
-    python, names = str(venv / "bin/python"), wheels_wanted(params)
-    if there is None or there["python"] != stamp["python"]:
-        stamp_file(venv).unlink(missing_ok=True)
-        run_as(params, [params["interpreter"], "-m", "venv", "--clear", str(venv)])
-    wheels = [f"{FILES / name}[{','.join(extras)}]" if extras else str(FILES / name) for name, extras in names]
-    install = [python, "-m", "pip", "install", "--quiet", "--constraint", str(FILES / params["constraints"])]
-    if there and wheels and there["wheels"] != stamp["wheels"]:  # a new build may carry the same version
-        run_as(params, [*install, "--force-reinstall", "--no-deps", *[str(FILES / name) for name, _ in names]])
-    run_as(params, [*install, *params["requirements"], *wheels])
+def write_stamp(venv: Path, stamp: dict) -> None:
+    """Say what the environment was made from, in one step."""
     half = stamp_file(venv).with_suffix(".new")
     half.write_text(json.dumps(stamp, indent=1))
     half.replace(stamp_file(venv))
+
+
+def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
+    """Put wheels of all that pip's arguments ask for where every account can read them. Raises VenvError."""
+    with alone(FETCHER):
+        there = read_stamp(FETCHER)
+        if there is None or there["python"] != stamp["python"]:
+            run_as("root", params, [params["interpreter"], "-m", "venv", "--clear", str(FETCHER)])
+        if there != stamp:
+            pip = [str(FETCHER / "bin/python"), "-m", "pip"]
+            run_as("root", params, [*pip, "wheel", "--wheel-dir", str(FETCHED), *arguments])
+            write_stamp(FETCHER, stamp)
+
+
+def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
+    """Make the environment, or bring it up to date, and write the stamp last. Raises VenvError."""
+    owner, names = params["owner"], wheels_wanted(params)
+    if there is None or there["python"] != stamp["python"]:
+        stamp_file(venv).unlink(missing_ok=True)
+        run_as(owner, params, [params["interpreter"], "-m", "venv", "--clear", str(venv)])
+    wheels = [f"{FILES / name}[{','.join(extras)}]" if extras else str(FILES / name) for name, extras in names]
+    pinned = ["--quiet", "--constraint", str(FILES / params["constraints"])]
+    install = [str(venv / "bin/python"), "-m", "pip", "install", *pinned]
+    if owner != "root":
+        fetch(params, stamp, [*pinned, *params["requirements"], *wheels])
+        install += ["--no-index", "--find-links", str(FETCHED)]
+    if there and wheels and there["wheels"] != stamp["wheels"]:  # a new build may carry the same version
+        run_as(owner, params, [*install, "--force-reinstall", "--no-deps", *[str(FILES / name) for name, _ in names]])
+    run_as(owner, params, [*install, *params["requirements"], *wheels])
+    write_stamp(venv, stamp)
 
 
 def main() -> None:
@@ -147,7 +171,6 @@ def main() -> None:
             "digests": {"type": "dict", "required": True},
             "state": {"type": "str", "choices": ["present", "compared"], "default": "present"},
             "environment": {"type": "dict", "default": {}},
-            "cache": {"type": "str"},
         },
         supports_check_mode=True,
     )

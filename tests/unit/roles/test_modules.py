@@ -200,7 +200,7 @@ class TestVenv:
         """An environment with nothing in it."""
         monkeypatch.setattr(venv, "STAMPS", tmp_path / "stamps")
         values = {"path": str(tmp_path / "venv"), "owner": "root", "interpreter": sys.executable, "requirements": []}
-        values |= {"wheels": [], "constraints": "c.txt", "digests": {"c.txt": "1"}, "environment": {}, "cache": None}
+        values |= {"wheels": [], "constraints": "c.txt", "digests": {"c.txt": "1"}, "environment": {}}
         return values
 
     def test_a_half_made_environment_has_no_stamp(self, params: dict[str, Any]) -> None:
