@@ -16,28 +16,22 @@ from clearml_lite.errors import ApiError, validation_error
 
 Schema = dict[str, Any]
 
-# Where the schemas of the SDK contradict what the real clients send (recorded), the clients are right.
-_CORRECTIONS: dict[str, Callable[[Schema], None]] = {}
 
-
-def _correction(name: str) -> Callable[[Callable[[Schema], None]], Callable[[Schema], None]]:
-    def register(correct: Callable[[Schema], None]) -> Callable[[Schema], None]:
-        _CORRECTIONS[name] = correct
-        return correct
-
-    return register
-
-
-@_correction("auth.revoke_credentials")
 def _require_access_key(schema: Schema) -> None:
     schema["required"] = ["access_key"]
 
 
-@_correction("workers.status_report")
-def _fractional_machine_stats(schema: Schema) -> None:
+def _allow_fractional_machine_stats(schema: Schema) -> None:
     for stat in schema["definitions"]["machine_stats"]["properties"].values():
         if "integer" in stat["type"]:
             stat["type"] = ["number", "null"]
+
+
+# Where the schemas of the SDK contradict what the real clients send (recorded), the clients are right.
+_CORRECTIONS: dict[str, Callable[[Schema], None]] = {
+    "auth.revoke_credentials": _require_access_key,
+    "workers.status_report": _allow_fractional_machine_stats,
+}
 
 
 @cache

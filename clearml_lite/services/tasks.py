@@ -21,7 +21,6 @@ _RUNS_WITH = ("script", "execution", "container", "hyperparams", "configuration"
 _EDITABLE = ("name", "tags", "system_tags", "type", "comment", "parent", "project", "models", "runtime", *_RUNS_WITH)
 # Changes of these are no progress of the task: `last_update` stays.
 _DESCRIPTIVE = {"name", "tags", "system_tags", "comment", "project"}
-_ENDED = ("stopped", "failed", "completed", "closed", "published")
 # From which status a task comes into another one without force; from itself always.
 _BEFORE = {
     "queued": {"created", "stopped", "failed", "completed"},

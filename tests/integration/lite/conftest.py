@@ -121,7 +121,7 @@ class LiteServer:
         )
         return path
 
-    def run_python(self, script: str, conf: Path, timeout: float = 60) -> str:
+    def run_python(self, script: str, conf: Path, timeout: float = 120) -> str:
         """Runs a script as a client would; what it printed."""
         file = self.folder / "script.py"
         file.write_text(script)

@@ -184,7 +184,7 @@ def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
     with log.open("wb") as output:
         agent = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while (document := lite.call("tasks.get_by_id", {"task": task})["task"])["status"] not in (
             "completed",
             "failed",

@@ -103,7 +103,7 @@ def test_a_training_goes_on_after_the_server_was_killed(make_server: Callable[[]
         time.sleep(0.01)
     server.stop(signal.SIGKILL)
     server.start()
-    assert training.wait(60) == 0, log.read_text()
+    assert training.wait(120) == 0, log.read_text()
     (task,) = server.call("tasks.get_all", {"name": "^training$"})["tasks"]
     curve = server.call("events.scalar_metrics_iter_histogram", {"task": task["id"]})["loss"]["train"]
     assert curve["x"] == curve["y"] == list(range(40))
