@@ -132,7 +132,7 @@ def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
     """Put wheels of all that pip's arguments ask for where every account can read them. Raises VenvError."""
     with alone(FETCHER):
         there = read_stamp(FETCHER)
-        if there is None or there["python"] != stamp["python"]:
+        if there is None or there.get("python") != stamp["python"]:
             run_as("root", params, [params["interpreter"], "-m", "venv", "--clear", str(FETCHER)])
         if there != stamp:
             pip = [str(FETCHER / "bin/python"), "-m", "pip"]
@@ -143,7 +143,7 @@ def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
 def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     """Make the environment, or bring it up to date, and write the stamp last. Raises VenvError."""
     owner, names = params["owner"], wheels_wanted(params)
-    if there is None or there["python"] != stamp["python"]:
+    if there is None or there.get("python") != stamp["python"]:
         stamp_file(venv).unlink(missing_ok=True)
         run_as(owner, params, [params["interpreter"], "-m", "venv", "--clear", str(venv)])
     wheels = [f"{FILES / name}[{','.join(extras)}]" if extras else str(FILES / name) for name, extras in names]
@@ -152,7 +152,7 @@ def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     if owner != "root":
         fetch(params, stamp, [*pinned, *params["requirements"], *wheels])
         install += ["--no-index", "--find-links", str(FETCHED)]
-    if there and wheels and there["wheels"] != stamp["wheels"]:  # a new build may carry the same version
+    if there and wheels and there.get("wheels") != stamp["wheels"]:  # a new build may carry the same version
         run_as(owner, params, [*install, "--force-reinstall", "--no-deps", *[str(FILES / name) for name, _ in names]])
     run_as(owner, params, [*install, *params["requirements"], *wheels])
     write_stamp(venv, stamp)
