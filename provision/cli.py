@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_UNHEALTHY = 1
 EXIT_ABORTED = 3
+WIDTH_OF_A_LOG = 160
 
 
 class _Group(click.Group):
@@ -53,6 +54,8 @@ def main(debug: bool) -> None:
     One of your own:                   testbed init, edit testbed.yaml, testbed up
     """
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
+    # Ansible's and the linters' programs are beside this Python
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     del debug  # read by _Group
 
 
@@ -70,10 +73,10 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
 
 
-def _console() -> Console:
+def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(stderr=stderr, highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG)
 
 
 def _load(spec: Path | None) -> Testbed:
@@ -141,13 +144,11 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: str, as_js
     quick: services, ports, credentials, workers, telemetry, files, disk. full: that, and the reference workload from
     telemetry to a model that predicts.
     """
-    from rich.console import Console
-
     from provision.session import need_root, open_session
 
     testbed = _load(spec)
     need_root()
-    console = Console(stderr=as_json, highlight=False)
+    console = _console(stderr=as_json)
     with open_session(testbed, "smoke", console, vault_password_file) as session:
         checks = _check(session, level)
         if as_json:

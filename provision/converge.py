@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,14 +117,12 @@ def run_playbook(
     write_private(secret_file, vault.encrypt(secret_variables))
     write_private(folder / "inventory.yml", yaml.safe_dump(inventory).encode())
     write_private(folder / "variables.json", json.dumps(variables).encode())
-    bin_dir = Path(sys.executable).parent
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(ROLES),
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
         "ANSIBLE_NOCOLOR": "1",
-        "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }
     with log.open("a", encoding="utf-8") as log_file:
         watch = _Watch(stage, log_file, list(_strings(secret_variables)))

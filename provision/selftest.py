@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -13,7 +12,6 @@ from rich.console import Console
 from provision.console import duration
 from provision.paths import ROOT
 
-BIN = Path(sys.executable).parent
 # written by role common on every host of a testbed
 TESTBED_MARKER = Path("/etc/testbed/testbed.json")
 
@@ -51,27 +49,23 @@ def run(pytest_arguments: list[str]) -> int:
         )
     tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", chosen])]
     if pytest_arguments:
-        return subprocess.run(tests, cwd=ROOT, env=_environment(), check=False).returncode
+        return subprocess.run(tests, cwd=ROOT, check=False).returncode
     steps = {
-        "ruff": [str(BIN / "ruff"), "check", "."],
-        "ruff format": [str(BIN / "ruff"), "format", "--check", "."],
-        "mypy": [str(BIN / "mypy")],
-        "yamllint": [str(BIN / "yamllint"), "--strict", "."],
-        "ansible-lint": [str(BIN / "ansible-lint"), "--offline", "playbooks", "roles"],
-        "shellcheck": [str(BIN / "shellcheck"), *_shell_scripts()],
+        "ruff": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+        "mypy": ["mypy"],
+        "yamllint": ["yamllint", "--strict", "."],
+        "ansible-lint": ["ansible-lint", "--offline", "playbooks", "roles"],
+        "shellcheck": ["shellcheck", *_shell_scripts()],
         "pytest": tests,
     }
     failed = []
     for name, command in steps.items():
         console.rule(name)
         began = time.monotonic()
-        if subprocess.run(command, cwd=ROOT, env=_environment(), check=False).returncode:
+        if subprocess.run(command, cwd=ROOT, check=False).returncode:
             failed.append(name)
         console.print(f"{'✗' if name in failed else '✓'} {name}  {duration(time.monotonic() - began)}")
     console.rule()
     console.print(f"Failed: {', '.join(failed)}" if failed else f"All of {', '.join(steps)} passed.")
     return 1 if failed else 0
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
