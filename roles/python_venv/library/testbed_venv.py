@@ -103,7 +103,10 @@ def run_as(owner: str, params: dict, command: list[str]) -> None:
     settings.update({key: str(value) for key, value in params["environment"].items()})
     if owner != "root":
         command = ["runuser", "--user", owner, "--", *command]
-    done = subprocess.run(command, env=settings, cwd="/", capture_output=True, text=True, check=False)
+    # root's pip inherits the lock of `alone`, and so holds it when this module is killed
+    done = subprocess.run(
+        command, env=settings, cwd="/", capture_output=True, text=True, check=False, close_fds=owner != "root"
+    )
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         raise VenvError(
@@ -118,6 +121,7 @@ def alone(venv: Path) -> Iterator[None]:
     STAMPS.mkdir(parents=True, exist_ok=True)
     with stamp_file(venv).with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        os.set_inheritable(lock.fileno(), True)
         yield
 
 
