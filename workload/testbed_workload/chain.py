@@ -50,7 +50,7 @@ def run_chain(
     began = time.monotonic()
     version = ingest(database, days, project, dataset, now)
     ids = {"ingest": version.id}
-    details = {"rows": version.rows, "version": version.version, "newest": version.newest}
+    details = {"rows": version.rows, "new_rows": version.new_rows, "version": version.version}
     yield Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
     parent = version.id
     for step, (kind, inputs) in STEPS.items():

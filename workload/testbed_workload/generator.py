@@ -87,7 +87,7 @@ def generate(start: int, end: int, points: int, seed: int, period: int = 60, fir
 
 def _chunk(ticks: np.ndarray, due: int, cells: int, seed: int, period: int, first_ue: int) -> Reports:
     rng = np.random.default_rng((seed, first_ue, int(ticks[0])))
-    traits = np.random.default_rng((seed, first_ue))  # what stays: where a UE is, how a cell's day runs
+    traits = np.random.default_rng((seed, first_ue))  # what stays from chunk to chunk
     ues = cells * UES_PER_CELL
     ue_cell = np.arange(ues) // UES_PER_CELL
     ue_label = np.arange(ues) % len(SLICES)

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import getpass
 import logging
-import re
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ from typing import Any, Iterator
 
 from testbed_workload.errors import ServerError, SourceError, reason
 from testbed_workload.generator import DAY
-from testbed_workload.influx import Export, InfluxDB
+from testbed_workload.influx import InfluxDB
 from testbed_workload.server import login
 
 LOG = logging.getLogger(__name__)
@@ -30,11 +29,12 @@ WORK = Path("~/.cache/testbed-workload")
 
 @dataclass(frozen=True)
 class Version:
-    """A finished version of the dataset; `rows` is what this run added: 0 when there was nothing new."""
+    """A finished version of the dataset: `rows` with those of its parents, `new_rows` what this run added."""
 
     id: str
     version: str
     rows: int
+    new_rows: int
     newest: int  # ns since the epoch
     url: str
 
@@ -49,28 +49,32 @@ def ingest(database: InfluxDB, days: int, project: str, name: str, now: int) -> 
         database.check()
         login()
         _delete_unfinished(project, name)
-        parent = _latest(project, name)
-        start = (now - days * DAY) * NS
-        if parent:
-            record = _record(parent, database)
-            start = max(start, record["newest"] + 1)
+        parent, record = _parent(project, name, database.source.measurement)
         part = folder / "part.csv"
         with part.open("wb") as out:
-            export = database.export(start, now * NS, out)
+            export = database.export(max((now - days * DAY) * NS, record["newest"] + 1), now * NS, out)
         if export.rows:
             LOG.info("%d rows from %s to %s", export.rows, _stamp(export.first), _stamp(export.newest))
             file = part.rename(folder / f"{_stamp(export.first)}-{_stamp(export.newest)}.csv")
-            return _publish(file, export, database, project, name, parent)
+            record = {
+                "source": database.source.url,
+                "measurement": database.source.measurement,
+                "rows": record["rows"] + export.rows,
+                "new_rows": export.rows,
+                "first": export.first,
+                "newest": export.newest,
+            }
+            return _publish(file, record, project, name, parent)
         if not parent:
             raise SourceError(
                 f"no points of {database.source.measurement!r} in the last {days} days at {database.source.url}:"
                 " check the source, or ask for more --days"
             )
         LOG.info("Nothing new since %s: dataset %s stays as it is", _stamp(record["newest"]), parent.id)
-        return Version(parent.id, parent.version or "", 0, record["newest"], _url(parent))
+        return _version(parent, {**record, "new_rows": 0})
 
 
-def _publish(file: Path, export: Export, database: InfluxDB, project: str, name: str, parent: Any) -> Version:
+def _publish(file: Path, record: dict[str, Any], project: str, name: str, parent: Any) -> Version:
     from clearml import Dataset
 
     try:
@@ -81,17 +85,7 @@ def _publish(file: Path, export: Export, database: InfluxDB, project: str, name:
             parent_datasets=[parent] if parent else None,
         )
         dataset.add_files(file)
-        dataset.set_metadata(
-            {
-                "source": database.source.url,
-                "measurement": database.source.measurement,
-                "rows": export.rows,
-                "first": export.first,
-                "newest": export.newest,
-            },
-            RECORD,
-            ui_visible=False,
-        )
+        dataset.set_metadata(record, RECORD, ui_visible=False)
         dataset.upload(show_progress=False)
         dataset.finalize()
     except Exception as error:
@@ -103,58 +97,59 @@ def _publish(file: Path, export: Export, database: InfluxDB, project: str, name:
     except BaseException:
         _delete_unfinished(project, name)
         raise
-    return Version(dataset.id, dataset.version or "", export.rows, export.newest, _url(dataset))
+    return _version(dataset, record)
 
 
-def _latest(project: str, name: str) -> Any:
-    """The newest finished version, or None."""
+def _parent(project: str, name: str, measurement: str) -> tuple[Any, dict[str, Any]]:
+    """The newest finished version, or None; and what it was made of.
+
+    Raises ServerError when it cannot be read, or holds something else than would be added.
+    """
     from clearml import Dataset
 
-    versions = Dataset.list_datasets(
-        dataset_project=project, partial_name=f"^{re.escape(name)}$", recursive_project_search=False
-    )
-    if not versions:
-        return None
-    return Dataset.get(dataset_project=project, dataset_name=name, only_completed=True)
-
-
-def _record(parent: Any, database: InfluxDB) -> dict[str, Any]:
-    """What the parent was made of. Raises ServerError when that is something else than would be added."""
-    record = parent.get_metadata(RECORD)
+    if not _tasks(project, name, ["completed", "published"]):
+        return None, {"newest": 0, "rows": 0}
+    try:
+        parent = Dataset.get(dataset_project=project, dataset_name=name, only_completed=True)
+        record = parent.get_metadata(RECORD)
+    except Exception as error:  # the SDK raises what its storage raises
+        raise ServerError(
+            f"cannot read dataset {project}/{name} ({reason(error)}): check the ClearML file server"
+        ) from error
     if not record:
         raise ServerError(
-            f"dataset {parent.project}/{parent.name} {parent.version} ({parent.id}) was not made by ingest:"
+            f"dataset {project}/{name} {parent.version} ({parent.id}) was not made by ingest: choose another --dataset"
+        )
+    if record["measurement"] != measurement:
+        raise ServerError(
+            f"dataset {project}/{name} holds measurement {record['measurement']!r}, not {measurement!r}:"
             " choose another --dataset"
         )
-    if record["measurement"] != database.source.measurement:
-        raise ServerError(
-            f"dataset {parent.project}/{parent.name} holds measurement {record['measurement']!r},"
-            f" not {database.source.measurement!r}: choose another --dataset"
-        )
-    return dict(record)
+    return parent, record
 
 
 def _delete_unfinished(project: str, name: str) -> None:
     from clearml import Task
 
-    left = Task.query_tasks(
-        project_name=f"{project}/.datasets/{name}",
-        tags=[_mark()],
-        task_filter={
-            "status": ["created", "in_progress", "stopped", "failed"],
-            "search_hidden": True,
-            "_allow_extra_fields_": True,
-        },
-    )
-    for task_id in left:
+    for task_id in _tasks(project, name, ["created", "in_progress", "stopped", "failed"], [_mark()]):
         LOG.info("Deleting unfinished version %s", task_id)
         Task.get_task(task_id).delete(raise_on_error=True)
 
 
-def _url(dataset: Any) -> str:
+def _tasks(project: str, name: str, status: list[str], tags: list[str] | None = None) -> list[str]:
+    """IDs of the dataset's versions (each is a task of a hidden project) in one of these states."""
     from clearml import Task
 
-    return str(Task.get_task(dataset.id).get_output_log_web_page())
+    task_filter = {"status": status, "search_hidden": True, "_allow_extra_fields_": True}
+    found = Task.query_tasks(project_name=f"{project}/.datasets/{name}", tags=tags, task_filter=task_filter)
+    return [str(task_id) for task_id in found]
+
+
+def _version(dataset: Any, record: dict[str, Any]) -> Version:
+    from clearml import Task
+
+    url = str(Task.get_task(dataset.id).get_output_log_web_page())
+    return Version(dataset.id, dataset.version or "", record["rows"], record["new_rows"], record["newest"], url)
 
 
 def _mark() -> str:

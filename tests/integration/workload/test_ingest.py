@@ -48,12 +48,12 @@ def test_a_second_version_carries_only_what_is_new_and_a_third_is_none(influx, s
     influx.env_file(tmp_path, INFLUXDB_MEASUREMENT="growing")
     command = ("ingest", "--dataset=growing", "--json")
     (first,) = results(workload(*command, conf=conf))
-    assert first["rows"] == 1500
+    assert (first["rows"], first["new_rows"]) == (1500, 1500)
     fill(database, 50, 1, 2, 60, now, only_missing=False)
     (second,) = results(workload(*command, conf=conf))
-    assert (second["rows"], second["version"]) == (50, "1.0.1")
+    assert (second["rows"], second["new_rows"], second["version"]) == (1550, 50, "1.0.1")
     third = workload(*command, conf=conf)
-    assert results(third) == [{**second, "rows": 0}]
+    assert results(third) == [{**second, "new_rows": 0}]
     assert sorted(read_back(server, conf, "growing").values()) == [50, 1500]
     assert versions(server, "growing") == {first["id"]: "completed", second["id"]: "completed"}
 
