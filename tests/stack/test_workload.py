@@ -79,7 +79,7 @@ def step(chain, record_property):
         assert record is not None, (
             f"the chain did not get to {name}: {chain.get('error', {}).get('message', 'no reason given')}"
         )
-        record_property("reference", record["url"] or record["id"])
+        record_property("reference", record["id"])
         assert record["status"] == "completed", (
             f"{name} {record['status']} ({record['id']}): {chain.get('error', {}).get('message', '')}"
         )
@@ -174,7 +174,7 @@ def test_model_beats_a_linear_one(step, api, record_property):
 def test_task_with_requirements_of_its_own_completes(workload, task_queue, record_property):
     found = workload("probe", "--queue", task_queue, "--package", PROBE_PACKAGE, "--json")
     assert "error" not in found, found["error"]["message"]
-    record_property("reference", found["probe"]["url"])
+    record_property("reference", found["probe"]["id"])
     record_property("seconds", found["probe"]["seconds"])
     assert found["probe"]["status"] == "completed"
 
