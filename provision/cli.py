@@ -215,7 +215,7 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
     with open_session(testbed, "down", console, vault_password_file) as session:
         deploy.down(session, purge=purge)
     if purge:
-        shutil.rmtree(config_dir(testbed.name))
+        shutil.rmtree(config_dir(testbed.name), ignore_errors=True)
         shutil.rmtree(state_dir(testbed.name))
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
 

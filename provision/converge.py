@@ -69,6 +69,28 @@ class _Watch:
         return text
 
 
+class _Literal(str):
+    """A value that Ansible takes as it is, whatever braces it has."""
+
+
+class _LiteralDumper(yaml.SafeDumper):
+    pass
+
+
+_LiteralDumper.add_representer(_Literal, lambda dumper, value: dumper.represent_scalar("!unsafe", value))
+
+
+def literal_yaml(variables: dict[str, Any]) -> str:
+    """Return `variables` as YAML whose strings Ansible does not template: a password may hold `{{`."""
+
+    def literal(found: Any) -> Any:
+        if isinstance(found, dict):
+            return {key: literal(value) for key, value in found.items()}
+        return _Literal(found) if isinstance(found, str) else found
+
+    return yaml.dump(literal(variables), Dumper=_LiteralDumper)
+
+
 def _strings(found: object) -> Iterator[str]:
     if isinstance(found, dict):
         for value in found.values():
@@ -114,7 +136,7 @@ def run_playbook(
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{playbook.stem}-", dir=work))
     secret_file = folder / "secret-variables.yml"
-    write_private(secret_file, vault.encrypt(secret_variables))
+    write_private(secret_file, vault.encrypt(literal_yaml(secret_variables)))
     write_private(folder / "inventory.yml", yaml.safe_dump(inventory).encode())
     write_private(folder / "variables.json", json.dumps(variables).encode())
     environment = {

@@ -14,23 +14,24 @@ HOST_PINS = ROOT / "requirements" / "hosts.txt"
 
 
 def config_dir(testbed: str) -> Path:
-    """Return the folder (0700) of the testbed's secrets, made if it is not there."""
-    return _private(Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "testbed" / testbed)
+    """Return the folder of the testbed's secrets; `write_private` makes it."""
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "testbed" / testbed
 
 
 def state_dir(testbed: str) -> Path:
-    """Return the folder (0700) of the testbed's logs, wheels and lock, made if it is not there."""
-    return _private(Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "testbed" / testbed)
+    """Return the folder of the testbed's logs, wheels and lock."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "testbed" / testbed
 
 
-def _private(path: Path) -> Path:
+def make_private(path: Path) -> None:
+    """Make a folder of mode 0700, where it is not there yet."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
-    return path
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write `data` to `path` with mode 0600, so that a crash leaves the old file or the new one, never a part."""
+    """Write `data` to `path` (0600, in a folder of 0700); a crash leaves the old file or the new one, never a part."""
+    make_private(path.parent)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -114,11 +114,11 @@ class Vault:
 
     def save(self, secrets: Secrets) -> None:
         """Replace the vault's content, atomically."""
-        write_private(self.path, self.encrypt(secrets.model_dump(exclude_none=True)))
+        write_private(self.path, self.encrypt(yaml.safe_dump(secrets.model_dump(exclude_none=True))))
 
-    def encrypt(self, variables: dict[str, Any]) -> bytes:
-        """Return `variables` as the bytes of a vaulted YAML file."""
-        encrypted: bytes = self._library().encrypt(yaml.safe_dump(variables))
+    def encrypt(self, text: str) -> bytes:
+        """Return `text` as the bytes of a vaulted file."""
+        encrypted: bytes = self._library().encrypt(text)
         return encrypted
 
     def password_path(self, work: Path) -> Path:

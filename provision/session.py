@@ -21,7 +21,7 @@ from rich.console import Console
 from provision import inventory, wheels
 from provision.converge import private_dir
 from provision.errors import BusyError, TestbedError
-from provision.paths import state_dir, write_private
+from provision.paths import make_private, state_dir, write_private
 from provision.secrets import Vault
 from provision.spec import Testbed
 
@@ -64,6 +64,7 @@ def open_session(
     Raises `BusyError` when another command works on it.
     """
     state = state_dir(testbed.name)
+    make_private(state)
     with _lock(state, testbed.name, verb) if changes else contextlib.nullcontext():
         logs = state / "logs"
         logs.mkdir(exist_ok=True)

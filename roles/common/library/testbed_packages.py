@@ -146,7 +146,8 @@ def stop_supervisor(deadline: float) -> None:
         return
     process = Path("/proc") / SUPERVISOR_PID.read_text().strip()
     subprocess.run(["supervisorctl", "shutdown"], capture_output=True, check=False)
-    while (process / "comm").exists() and "supervisord" in (process / "comm").read_text():
+    # the argument list of a process that has ended is empty, even where PID 1 never collects it (a plain container)
+    while (process / "cmdline").exists() and b"supervisord" in (process / "cmdline").read_bytes():
         if time.monotonic() > deadline:
             raise AptError(f"supervisord (pid {process.name}) does not stop. Stop it, then run this again")
         time.sleep(0.1)

@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     vault = Vault("lab")
 
-    def call(tasks, **variables):
+    def call(tasks, secret_variables=None):
         playbook = tmp_path / "play.yml"
         playbook.write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{tasks}")
         call.stage = Steps()
@@ -46,8 +46,8 @@ def run(tmp_path, monkeypatch):
                 stage=call.stage,
                 log=tmp_path / "log",
                 work=work,
-                variables={"folder": str(tmp_path), "work": str(work), **variables},
-                secret_variables={"secret": SECRET},
+                variables={"folder": str(tmp_path), "work": str(work)},
+                secret_variables=secret_variables or {"secret": SECRET},
             )
 
     call.log = tmp_path / "log"
@@ -86,6 +86,13 @@ def test_secrets_reach_the_play_but_no_file_and_no_log(run):
     run(search)
     assert SECRET not in run.log.read_text()
     assert list(run.folder.glob("run-*")) == []
+
+
+def test_a_secret_with_braces_is_taken_as_it_is(run):
+    run(
+        "    - name: Count\n      ansible.builtin.assert: {that: braces | length == 8}\n      no_log: true\n",
+        secret_variables={"braces": "{{ 1 }}x"},
+    )
 
 
 def test_a_failure_that_holds_a_secret_is_censored(run):
