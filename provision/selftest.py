@@ -28,7 +28,7 @@ def _shell_scripts() -> list[str]:
 
 
 def _is_shell(path: Path) -> bool:
-    if not path.is_file():
+    if not path.is_file() or path.suffix == ".j2":
         return False
     with path.open("rb") as file:
         first = file.readline(80)
