@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ def test_a_killed_service_comes_back(service, eventually, api, command):
 
 
 def test_training_survives_a_killed_server(testbed, api, eventually):
-    project = "smoke/killed-server"
+    project = f"smoke/killed-server-{os.getpid()}"  # nothing of an earlier run is in it
     user = testbed.users[0].name
     home = Path(f"~{user}").expanduser()
     chain = subprocess.Popen(
@@ -57,14 +58,19 @@ def test_training_survives_a_killed_server(testbed, api, eventually):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
     def training_task() -> str | None:
         assert chain.poll() is None, f"the chain ended before the training began: {chain.communicate()[1][-2000:]}"
-        found = api.call("tasks.get_all", name="train", status=["in_progress"], only_fields=["id", "project.name"])[
-            "tasks"
-        ]
-        return next((task["id"] for task in found if task["project"]["name"].startswith(project)), None)
+        projects = api.call("projects.get_all", name=f"^{project}$", only_fields=["id"])["projects"]
+        running = {"name": "^train$", "status": ["in_progress"], "only_fields": ["id"]}
+        found = (
+            api.call("tasks.get_all", project=[entry["id"] for entry in projects], **running)["tasks"]
+            if projects
+            else []
+        )
+        return found[0]["id"] if found else None
 
     def scalars(task: str) -> dict[str, dict[str, dict[str, list[float]]]]:
         return api.call("events.scalar_metrics_iter_histogram", task=task)
@@ -76,7 +82,8 @@ def test_training_survives_a_killed_server(testbed, api, eventually):
         os.kill(server, signal.SIGKILL)
         output, errors = chain.communicate(timeout=420)
     finally:
-        chain.kill()
+        with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
+            os.killpg(chain.pid, signal.SIGKILL)
     assert chain.returncode == 0, errors[-3000:]
     assert _pid("testbed-clearml-lite") not in (0, server)
     steps = {step["step"]: step for step in map(json.loads, output.splitlines())}

@@ -20,7 +20,7 @@ from testbed_workload.fill import fill  # noqa: E402
 from testbed_workload.influx import InfluxDB  # noqa: E402
 from testbed_workload.settings import Source  # noqa: E402
 
-from tests.integration.lite.conftest import LiteServer, free_ports  # noqa: E402
+from tests.integration.conftest import LiteServer, free_ports  # noqa: E402
 
 DATABASE = "ran"
 PASSWORDS = {"admin": "admin-pass-1", "reader": "reader-pass-1", "writer": "writer-pass-1"}

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[2]
 TOKEN_SECRET = "token-secret-of-the-tests-" + "0123456789" * 2
 SYSTEM_SECRET = "secret-of-a-system-identity-in-tests"
 
