@@ -81,12 +81,6 @@ class LiteServer:
                 time.sleep(0.005)
         raise AssertionError(f"the server does not answer: {self.log.read_text()}")
 
-    def cpu_seconds(self) -> float:
-        """What the process has used so far; unlike the wall clock it does not depend on what else the machine does."""
-        assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends the process; its exit code."""
         assert self.process is not None

@@ -29,7 +29,6 @@ task.close()
 
 KILLS = 4
 WRITERS = 4
-READY_WITHIN_CPU_SECONDS = 1
 
 
 class Writer(threading.Thread):
@@ -68,14 +67,12 @@ def test_no_acknowledged_event_is_lost(make_server: Callable[[], Any]) -> None:
     for writer in writers:
         writer.start()
     moments = random.Random(7)
-    ready = []
     for _ in range(KILLS):
         until = sum(len(writer.acknowledged) for writer in writers) + moments.randrange(200, 1500)
         while sum(len(writer.acknowledged) for writer in writers) < until:
             assert any(writer.is_alive() for writer in writers)
         server.stop(signal.SIGKILL)
         server.start()
-        ready.append(server.cpu_seconds())
     for writer in writers:
         writer.stopping.set()
         writer.join()
@@ -85,7 +82,6 @@ def test_no_acknowledged_event_is_lost(make_server: Callable[[], Any]) -> None:
         assert writer.refused == []
         assert curve["x"] == curve["y"]
         assert writer.acknowledged <= set(curve["x"])
-    assert max(ready) < READY_WITHIN_CPU_SECONDS
 
 
 def test_a_training_goes_on_after_the_server_was_killed(make_server: Callable[[], Any]) -> None:
