@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,12 @@ class _Group(click.Group):
             if error.remedy:
                 click.echo(f"  {error.remedy}", err=True)
             context.exit(error.exit_code)
+        except (OSError, subprocess.CalledProcessError) as error:
+            if context.params.get("debug"):
+                raise
+            click.echo(f"testbed: {error}", err=True)
+            click.echo("  Mend that (space, owner, mode) and run the same command again; --debug shows more.", err=True)
+            context.exit(EXIT_UNHEALTHY)
         except KeyboardInterrupt:
             click.echo("\ntestbed: stopped; run the same command again to go on", err=True)
             context.exit(130)
@@ -55,6 +62,7 @@ def main(debug: bool) -> None:
     """
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
     # Ansible's and the linters' programs are beside this Python
+    os.environ["LC_ALL"] = "C.UTF-8"  # there on every machine; programs refuse a locale that is not
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     del debug  # read by _Group
 
@@ -76,7 +84,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON f
 def _console(stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, width=None if sys.stdout.isatty() else WIDTH_OF_A_LOG)
+    # the stream of now: while checks run, pytest has others in its place
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH_OF_A_LOG)
 
 
 def _load(spec: Path | None) -> Testbed:
@@ -112,18 +122,19 @@ def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bo
     testbed, console = _load(spec), _console()
     console.print(f"Testbed [bold]{testbed.name}[/] on this machine:")
     for line in deploy.describe(testbed):
-        console.print(f"  - {line}", soft_wrap=True)
+        console.print(f"  - {line}", soft_wrap=True, markup=False)
     _confirm("Go ahead?", yes)
     need_root()
     with open_session(testbed, "up", console, vault_password_file) as session:
-        proven = session.proven.exists()
+        wanted = testbed.model_dump_json()
+        proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
         session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
         outcome = deploy.up(session)
         checks = _check(session, "quick" if proven and not (outcome.changed or outcome.issued or prove) else "full")
         _show_checks(console, checks, session.log)
         if any(check.result == "failed" for check in checks):
             raise SystemExit(EXIT_UNHEALTHY)
-        session.proven.touch()
+        session.proven.write_text(wanted, encoding="utf-8")
         _show_where(console, testbed, session.log)
 
 
@@ -276,16 +287,19 @@ def _show_checks(console: Console, checks: list[Check], log: Path) -> None:
 def _show_where(console: Console, testbed: Testbed, log: Path) -> None:
     console.print(f"\nTestbed [bold]{testbed.name}[/] is up.")
     for name, what in (("web", "Web"), ("api", "API"), ("files", "Files")):
-        console.print(f"  {what:<10} {testbed.server.url(name)}", soft_wrap=True)  # type: ignore[arg-type]
-    console.print(f"  {'InfluxDB':<10} {testbed.telemetry.url}", soft_wrap=True)
+        console.print(f"  {what:<10} {testbed.server.url(name)}", soft_wrap=True, markup=False)  # type: ignore[arg-type]
+    console.print(f"  {'InfluxDB':<10} {testbed.telemetry.url}", soft_wrap=True, markup=False)
     for user in testbed.users:
         console.print(
-            f"  {'User':<10} {user.name}: ~{user.name}/clearml.conf, ~{user.name}/clearml-venv", soft_wrap=True
+            f"  {'User':<10} {user.name}: ~{user.name}/clearml.conf, ~{user.name}/clearml-venv",
+            soft_wrap=True,
+            markup=False,
         )
     console.print("Next: testbed status, testbed smoke, testbed down")
 
 
 def _show_status(console: Console, found: dict[str, Any]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from provision.status import age
@@ -293,7 +307,7 @@ def _show_status(console: Console, found: dict[str, Any]) -> None:
     def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         console.print(table)
         console.print()
 
@@ -319,6 +333,6 @@ def _show_status(console: Console, found: dict[str, Any]) -> None:
         [[d["host"], d["path"], f"{d['free'] / 1e9:.0f} of {d['size'] / 1e9:.0f} GB"] for d in found["disk"]],
     )
     for problem in found["problems"]:
-        console.print(f"[bold red]✗[/] {problem}")
+        console.print(f"[bold red]✗[/] {escape(problem)}")
     if found["healthy"]:
         console.print("[green]✓[/] All is well.")

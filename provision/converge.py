@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,10 +109,26 @@ def _reason(result: dict[str, Any]) -> str:
     return "failed"
 
 
+def _run(
+    folder: Path, playbook: Path, secrets: Path, password: Path, environment: dict[str, str], watch: _Watch
+) -> Any:
+    arguments = ["-e", f"@{folder / 'variables.json'}", "-e", f"@{secrets}", "--vault-password-file", str(password)]
+    return ansible_runner.run(
+        private_data_dir=str(folder),
+        project_dir=str(playbook.parent),
+        playbook=str(playbook),
+        inventory=str(folder / "inventory.yml"),
+        cmdline=shlex.join(arguments),
+        envvars=environment,
+        event_handler=watch.event,
+        quiet=True,
+    )
+
+
 @contextmanager
-def private_dir(parent: Path) -> Iterator[Path]:
-    """Make a folder (0700) below `parent` that is gone after the block."""
-    path = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+def private_dir(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a folder (0700) below `parent`, named `prefix` and more, that is gone after the block."""
+    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
     try:
         yield path
     finally:
@@ -145,28 +162,18 @@ def run_playbook(
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
         "ANSIBLE_NOCOLOR": "1",
+        "LC_ALL": "C.UTF-8",  # there on every machine; Ansible refuses a locale that is not
     }
     with log.open("a", encoding="utf-8") as log_file:
         watch = _Watch(stage, log_file, list(_strings(secret_variables)))
-        runner = ansible_runner.run(
-            private_data_dir=str(folder),
-            project_dir=str(playbook.parent),
-            playbook=str(playbook),
-            inventory=str(folder / "inventory.yml"),
-            cmdline=shlex.join(
-                [
-                    "-e",
-                    f"@{folder / 'variables.json'}",
-                    "-e",
-                    f"@{secret_file}",
-                    "--vault-password-file",
-                    str(vault.password_path(work)),
-                ]
-            ),
-            envvars=environment,
-            event_handler=watch.event,
-            quiet=True,
-        )
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            runner = _run(folder, playbook, secret_file, vault.password_path(work), environment, watch)
+        finally:  # ansible-runner puts its own in their place and leaves them
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    if runner.status == "canceled":
+        raise KeyboardInterrupt
     if runner.status != "successful":
         what = (
             "\n".join(dict.fromkeys(watch.failures))

@@ -25,4 +25,5 @@ def service_is_running(host: Host, name: str) -> bool:
 def run_as(host: Host, user: str, command: str, *arguments: str) -> testinfra.backend.base.CommandResult:
     """Run a command on `host` as `user`, in that user's home and with nothing else of this environment."""
     quoted = " ".join(["%s"] * (len(arguments) + 1))
-    return host.run(f"runuser -u %s -- env -C ~{user} HOME=$(echo ~{user}) {quoted}", user, command, *arguments)
+    clean = f"env -i -C ~{user} HOME=$(echo ~{user}) USER={user} LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin"
+    return host.run(f"runuser -u %s -- {clean} {quoted}", user, command, *arguments)

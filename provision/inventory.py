@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ NETWORK_VARIABLES = re.compile(
     r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)$",
     re.IGNORECASE,
 )
-PASSWORD_IN_URL = re.compile(r"://[^/\s]*@")
+PASSWORD_IN_URL = re.compile(r"[^/\s]*@")
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,21 @@ class Wheels:
     workload: Path
 
 
-def network_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of `environment` that say how to reach package indexes, without any that hold a password."""
-    return {
+def network_environment(environment: Mapping[str, str], direct: Iterable[str] = ()) -> dict[str, str]:
+    """Return the variables of `environment` that say how to reach package indexes, without any that hold a password.
+
+    Where they name a proxy, the testbed's own hosts `direct` and loopback are reached without it.
+    """
+    found = {
         name: value
         for name, value in sorted(environment.items())
         if NETWORK_VARIABLES.match(name) and not PASSWORD_IN_URL.search(value)
     }
+    if any(name.lower().endswith("_proxy") for name in found):
+        given = found.get("no_proxy") or found.get("NO_PROXY") or ""
+        hosts = dict.fromkeys([*filter(None, given.split(",")), "localhost", "127.0.0.1", *direct])
+        found["no_proxy"] = found["NO_PROXY"] = ",".join(hosts)
+    return found
 
 
 def build(testbed: Testbed, wheels: Wheels, environment: Mapping[str, str], *, become: bool) -> dict[str, Any]:
@@ -62,7 +70,7 @@ def build(testbed: Testbed, wheels: Wheels, environment: Mapping[str, str], *, b
     everywhere = {
         "common_testbed_name": testbed.name,
         "common_data_dir": testbed.data_dir,
-        "common_environment": network_environment(environment),
+        "common_environment": network_environment(environment, [testbed.server.host or testbed.server.bind]),
         "common_ports": _ports(testbed),
         "python_venv_constraints": str(HOST_PINS),
         "workload_wheel": str(wheels.workload),

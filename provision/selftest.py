@@ -9,8 +9,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from provision import spec
 from provision.console import duration
-from provision.paths import ROOT
+from provision.paths import ROOT, state_dir
 
 # written by role common on every host of a testbed
 TESTBED_MARKER = Path("/etc/testbed/testbed.json")
@@ -35,6 +36,15 @@ def _is_shell(path: Path) -> bool:
     return first.startswith(b"#!") and first.rstrip().endswith((b"sh", b"bash"))
 
 
+def _built_in_is_up() -> bool:
+    """Return whether this machine carries the built-in testbed: tests must not touch one of somebody's own."""
+    built_in = spec.load(spec.EXAMPLE)
+    proven = state_dir(built_in.name) / "proven"
+    return (
+        TESTBED_MARKER.exists() and proven.exists() and proven.read_text(encoding="utf-8") == built_in.model_dump_json()
+    )
+
+
 def run(pytest_arguments: list[str]) -> int:
     """Run lint, types and tests, all of them even after a failure; return 0 if all passed.
 
@@ -42,11 +52,9 @@ def run(pytest_arguments: list[str]) -> int:
     """
     console = Console(highlight=False)
     chosen = "not removes"
-    if not TESTBED_MARKER.exists():
+    if not _built_in_is_up():
         chosen = "not removes and not deployed"
-        console.print(
-            "No testbed is up on this machine: the tests of a deployed one are left out (./testbed up --yes)."
-        )
+        console.print("The built-in testbed is not up here (./testbed up --yes): tests of a deployed one are left out.")
     tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", chosen])]
     if pytest_arguments:
         return subprocess.run(tests, cwd=ROOT, check=False).returncode

@@ -69,7 +69,7 @@ def open_session(
         logs = state / "logs"
         logs.mkdir(exist_ok=True)
         log = logs / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-        with private_dir(state) as work:
+        with private_dir(state, "run-" if changes else "look-") as work:
             yield Session(testbed, Vault(testbed.name, vault_password_file), console, state, work, log)
 
 

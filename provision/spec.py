@@ -271,6 +271,8 @@ def parse(text: str, file: str) -> Testbed:
         ) from None
     except yaml.YAMLError as error:
         raise SpecError(f"{file}: bad YAML: {str(error).splitlines()[0]}", "Write it as YAML in UTF-8.") from None
+    except RecursionError:
+        raise SpecError(f"{file}: bad YAML: nested too deeply", "Check brackets.") from None
     if node is None:
         raise SpecError(f"{file}: is empty", "Make a commented one with `testbed init`.")
     if not isinstance(node, yaml.MappingNode):
@@ -322,7 +324,9 @@ def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _explain(detail: dict[str, Any], lines: dict[tuple[str | int, ...], int], file: str) -> str:
     # the tag of a discriminated union is part of pydantic's location, but not of the file
-    path = tuple(part for part in detail["loc"] if part not in ("managed", "external"))
+    path = tuple(detail["loc"])
+    if path[:1] == ("telemetry",) and path[1:2] in (("managed",), ("external",)):
+        path = path[:1] + path[2:]
     known = path
     while known not in lines:
         known = known[:-1]

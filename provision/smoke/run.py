@@ -32,7 +32,7 @@ def run(session: Session, level: Level) -> list[Check]:
             f"--config-file={ROOT / 'tests' / 'stack' / 'pytest.ini'}",
             "--import-mode=importlib",
             "-p", "no:cacheprovider",
-            "--color=no",
+            "--color=no", "--capture=sys",
             *(["-m", "not full"] if level == "quick" else []),
         ]  # fmt: skip
         with (
@@ -41,6 +41,8 @@ def run(session: Session, level: Level) -> list[Check]:
             contextlib.redirect_stderr(log),
         ):
             code = pytest.main(arguments, plugins=[plugin])
+        if code == pytest.ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
         failed = sum(check.result == "failed" for check in plugin.checks)
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or not plugin.checks:
             raise TestbedError(f"the checks could not be run (pytest: {code})", f"See {session.log}.")

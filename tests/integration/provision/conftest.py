@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch):
         playbook = tmp_path / "play.yml"
         playbook.write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{tasks}")
         call.stage = Steps()
-        with converge.private_dir(tmp_path) as work:
+        with converge.private_dir(tmp_path, "run-") as work:
             return converge.run_playbook(
                 playbook,
                 INVENTORY,

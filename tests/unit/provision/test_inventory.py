@@ -55,12 +55,23 @@ def test_only_what_reaches_package_indexes_is_handed_on_and_no_password():
     given = {
         "https_proxy": "http://proxy:3128",
         "HTTP_PROXY": "http://user:secret@proxy:3128",
+        "all_proxy": "user:secret@proxy:3128",
         "PIP_INDEX_URL": "https://token:secret@index/simple",
         "PIP_CERT": "/ca.pem",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "PATH": "/bin",
     }
-    assert inventory.network_environment(given) == {"PIP_CERT": "/ca.pem", "https_proxy": "http://proxy:3128"}
+    direct = "localhost,127.0.0.1,server.example"
+    assert inventory.network_environment(given, ["server.example"]) == {
+        "PIP_CERT": "/ca.pem",
+        "https_proxy": "http://proxy:3128",
+        "no_proxy": direct,
+        "NO_PROXY": direct,
+    }
+
+
+def test_without_a_proxy_nothing_is_said_of_one():
+    assert inventory.network_environment({"PIP_CERT": "/ca.pem"}) == {"PIP_CERT": "/ca.pem"}
 
 
 def test_an_ipv6_address_is_bracketed_in_urls():

@@ -48,6 +48,9 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
     [
         ("", "t.yaml: is empty"),
         ("# only a comment\n", "t.yaml: is empty"),
+        ("[" * 3000, "t.yaml: bad YAML"),
+        (GOOD + "external: 1\n", "t.yaml:6: `external` is unknown"),
+        (GOOD + "telemetry: {source: external, external: {}}\n", "`telemetry.external` is unknown"),
         ("- a\n", "t.yaml:1: expected keys"),
         ("name: [\n", "t.yaml:2: bad YAML"),
         ("name: a\n\tb: 1\n", "t.yaml:2: bad YAML"),
