@@ -27,10 +27,13 @@ author: [The testbed's authors (@clearml-testbed)]
 def claim(module: AnsibleModule) -> None:
     """Write the record, then the folders, then the marker."""
     wanted = {Path(path): int(mode, 8) for path, mode in module.params["directories"].items()}
-    wanted.setdefault(Path(module.params["data_dir"]), 0o755)
+    data = Path(module.params["data_dir"])
+    wanted.setdefault(data, 0o755)
     missing = [path for path in wanted if not path.is_dir()]
     made = {folder for path in missing for folder in [path, *path.parents] if not folder.is_dir()}
-    wrong = [path for path in wanted if path.is_dir() and path.stat().st_mode & 0o7777 != wanted[path]]
+    # the data folder may be one that was there before: its mode is its owner's business
+    ours = [path for path in wanted if path.is_dir() and path != data]
+    wrong = [path for path in ours if path.stat().st_mode & 0o7777 != wanted[path]]
     marked = claimed_by() == module.params["name"]
     record = load()
     changed = bool(missing or wrong or not marked or record["testbed"] != module.params["name"])

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,6 +102,15 @@ class TestRecord:
     def test_another_testbeds_kept_data_is_refused(self) -> None:
         record.save({**record.load(), "testbed": "theirs"})
         assert "testbed down --purge" in check.owner_problem("ours")
+
+    def test_a_data_folder_that_was_there_keeps_its_mode(self, tmp_path: Path) -> None:
+        data, settings = tmp_path / "data", tmp_path / "settings"
+        data.mkdir(mode=0o700)
+        params = {"name": "ours", "data_dir": str(data), "directories": {str(settings): "0750"}}
+        claim.claim(SimpleNamespace(params=params, check_mode=False, exit_json=lambda **_: None))
+        assert data.stat().st_mode & 0o777 == 0o700
+        assert settings.stat().st_mode & 0o777 == 0o750
+        assert record.load()["directories"] == [str(settings)]
 
 
 class TestPackages:
