@@ -37,7 +37,9 @@ class Stage:
         self._step_began = self._began
 
     def step(self, text: str) -> None:
-        """Say what is being done now."""
+        """Say what is being done now; saying the same again lets its time run on."""
+        if text == self._step:
+            return
         self._tell_slow_step()
         self._step, self._step_began = text, time.monotonic()
 
