@@ -1,0 +1,6 @@
+"""The `testbed` command: verbs only, which parse, call and print."""
+
+from provision.cli import deployment, project
+from provision.cli.group import main
+
+__all__ = ["deployment", "main", "project"]
