@@ -45,19 +45,32 @@ def _built_in_is_up() -> bool:
     )
 
 
-def run(pytest_arguments: list[str]) -> int:
+def _chosen(lab: bool, full: bool, deployed: bool) -> str:
+    """Return the markers of a tier's tests, as pytest's -m takes them."""
+    left_out = ["removes"]
+    left_out += [] if full else ["full"]
+    left_out += [] if lab or full else ["long"]
+    left_out += [] if deployed else ["deployed"]
+    return " and ".join(f"not {marker}" for marker in left_out)
+
+
+def run(pytest_arguments: list[str], *, lab: bool = False, full: bool = False) -> int:
     """Run lint, types and tests, all of them even after a failure; return 0 if all passed.
 
+    `lab` adds what takes long or needs containers, `full` the campaigns without sampling.
     `pytest_arguments` choose tests; then nothing but pytest runs.
     """
     console = Console(highlight=False)
-    chosen = "not removes"
-    if not _built_in_is_up():
-        chosen = "not removes and not deployed"
-        console.print("The built-in testbed is not up here (./testbed up --yes): tests of a deployed one are left out.")
-    tests = [sys.executable, "-P", "-m", "pytest", *(pytest_arguments or ["-m", chosen])]
+    pytest = [sys.executable, "-P", "-m", "pytest"]
     if pytest_arguments:
-        return subprocess.run(tests, cwd=ROOT, check=False).returncode
+        # a -m of the caller's own comes later, so it is the one that counts
+        chosen = _chosen(lab=True, full=full, deployed=True)
+        return subprocess.run([*pytest, "-m", chosen, *pytest_arguments], cwd=ROOT, check=False).returncode
+    deployed = _built_in_is_up()
+    if not deployed:
+        console.print("The built-in testbed is not up here (./testbed up --yes): tests of a deployed one are left out.")
+    folders = ["tests/unit", "tests/integration", *(["tests/lab"] if lab or full else [])]
+    tests = [*pytest, "-m", _chosen(lab, full, deployed), *folders]
     steps = {
         "ruff": ["ruff", "check", "."],
         "ruff format": ["ruff", "format", "--check", "."],

@@ -27,15 +27,17 @@ def init(spec: Path) -> None:
 
 
 @main.command(context_settings={"ignore_unknown_options": True})
+@click.option("--lab", is_flag=True, help="And what takes long, and what needs hosts in containers.")
+@click.option("--full", is_flag=True, help="With --lab: campaigns without sampling.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
-def test(pytest_arguments: tuple[str, ...]) -> None:
+def test(pytest_arguments: tuple[str, ...], lab: bool, full: bool) -> None:
     """Run the project's own tests: lint, types, unit and integration tests, and the checks of this machine's testbed.
 
-    Arguments go to pytest and choose its tests, such as `testbed test tests/unit -k spec`.
+    Other arguments go to pytest and choose its tests, such as `testbed test tests/unit -k spec`.
     """
     from provision import selftest
 
-    raise SystemExit(selftest.run(list(pytest_arguments)))
+    raise SystemExit(selftest.run(list(pytest_arguments), lab=lab, full=full))
 
 
 @main.command()
