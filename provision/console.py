@@ -13,6 +13,8 @@ from rich.text import Text
 
 # without a terminal, a task within a stage is worth a line of its own from here on
 SLOW_TASK_S = 5.0
+# a terminal narrower than this gets no columns
+WIDTH_OF_COLUMNS = 80
 
 
 def duration(seconds: float) -> str:
@@ -22,6 +24,15 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+class PeopleConsole(Console):
+    """A console on a stream that drops what nobody reads any more, so a reader that has gone ends nothing."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether lines can be drawn over: a terminal, and one that can; colours alone (FORCE_COLOR) are none."""
+        return self.file.isatty() and not self.is_dumb_terminal and self.encoding.lower().startswith("utf")
 
 
 class Stage:
@@ -50,9 +61,10 @@ class Stage:
     def finish(self, mark: str, style: str) -> None:
         """Print the stage's closing line."""
         self._tell_slow_step()
-        line = Text.assemble(
-            (f"{mark} ", style), f"{self._title:<34} {duration(time.monotonic() - self._began):>12}   {self.result}"
-        )
+        took = duration(time.monotonic() - self._began)
+        narrow = self._console.width < WIDTH_OF_COLUMNS
+        columns = f"{self._title}  {took}  {self.result}" if narrow else f"{self._title:<34} {took:>12}   {self.result}"
+        line = Text.assemble((f"{mark} ", style), columns)
         self._console.print(line)
 
     def _tell_slow_step(self) -> None:
@@ -71,7 +83,7 @@ class Stage:
 @contextmanager
 def stage(console: Console, title: str) -> Iterator[Stage]:
     """Show a stage while the block runs; its closing line says how long it took and `result`."""
-    if console.is_terminal:
+    if isinstance(console, PeopleConsole) and console.is_live:
         with Live(console=console, refresh_per_second=8, transient=True) as live:
             current = Stage(console, title, live)
             live.update(current)

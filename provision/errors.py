@@ -2,6 +2,27 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Every exit code and what it means: `testbed --help` and the reference show this table."""
+
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str) -> Exit:
+        """Make a member of `(code, meaning)`."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    OK = 0, "Done, and all is well."
+    FAILED = 1, "Something failed, or is not well; the message says what and what to do."
+    BAD_INPUT = 2, "The command line or `testbed.yaml` is wrong; nothing was changed."
+    DECLINED = 3, "You did not agree, or nobody was there to ask; nothing was changed."
+    STOPPED = 130, "Stopped with Ctrl-C; run the same command again to go on."
+
 
 class TestbedError(Exception):
     """Something the person at the keyboard can mend.
@@ -10,7 +31,7 @@ class TestbedError(Exception):
     """
 
     __test__ = False  # pytest collects classes named Test…
-    exit_code = 1
+    exit_code: int = Exit.FAILED
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -21,7 +42,13 @@ class TestbedError(Exception):
 class SpecError(TestbedError):
     """testbed.yaml cannot be used as it stands."""
 
-    exit_code = 2
+    exit_code = Exit.BAD_INPUT
+
+
+class DeclinedError(TestbedError):
+    """The person at the keyboard did not agree, or there was none to ask."""
+
+    exit_code = Exit.DECLINED
 
 
 class SecretsError(TestbedError):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import Any
 
 from provision import hosts, inventory
 from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError
+from provision.reports import Disk, QueueState, Service, StatusReport, Urls, WorkerState
 from provision.session import Session
 
 VERSION_COMMANDS = {
@@ -20,21 +20,18 @@ VERSION_COMMANDS = {
 WORKER_TIMEOUT_S = 600
 
 
-def collect(session: Session) -> dict[str, Any]:
-    """Return the testbed's state; `healthy` is true when every service runs and every worker has reported.
-
-    Keys: `name`, `urls`, `services`, `versions`, `workers`, `queues` (entries waiting), `disk` (bytes), `problems`.
-    """
+def collect(session: Session) -> StatusReport:
+    """Return the testbed's state; `healthy` is true when every service runs and every worker has reported."""
     testbed = session.testbed
     problems: list[str] = []
     services = []
     for host, name in inventory.services(testbed, session.inventory):
         running = hosts.service_is_running(hosts.connect(session.inventory_file, host), name)
-        services.append({"host": host, "name": name, "running": running})
+        services.append(Service(host=host, name=name, running=running))
         if not running:
             problems.append(f"{host}: service {name} does not run")
-    workers: list[dict[str, Any]] = []
-    queues: list[dict[str, Any]] = []
+    workers: list[WorkerState] = []
+    queues: list[QueueState] = []
     try:
         secrets = session.vault.load()
         if secrets is None or secrets.toolkit is None:
@@ -42,7 +39,7 @@ def collect(session: Session) -> dict[str, Any]:
         else:
             with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
                 workers, queues = _workers(api), _queues(api)
-            seen = {worker["name"] for worker in workers}
+            seen = {worker.name for worker in workers}
             for host in inventory.hosts(session.inventory, "agents"):
                 problems += [
                     f"worker {host}:{worker.name} has not reported for {WORKER_TIMEOUT_S} s"
@@ -51,34 +48,34 @@ def collect(session: Session) -> dict[str, Any]:
                 ]
     except ApiError as error:
         problems.append(error.message)
-    return {
-        "name": testbed.name,
-        "healthy": not problems,
-        "problems": problems,
-        "urls": {name: testbed.server.url(name) for name in ("web", "api", "files")},
-        "services": services,
-        "versions": _versions(session),
-        "workers": workers,
-        "queues": queues,
-        "disk": _disk(session),
-    }
+    return StatusReport(
+        testbed=testbed.name,
+        healthy=not problems,
+        problems=problems,
+        urls=Urls.of(testbed),
+        services=services,
+        versions=_versions(session),
+        workers=workers,
+        queues=queues,
+        disk=_disk(session),
+    )
 
 
-def _workers(api: ClearmlApi) -> list[dict[str, Any]]:
+def _workers(api: ClearmlApi) -> list[WorkerState]:
     return [
-        {
-            "name": worker["id"],
-            "queues": [queue["name"] for queue in worker.get("queues", [])],
-            "task": (worker.get("task") or {}).get("id"),
-            "last_report": worker.get("last_activity_time") or worker.get("register_time"),
-        }
+        WorkerState(
+            name=worker["id"],
+            queues=[queue["name"] for queue in worker.get("queues", [])],
+            task=(worker.get("task") or {}).get("id"),
+            last_report=worker.get("last_activity_time") or worker.get("register_time"),
+        )
         for worker in api.call("workers.get_all", last_seen=WORKER_TIMEOUT_S)["workers"]
     ]
 
 
-def _queues(api: ClearmlApi) -> list[dict[str, Any]]:
+def _queues(api: ClearmlApi) -> list[QueueState]:
     return [
-        {"name": queue["name"], "waiting": len(queue.get("entries") or [])}
+        QueueState(name=queue["name"], waiting=len(queue.get("entries") or []))
         for queue in api.call("queues.get_all", only_fields=["name", "entries"])["queues"]
     ]
 
@@ -93,7 +90,7 @@ def _versions(session: Session) -> dict[str, str | None]:
     return found
 
 
-def _disk(session: Session) -> list[dict[str, Any]]:
+def _disk(session: Session) -> list[Disk]:
     found = []
     for name in sorted(session.inventory["all"]["hosts"]):
         done = hosts.connect(session.inventory_file, name).run(
@@ -101,7 +98,7 @@ def _disk(session: Session) -> list[dict[str, Any]]:
         )
         if done.rc == 0 and done.stdout.strip():
             size, free = map(int, done.stdout.split())
-            found.append({"host": name, "path": session.testbed.data_dir, "size": size, "free": free})
+            found.append(Disk(host=name, path=session.testbed.data_dir, size=size, free=free))
     return found
 
 

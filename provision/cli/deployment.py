@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from provision.cli.group import (
-    EXIT_UNHEALTHY,
     confirm,
     json_option,
     load,
@@ -19,10 +17,13 @@ from provision.cli.group import (
     vault_option,
     yes_option,
 )
-from provision.cli.output import show_checks, show_status, show_where
+from provision.cli.output import show_checks, show_json, show_status, show_where
+from provision.errors import Exit
 
 if TYPE_CHECKING:
-    from provision.smoke.plugin import Check
+    from provision.reports import Check
+    from provision.session import Session
+    from provision.smoke.run import Level
 
 
 @main.command()
@@ -30,16 +31,24 @@ if TYPE_CHECKING:
 @vault_option
 @yes_option
 @click.option("--prove", is_flag=True, help="Run the full chain even if nothing changed.")
-def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bool) -> None:
+@json_option
+def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bool, as_json: bool) -> None:
     """Bring the testbed up, or up to date, and prove that it works.
 
     The full chain (telemetry, dataset, training, model) runs when something changed or was not proven yet; otherwise
     the quick checks. Ends with a table of checks; exit code 0 only if all passed.
+
+    \b
+    Examples:
+      testbed up                          says what it will do, and asks
+      testbed up --yes --prove            asks nothing, and runs every check
+      testbed up --spec lab.yaml          another file than ./testbed.yaml
+      testbed up --yes --json | jq .urls  for scripts
     """
-    from provision import deploy
+    from provision import deploy, reports
     from provision.session import need_root, open_session
 
-    testbed, console = load(spec), make_console()
+    testbed, console = load(spec), make_console(stderr=as_json)
     console.print(f"Testbed [bold]{testbed.name}[/] on this machine:")
     for line in deploy.describe(testbed):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
@@ -50,12 +59,33 @@ def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bo
         proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
         session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
         outcome = deploy.up(session)
-        checks = _check(session, "quick" if proven and not (outcome.changed or outcome.issued or prove) else "full")
-        show_checks(console, checks, session.log)
-        if any(check.result == "failed" for check in checks):
-            raise SystemExit(EXIT_UNHEALTHY)
-        session.proven.write_text(wanted, encoding="utf-8")
-        show_where(console, testbed, session.log)
+        level: Level = "quick" if proven and not (outcome.changed or outcome.issued or prove) else "full"
+        checks = _check(session, level)
+        healthy = all_well(checks)
+        if healthy:
+            session.proven.write_text(wanted, encoding="utf-8")
+        report = reports.UpReport(
+            testbed=testbed.name,
+            healthy=healthy,
+            changed=outcome.changed,
+            issued=outcome.issued,
+            level=level,
+            checks=checks,
+            urls=reports.Urls.of(testbed),
+            users=[
+                reports.UserFiles(name=name, conf=f"~{name}/clearml.conf", venv=f"~{name}/clearml-venv")
+                for name in (user.name for user in testbed.users)
+            ],
+            log=str(session.log),
+        )
+    if as_json:
+        show_json(report)
+    else:
+        show_checks(console, report.checks, report.log)
+        if healthy:
+            show_where(console, report)
+    if not healthy:
+        raise SystemExit(Exit.FAILED)
 
 
 @main.command()
@@ -69,12 +99,19 @@ def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bo
     help="full: the whole chain, too.",
 )
 @json_option
-def smoke(spec: Path | None, vault_password_file: Path | None, level: str, as_json: bool) -> None:
+def smoke(spec: Path | None, vault_password_file: Path | None, level: Level, as_json: bool) -> None:
     """Check the running testbed from end to end.
 
     quick: services, ports, credentials, workers, telemetry, files, disk. full: that, and the reference workload from
     telemetry to a model that predicts.
+
+    \b
+    Examples:
+      testbed smoke                       the whole chain
+      testbed smoke --level quick         seconds; after a reboot, or every hour
+      testbed smoke --json >result.json   for scripts
     """
+    from provision import reports
     from provision.session import need_root, open_session
 
     testbed = load(spec)
@@ -82,17 +119,14 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: str, as_js
     console = make_console(stderr=as_json)
     with open_session(testbed, "smoke", console, vault_password_file) as session:
         checks = _check(session, level)
-        if as_json:
-            found = [{key: getattr(check, key) for key in check.__dataclass_fields__} for check in checks]
-            click.echo(
-                json.dumps(
-                    {"testbed": testbed.name, "level": level, "checks": found, "log": str(session.log)}, indent=2
-                )
-            )
-        else:
-            show_checks(console, checks, session.log)
-        if any(check.result == "failed" for check in checks):
-            raise SystemExit(EXIT_UNHEALTHY)
+        log = str(session.log)
+    healthy = all_well(checks)
+    if as_json:
+        show_json(reports.SmokeReport(testbed=testbed.name, healthy=healthy, level=level, checks=checks, log=log))
+    else:
+        show_checks(console, checks, log)
+    if not healthy:
+        raise SystemExit(Exit.FAILED)
 
 
 @main.command()
@@ -100,21 +134,27 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: str, as_js
 @vault_option
 @json_option
 def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -> None:
-    """Show services, versions, workers, queues and disk; exit code 0 only if all is well."""
+    """Show services, versions, workers, queues and disk; exit code 0 only if all is well.
+
+    \b
+    Examples:
+      testbed status
+      testbed status --json | jq .problems   for scripts
+    """
     from provision import status as states
     from provision.session import need_root, open_session
 
     testbed = load(spec)
     need_root()
-    console = make_console()
+    console = make_console(stderr=as_json)
     with open_session(testbed, "status", console, vault_password_file, changes=False) as session:
         found = states.collect(session)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        show_json(found)
     else:
         show_status(console, found)
-    if not found["healthy"]:
-        raise SystemExit(EXIT_UNHEALTHY)
+    if not found.healthy:
+        raise SystemExit(Exit.FAILED)
 
 
 @main.command()
@@ -122,15 +162,22 @@ def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -
 @vault_option
 @yes_option
 @click.option("--purge", is_flag=True, help="Remove data, users' homes and secrets, too.")
-def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: bool) -> None:
-    """Remove exactly what `up` installed; data stays unless --purge."""
+@json_option
+def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: bool, as_json: bool) -> None:
+    """Remove exactly what `up` installed; data stays unless --purge.
+
+    \b
+    Examples:
+      testbed down                says what will go, and asks
+      testbed down --yes --purge  asks nothing; data, homes and secrets go, too
+    """
     import shutil
 
-    from provision import deploy
+    from provision import deploy, reports
     from provision.paths import config_dir, state_dir
     from provision.session import need_root, open_session
 
-    testbed, console = load(spec), make_console()
+    testbed, console = load(spec), make_console(stderr=as_json)
     console.print(
         f"This removes testbed [bold]{testbed.name}[/] from this machine: its services, programs in /opt/testbed,"
     )
@@ -144,14 +191,22 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
     confirm("Remove it?", yes)
     need_root()
     with open_session(testbed, "down", console, vault_password_file) as session:
-        deploy.down(session, purge=purge)
+        removed = deploy.down(session, purge=purge)
     if purge:
         shutil.rmtree(config_dir(testbed.name), ignore_errors=True)
         shutil.rmtree(state_dir(testbed.name))
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
+    if as_json:
+        log = None if purge else str(session.log)
+        show_json(reports.DownReport(testbed=testbed.name, changed=removed.changed, purged=purge, log=log))
 
 
-def _check(session: Any, level: Any) -> list[Check]:
+def all_well(checks: list[Check]) -> bool:
+    """Return whether no check failed."""
+    return all(check.result != "failed" for check in checks)
+
+
+def _check(session: Session, level: Level) -> list[Check]:
     from provision.smoke.run import run
 
     return run(session, level)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from provision.errors import TestbedError
+from provision.cli import streams
+from provision.errors import DeclinedError, Exit, TestbedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,49 +22,114 @@ if TYPE_CHECKING:
 
 # What takes long to import is imported by the verb that needs it, so that `--help` and `version` answer at once.
 
-EXIT_UNHEALTHY = 1
-EXIT_ABORTED = 3
-WIDTH_OF_A_LOG = 160
+# Without a terminal nothing is wrapped: a script reads whole lines.
+WIDTH_OF_A_LOG = 10_000
+AS_JSON, DEBUG = "provision.json", "provision.debug"  # keys of click's `context.meta`
 
 
-class _Group(click.Group):
-    """Prints a `TestbedError` as one message and its remedy; a traceback only under --debug."""
+def _note_debug(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
+    context.meta[DEBUG] = given or context.meta.get(DEBUG, False)
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    callback=_note_debug,
+    help="Show a traceback, too, when something goes wrong.",
+)
+
+
+class Verb(click.Command):
+    """A verb; takes --debug, as the command itself does."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if not self.context_settings.get("ignore_unknown_options"):  # else all options are somebody else's
+            debug_option(self)
+
+
+class Verbs(click.Group):
+    """A group of verbs."""
+
+    command_class = Verb
+    group_class = type
+
+
+class _Main(Verbs):
+    """Prints an error as one message and its remedy, and as JSON for scripts; a traceback only under --debug."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        if sys.stdout is sys.__stdout__:  # not while a test has put another in its place
+            streams.prepare()
+        return super().main(*arguments, **options)
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        context.meta[AS_JSON] = "--json" in arguments  # also where the rest of the line is wrong
+        return super().parse_args(context, arguments)
 
     def invoke(self, context: click.Context) -> Any:
         try:
             return super().invoke(context)
+        except click.UsageError as error:
+            if context.meta[AS_JSON]:
+                _print_json(error.format_message(), "", error.exit_code)
+            raise
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
         except TestbedError as error:
-            if context.params.get("debug"):
-                raise
-            click.echo(f"testbed: {error.message}", err=True)
-            if error.remedy:
-                click.echo(f"  {error.remedy}", err=True)
-            context.exit(error.exit_code)
+            _fail(context, error.message, error.remedy, error.exit_code)
         except (OSError, subprocess.CalledProcessError) as error:
-            if context.params.get("debug"):
-                raise
-            click.echo(f"testbed: {error}", err=True)
-            click.echo("  Mend that (space, owner, mode) and run the same command again; --debug shows more.", err=True)
-            context.exit(EXIT_UNHEALTHY)
+            _fail(context, str(error), "Mend that (space, owner, mode) and run the same command again.", Exit.FAILED)
         except KeyboardInterrupt:
-            click.echo("\ntestbed: stopped; run the same command again to go on", err=True)
-            context.exit(130)
+            click.echo(err=True)  # the terminal shows ^C
+            _fail(context, "stopped", "Run the same command again to go on.", Exit.STOPPED)
+        except Exception as error:
+            what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            _fail(
+                context, f"a mistake in testbed itself: {what}", "--debug shows where; please report it.", Exit.FAILED
+            )
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.option("--debug", is_flag=True, help="Show a traceback when something goes wrong.")
-def main(debug: bool) -> None:
+def _fail(context: click.Context, message: str, remedy: str, code: int) -> None:
+    if context.meta.get(DEBUG):
+        click.echo(traceback.format_exc(), err=True, nl=False)
+    click.echo(f"testbed: {message}", err=True)
+    if remedy:
+        click.echo(f"  {remedy}", err=True)
+    if context.meta[AS_JSON]:
+        _print_json(message, remedy, code)
+    context.exit(code)
+
+
+def _print_json(message: str, remedy: str, code: int) -> None:
+    # spelt out here, for `provision.reports` takes long to import; a test compares the two
+    click.echo(json.dumps({"error": {"message": message, "remedy": remedy, "exit_code": int(code)}}, indent=2))
+
+
+def _exit_codes() -> str:
+    return "\n".join(["\b", "Exit codes:", *(f"  {code:<5}{code.meaning.replace('`', '')}" for code in Exit)])
+
+
+@click.group(
+    cls=_Main,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=_exit_codes(),
+)
+@debug_option
+def main() -> None:
     """Bring up a ClearML testbed from one file, hand out credentials, and prove that it works.
 
     \b
     A first testbed on this machine:   testbed up
     One of your own:                   testbed init, edit testbed.yaml, testbed up
+    How it is:                         testbed status
+    For a script:                      testbed status --json
     """
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
     # Ansible's and the linters' programs are beside this Python
     os.environ["LC_ALL"] = "C.UTF-8"  # there on every machine; programs refuse a locale that is not
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    del debug  # read by _Group
 
 
 spec_option = click.option(
@@ -75,15 +143,17 @@ vault_option = click.option(
     help="File with the password of the testbed's vault. Default: TESTBED_VAULT_PASSWORD, else a generated file.",
 )
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for scripts.")
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for scripts; progress is on stderr."
+)
 
 
 def make_console(stderr: bool = False) -> Console:
-    from rich.console import Console
+    from provision.console import PeopleConsole
 
     # the stream of now: while checks run, pytest has others in its place
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, highlight=False, width=None if stream.isatty() else WIDTH_OF_A_LOG)
+    return PeopleConsole(file=stream, highlight=False, width=None if stream.isatty() else WIDTH_OF_A_LOG)
 
 
 def load(spec: Path | None) -> Testbed:
@@ -93,10 +163,15 @@ def load(spec: Path | None) -> Testbed:
 
 
 def confirm(question: str, yes: bool) -> None:
+    """Ask on the terminal, unless `yes`. Raises `DeclinedError`."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise TestbedError("there is no terminal to ask on, so nothing was changed", "Say --yes to go ahead.")
-    if not click.confirm(question):
-        click.echo("Nothing was changed.")
-        raise SystemExit(EXIT_ABORTED)
+        raise DeclinedError("there is no terminal to ask on, so nothing was changed", "Say --yes to go ahead.")
+    try:
+        agreed = click.confirm(question, err=True)  # stdout may be somebody's JSON
+    except click.Abort:  # Ctrl-C and Ctrl-D are an answer, too
+        click.echo(err=True)
+        agreed = False
+    if not agreed:
+        raise DeclinedError("you did not agree, so nothing was changed")

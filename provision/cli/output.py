@@ -1,22 +1,75 @@
-"""What the verbs print for people."""
+"""What the verbs print."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
-    from provision.smoke.plugin import Check
-    from provision.spec import Testbed
+    from provision.reports import Check, Report, StatusReport, UpReport
+
+WIDEST = 10_000
 
 
-def show_checks(console: Console, checks: list[Check], log: Path) -> None:
-    from provision.smoke.run import table
+def show_json(report: Report) -> None:
+    """Print a report as one document, in ASCII: any encoding has that."""
+    click.echo(json.dumps(report.model_dump(mode="json"), indent=2))
 
+
+def show_rows(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[RenderableType]],
+    right: str | None = None,
+) -> None:
+    """Print a table (column `right` to the right), or a paragraph for each row where it is too wide."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column == right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    if console.measure(table, options=console.options.update(width=WIDEST)).maximum <= console.width:
+        console.print(table)
+        return
+    if title:
+        console.print(Text(title, style="bold"))
+    for row in rows:
+        first, *others = zip(columns, row, strict=True)
+        console.print(first[1], overflow="fold")
+        for column, value in others:
+            if str(value):
+                line = Text(f"{column}: ").append(value if isinstance(value, Text) else str(value))
+                console.print(Padding(line, (0, 0, 0, 2)), overflow="fold")
+
+
+def show_checks(console: Console, checks: list[Check], log: str) -> None:
+    """Print the checks, and below them what is wrong with those that failed."""
+    from rich.text import Text
+
+    from provision.console import duration
+
+    marks = {"passed": ("✓ passed", "green"), "failed": ("✗ failed", "bold red"), "skipped": ("- skipped", "yellow")}
     console.print()
-    console.print(table(checks))
+    show_rows(
+        console,
+        "",
+        ["Check", "Result", "Time", "ID or URL"],
+        [
+            [Text(check.name), Text(*marks[check.result]), duration(check.seconds), Text(check.reference)]
+            for check in checks
+        ],
+        right="Time",
+    )
     for check in checks:
         if check.result == "failed":
             console.print(f"\n[bold red]✗ {check.name}[/]")
@@ -25,55 +78,50 @@ def show_checks(console: Console, checks: list[Check], log: Path) -> None:
     console.print(f"\n{len(checks) - failed} of {len(checks)} checks passed. Log: {log}", soft_wrap=True)
 
 
-def show_where(console: Console, testbed: Testbed, log: Path) -> None:
-    console.print(f"\nTestbed [bold]{testbed.name}[/] is up.")
-    for name, what in (("web", "Web"), ("api", "API"), ("files", "Files")):
-        console.print(f"  {what:<10} {testbed.server.url(name)}", soft_wrap=True, markup=False)  # type: ignore[arg-type]
-    console.print(f"  {'InfluxDB':<10} {testbed.telemetry.url}", soft_wrap=True, markup=False)
-    for user in testbed.users:
-        console.print(
-            f"  {'User':<10} {user.name}: ~{user.name}/clearml.conf, ~{user.name}/clearml-venv",
-            soft_wrap=True,
-            markup=False,
-        )
+def show_where(console: Console, report: UpReport) -> None:
+    """Print where the testbed's services and its users' files are."""
+    console.print(f"\nTestbed [bold]{report.testbed}[/] is up.")
+    urls = report.urls
+    for what, where in (("Web", urls.web), ("API", urls.api), ("Files", urls.files), ("InfluxDB", urls.telemetry)):
+        console.print(f"  {what:<10} {where}", soft_wrap=True, markup=False)
+    for user in report.users:
+        console.print(f"  {'User':<10} {user.name}: {user.conf}, {user.venv}", soft_wrap=True, markup=False)
     console.print("Next: testbed status, testbed smoke, testbed down")
 
 
-def show_status(console: Console, found: dict[str, Any]) -> None:
+def show_status(console: Console, found: StatusReport) -> None:
+    """Print what stands and how it is."""
     from rich.markup import escape
-    from rich.table import Table
+    from rich.text import Text
 
     from provision.status import age
 
     def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
-        table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        show_rows(console, title, columns, [[Text(cell) for cell in row] for row in rows])
         console.print()
 
     show(
         "Services",
-        ["Host", "Service", "State"],
-        [[s["host"], s["name"], "running" if s["running"] else "stopped"] for s in found["services"]],
+        ["Service", "State", "Host"],
+        [[service.name, "running" if service.running else "stopped", service.host] for service in found.services],
     )
     show(
         "Versions",
         ["Program", "Version"],
-        [[name, version or "not installed"] for name, version in found["versions"].items()],
+        [[name, version or "not installed"] for name, version in found.versions.items()],
     )
     show(
         "Workers",
         ["Worker", "Queues", "Task", "Last report"],
-        [[w["name"], ", ".join(w["queues"]), w["task"] or "idle", age(w["last_report"])] for w in found["workers"]],
+        [[w.name, ", ".join(w.queues), w.task or "idle", age(w.last_report)] for w in found.workers],
     )
-    show("Queues", ["Queue", "Waiting"], [[queue["name"], str(queue["waiting"])] for queue in found["queues"]])
+    show("Queues", ["Queue", "Waiting"], [[queue.name, str(queue.waiting)] for queue in found.queues])
     show(
         "Disk",
-        ["Host", "Path", "Free"],
-        [[d["host"], d["path"], f"{d['free'] / 1e9:.0f} of {d['size'] / 1e9:.0f} GB"] for d in found["disk"]],
+        ["Path", "Free", "Host"],
+        [[disk.path, f"{disk.free / 1e9:.0f} of {disk.size / 1e9:.0f} GB", disk.host] for disk in found.disk],
     )
-    for problem in found["problems"]:
+    for problem in found.problems:
         console.print(f"[bold red]✗[/] {escape(problem)}")
-    if found["healthy"]:
+    if found.healthy:
         console.print("[green]✓[/] All is well.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 
 import pytest
 from testinfra.host import Host
@@ -12,19 +11,9 @@ from testinfra.host import Host
 from provision import hosts, inventory
 from provision.clearml_api import ClearmlApi
 from provision.errors import TestbedError
+from provision.reports import Check
 from provision.secrets import Secrets
 from provision.session import Session
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check's result: `passed`, `failed` or `skipped`; `reference` is an ID or a URL that it found."""
-
-    name: str
-    result: str
-    seconds: float
-    reference: str
-    message: str
 
 
 class StackPlugin:

@@ -6,17 +6,15 @@ import contextlib
 from typing import Literal
 
 import pytest
-from rich.table import Column, Table
-from rich.text import Text
 
-from provision.console import duration, stage
+from provision.console import stage
 from provision.errors import TestbedError
 from provision.paths import ROOT
+from provision.reports import Check
 from provision.session import Session
-from provision.smoke.plugin import Check, StackPlugin
+from provision.smoke.plugin import StackPlugin
 
 Level = Literal["quick", "full"]
-MARKS = {"passed": ("✓ passed", "green"), "failed": ("✗ failed", "bold red"), "skipped": ("- skipped", "yellow")}
 
 
 def run(session: Session, level: Level) -> list[Check]:
@@ -48,15 +46,3 @@ def run(session: Session, level: Level) -> list[Check]:
             raise TestbedError(f"the checks could not be run (pytest: {code})", f"See {session.log}.")
         current.result = f"{len(plugin.checks)} checks, {failed} failed"
     return plugin.checks
-
-
-def table(checks: list[Check]) -> Table:
-    """Return the checks as a table for people."""
-    time = Column("Time", justify="right")
-    shown = Table("Check", "Result", time, "ID or URL", box=None, pad_edge=False, header_style="bold")
-    for check in checks:
-        mark, style = MARKS[check.result]
-        shown.add_row(
-            check.name, Text(mark, style=style), duration(check.seconds), Text(check.reference, overflow="fold")
-        )
-    return shown

@@ -41,7 +41,7 @@ def _down(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_down_asks_first():
-    assert _down().returncode == 1
+    assert _down().returncode == 3
     assert Path("/etc/testbed/testbed.json").exists()
 
 

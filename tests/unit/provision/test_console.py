@@ -7,7 +7,17 @@ import io
 import pytest
 from rich.console import Console
 
-from provision import console
+from provision import console, reports
+from provision.cli import output
+
+CHECKS = [
+    reports.Check(name=name, result=result, seconds=seconds, reference=reference, message=message)
+    for name, result, seconds, reference, message in (
+        ("service runs: testbed-clearml-lite on local", "passed", 0.2, "", ""),
+        ("users can log in: researcher", "failed", 1.0, "", "No key. Run testbed up."),
+        ("chain", "passed", 61.0, "http://127.0.0.1:8080/projects/0123456789abcdef0123456789abcdef", ""),
+    )
+]
 
 
 @pytest.fixture
@@ -44,3 +54,42 @@ def test_a_stage_that_fails_says_so(clock):
 )
 def test_durations_are_written_as_people_do(seconds, said):
     assert console.duration(seconds) == said
+
+
+@pytest.mark.parametrize("columns", [20, 40, 79, 80, 200])
+class TestWidth:
+    def shown(self, columns, show):
+        people = console.PeopleConsole(file=io.StringIO(), width=columns, highlight=False)
+        show(people)
+        return people.file.getvalue()
+
+    def test_a_checks_name_and_result_can_be_read(self, columns):
+        shown = self.shown(columns, lambda people: output.show_checks(people, CHECKS, "/log"))
+        assert all(len(line) <= columns for line in shown.splitlines() if "Log:" not in line)
+        words = " ".join(shown.split())
+        joined = "".join(shown.split())
+        for check in CHECKS:
+            assert check.name.partition(":")[0] in words
+            assert check.name.replace(" ", "") in joined, "no part of a name is lost"
+            assert check.reference in joined, "no part of a URL is lost"
+        assert words.count("✓ passed") == 2
+        assert words.count("✗ failed") == 1
+        assert "2 of 3 checks passed" in words
+
+    def test_a_stage_is_a_line_that_says_all(self, columns):
+        def show(people):
+            with console.stage(people, "Bring up agents and clients") as current:
+                current.result = "ok=45 changed=0"
+
+        words = self.shown(columns, show).split()
+        assert words[0] == "✓"
+        assert words[-2:] == ["ok=45", "changed=0"]
+
+
+def test_colours_by_force_are_no_terminal():
+    assert not console.PeopleConsole(file=io.StringIO(), force_terminal=True).is_live
+    shown = io.StringIO()
+    with console.stage(console.PeopleConsole(file=shown, force_terminal=True, width=100), "Work") as current:
+        current.step("a step")
+    assert "\r" not in shown.getvalue()
+    assert shown.getvalue().count("Work") == 1

@@ -1,0 +1,145 @@
+"""What commands report under `--json`: one model for each document, which the reference page is made from.
+
+Keys are stable: a script may rely on them. A key may be added; none is renamed or removed within a major version.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from provision.spec import Testbed
+
+
+class Report(BaseModel):
+    """A part of a JSON document."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Check(Report):
+    """One check of the stack."""
+
+    name: str = Field(description="What was checked, in words.")
+    result: Literal["passed", "failed", "skipped"] = Field(description="How it ended.")
+    seconds: float = Field(description="How long it took.")
+    reference: str = Field(description="An ID or a URL that the check found, such as a task's; may be empty.")
+    message: str = Field(description="What is wrong and what to do; empty when it passed.")
+
+
+class Urls(Report):
+    """Where the testbed's services answer."""
+
+    web: str = Field(description="The web app.")
+    api: str = Field(description="The API server.")
+    files: str = Field(description="The file server.")
+    telemetry: str = Field(description="InfluxDB.")
+
+    @classmethod
+    def of(cls, testbed: Testbed) -> Urls:
+        """Return the URLs of `testbed`."""
+        url = testbed.server.url
+        return cls(web=url("web"), api=url("api"), files=url("files"), telemetry=testbed.telemetry.url)
+
+
+class UserFiles(Report):
+    """A user of the testbed, and what was put into the home."""
+
+    name: str = Field(description="The account's name.")
+    conf: str = Field(description="The user's clearml.conf.")
+    venv: str = Field(description="The user's virtual environment.")
+
+
+class UpReport(Report):
+    """`testbed up --json`: what was changed, and whether the testbed works."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether no check failed.")
+    changed: int = Field(description="Ansible tasks that changed something on a host.")
+    issued: int = Field(description="Keys issued.")
+    level: Literal["quick", "full"] = Field(description="Which checks ran.")
+    checks: list[Check] = Field(description="Every check and its result.")
+    urls: Urls = Field(description="Where the services answer.")
+    users: list[UserFiles] = Field(description="The users and their files.")
+    log: str = Field(description="The whole log.")
+
+
+class SmokeReport(Report):
+    """`testbed smoke --json`: whether the testbed works."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether no check failed.")
+    level: Literal["quick", "full"] = Field(description="Which checks ran.")
+    checks: list[Check] = Field(description="Every check and its result.")
+    log: str = Field(description="The whole log.")
+
+
+class Service(Report):
+    """A service on a host."""
+
+    host: str = Field(description="The host's name in the inventory.")
+    name: str = Field(description="The service's name for systemd or supervisord.")
+    running: bool = Field(description="Whether the service manager says that it runs.")
+
+
+class WorkerState(Report):
+    """An agent's worker, as the server sees it."""
+
+    name: str = Field(description="HOST:NAME.")
+    queues: list[str] = Field(description="The queues that it serves.")
+    task: str | None = Field(description="ID of the task that it runs; null when idle.")
+    last_report: str = Field(description="When it last reported, ISO 8601.")
+
+
+class QueueState(Report):
+    """A queue of the server."""
+
+    name: str = Field(description="The queue's name.")
+    waiting: int = Field(description="Tasks that wait in it.")
+
+
+class Disk(Report):
+    """The disk that holds a host's data."""
+
+    host: str = Field(description="The host's name in the inventory.")
+    path: str = Field(description="The data folder.")
+    size: int = Field(description="Bytes in all.")
+    free: int = Field(description="Bytes free.")
+
+
+class StatusReport(Report):
+    """`testbed status --json`: what stands and how it is."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether every service runs and every worker has reported.")
+    problems: list[str] = Field(description="What is not well, in words.")
+    urls: Urls = Field(description="Where the services answer.")
+    services: list[Service] = Field(description="Every service on every host.")
+    versions: dict[str, str | None] = Field(description="Version by program; null where it is not installed.")
+    workers: list[WorkerState] = Field(description="Workers that reported in the last ten minutes.")
+    queues: list[QueueState] = Field(description="All queues.")
+    disk: list[Disk] = Field(description="The data folder's disk, for each host.")
+
+
+class DownReport(Report):
+    """`testbed down --json`: what was removed."""
+
+    testbed: str = Field(description="The testbed's name.")
+    changed: int = Field(description="Ansible tasks that changed something on a host.")
+    purged: bool = Field(description="Whether data, homes and secrets went, too.")
+    log: str | None = Field(description="The whole log; null after --purge, which removes it.")
+
+
+class Problem(Report):
+    """Why a command failed."""
+
+    message: str = Field(description="What was wrong, and where.")
+    remedy: str = Field(description="What to do; may be empty.")
+    exit_code: int = Field(description="The command's exit code.")
+
+
+class ErrorReport(Report):
+    """What any command prints under `--json` instead of its report when it failed."""
+
+    error: Problem = Field(description="Why it failed.")
