@@ -47,10 +47,13 @@ def network_environment(environment: Mapping[str, str], direct: Iterable[str] = 
     return found
 
 
-def build(testbed: Testbed, wheels: Wheels, environment: Mapping[str, str], *, become: bool) -> dict[str, Any]:
+def build(
+    testbed: Testbed, wheels: Wheels, environment: Mapping[str, str], *, become: bool, account: str = "root"
+) -> dict[str, Any]:
     """Return the inventory of `testbed` in Ansible's YAML form.
 
-    `environment` is that of the administrator's machine; `become`: whether tasks need sudo (provider local, not root).
+    `environment` is that of the administrator's machine; `become`: whether tasks need sudo (provider local, not root);
+    `account`: who manages the hosts.
     """
     host = {
         "ansible_connection": "local",
@@ -70,6 +73,8 @@ def build(testbed: Testbed, wheels: Wheels, environment: Mapping[str, str], *, b
     everywhere = {
         "common_testbed_name": testbed.name,
         "common_data_dir": testbed.data_dir,
+        "common_account": account,
+        "common_administrators": testbed.administrator_lines,
         "common_environment": network_environment(environment, [testbed.server.host or testbed.server.bind]),
         "common_ports": _ports(testbed),
         "python_venv_constraints": str(HOST_PINS),

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import shutil
 import subprocess
 import time
@@ -40,7 +41,13 @@ class Session:
     @cached_property
     def inventory(self) -> dict[str, Any]:
         """The Ansible inventory; building it builds the wheels that it names."""
-        return inventory.build(self.testbed, wheels.build(self.state / "wheels"), os.environ, become=os.geteuid() != 0)
+        return inventory.build(
+            self.testbed,
+            wheels.build(self.state / "wheels"),
+            os.environ,
+            become=os.geteuid() != 0,
+            account=pwd.getpwuid(os.geteuid()).pw_name,
+        )
 
     @cached_property
     def inventory_file(self) -> Path:

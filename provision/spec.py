@@ -25,6 +25,17 @@ AGENT_USER = "testbed-agent"
 ADMIN_USER = "testbed-admin"
 RESERVED_USERS = frozenset({AGENT_USER, ADMIN_USER, "root", "clearml-agent", "clearml-lite", "influxdb"})
 
+SHORTEST_RSA_BITS = 2048
+SSH_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+)
+
 # what each pattern means to a person
 MEANINGS = {
     (NAME := r"^[a-z][a-z0-9-]{0,31}$"): "lower-case letters, digits and hyphens, a letter first, at most 32",
@@ -197,6 +208,46 @@ class User(Section):
     full_name: str | None = None
 
 
+class Administrator(Section):
+    """A person who may log in to the testbed's hosts by SSH, through the account that manages them."""
+
+    name: Name
+    ssh_keys: Annotated[tuple[str, ...], Field(min_length=1)]
+
+    @field_validator("ssh_keys")
+    @classmethod
+    def _are_public_keys(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_public_key(line) for line in lines)
+
+
+def _public_key(line: str) -> str:
+    """Return type and key of a public key line. Raises `ValueError`, which never shows what was found."""
+    if "PRIVATE KEY" in line:
+        raise ValueError(
+            "holds a private key; take the line of the .pub file, and make a new key pair if others saw this one"
+        )
+    kind, *rest = line.split() or [""]
+    if kind not in SSH_KEY_TYPES and any(word in SSH_KEY_TYPES for word in rest):
+        raise ValueError("has options before the key; give the key alone")
+    if kind not in SSH_KEY_TYPES or not rest or "\n" in line.strip():
+        kinds = ", ".join(SSH_KEY_TYPES)
+        raise ValueError(f"must hold public keys, each one line of a .pub file that begins with one of: {kinds}")
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    found = f"{kind} {rest[0]}"
+    try:
+        key = load_ssh_public_key(found.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(
+            f"has a {kind} key that is cut off or mistyped; copy the whole line of the .pub file"
+        ) from None
+    if isinstance(key, RSAPublicKey) and key.key_size < SHORTEST_RSA_BITS:
+        raise ValueError(f"has an RSA key of {key.key_size} bits, which is weak; make a new one: ssh-keygen -t ed25519")
+    return found
+
+
 class Testbed(Section):
     """A whole testbed, as testbed.yaml describes it."""
 
@@ -209,6 +260,7 @@ class Testbed(Section):
     telemetry: Telemetry = ManagedTelemetry()
     agents: Agents = Agents()
     users: Annotated[tuple[User, ...], Field(min_length=1)]
+    administrators: tuple[Administrator, ...] = ()
 
     @field_validator("telemetry", mode="before")
     @classmethod
@@ -223,6 +275,25 @@ class Testbed(Section):
         if taken := RESERVED_USERS.intersection(names):
             raise ValueError(f"user name {sorted(taken)[0]!r} is used by the system or by the testbed itself")
         return users
+
+    @field_validator("administrators")
+    @classmethod
+    def _have_keys_of_their_own(cls, administrators: tuple[Administrator, ...]) -> tuple[Administrator, ...]:
+        _refuse_duplicates("administrator", [administrator.name for administrator in administrators])
+        owners: dict[str, str] = {}
+        for administrator in administrators:
+            for key in administrator.ssh_keys:
+                if key in owners:
+                    raise ValueError(f"a key of {administrator.name} is there twice, first as one of {owners[key]}")
+                owners[key] = administrator.name
+        return administrators
+
+    @property
+    def administrator_lines(self) -> list[str]:
+        """The administrators' keys as lines of authorized_keys; each ends in its owner's name."""
+        return [
+            f"{key} {administrator.name}" for administrator in self.administrators for key in administrator.ssh_keys
+        ]
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -341,9 +412,9 @@ def _explain(detail: dict[str, Any], lines: dict[tuple[str | int, ...], int], fi
         case "missing":
             return f"{where}is missing"
         case "string_pattern_mismatch":
-            return f"{where}must be {MEANINGS[detail['ctx']['pattern']]}; found {detail['input']!r}"
+            return f"{where}must be {MEANINGS[detail['ctx']['pattern']]}; found {_shown(detail['input'])}"
         case "literal_error":
-            return f"{where}must be {detail['ctx']['expected']}; found {detail['input']!r}"
+            return f"{where}must be {detail['ctx']['expected']}; found {_shown(detail['input'])}"
         case "union_tag_invalid":
             return f"{where}source must be {detail['ctx']['expected_tags']}; found {detail['ctx']['tag']!r}"
         case "model_type" | "model_attributes_type" | "dict_type":
@@ -353,7 +424,12 @@ def _explain(detail: dict[str, Any], lines: dict[tuple[str | int, ...], int], fi
         case "value_error":
             return f"{where}{detail['ctx']['error']}"
         case _:
-            return f"{where}{detail['msg'][0].lower()}{detail['msg'][1:]}; found {detail['input']!r}"
+            return f"{where}{detail['msg'][0].lower()}{detail['msg'][1:]}; found {_shown(detail['input'])}"
+
+
+def _shown(value: Any) -> str:
+    found = repr(value)
+    return "a private key, which is nobody's to see" if "PRIVATE KEY" in found else found
 
 
 def _allowed_keys(path: tuple[str | int, ...]) -> list[str]:

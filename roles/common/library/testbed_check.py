@@ -9,7 +9,7 @@ import socket
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, load
+from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load
 
 DOCUMENTATION = r"""
 module: testbed_check
@@ -17,6 +17,8 @@ short_description: Find what would stop a testbed on this machine
 description: Reports every problem at once, each with its remedy. Changes nothing.
 options:
   name: {type: str, description: Name of the testbed that wants this machine}
+  id: {type: str, description: 'The id of its secrets; empty: there are none yet. Left out: any will do'}
+  rekeying: {type: bool, default: false, description: 'These secrets are to replace those that the testbed has'}
   ports:
     type: list
     elements: dict
@@ -115,6 +117,21 @@ def owner_problem(name: str) -> str | None:
     return None
 
 
+def secrets_problem(name: str, wanted: str, rekeying: bool) -> str | None:
+    """Return why secrets with the id `wanted` (empty: none yet) are not those of the testbed that is here, or None."""
+    there = claimed_by() or load()["testbed"]
+    found = claimed_id() if MARKER.exists() else load()["id"]
+    if rekeying or there != name or (wanted and found in (wanted, None)):  # None: claimed before there were ids
+        return None
+    here = "others" if wanted else "not there"
+    return (
+        f"the testbed '{name}' is on this machine with secrets of its own{f' (id {found})' if found else ''}, "
+        f"and those of the account that runs this command are {here}. "
+        "Take them from a colleague or a backup with `testbed secrets import FILE`; "
+        "where they are lost, `testbed secrets rekey` makes new ones and keeps the data"
+    )
+
+
 def memory_mb() -> int:
     """Return the machine's memory in MiB."""
     line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
@@ -134,6 +151,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str"},
+            "id": {"type": "str"},
+            "rekeying": {"type": "bool", "default": False},
             "ports": {
                 "type": "list",
                 "elements": "dict",
@@ -153,6 +172,8 @@ def main() -> None:
     )
     wanted = module.params
     problems = [owner_problem(wanted["name"])] if wanted["name"] else []
+    if wanted["id"] is not None:
+        problems.append(secrets_problem(wanted["name"], wanted["id"], wanted["rekeying"]))
     problems += [port_problem(**port) for port in wanted["ports"]]
     if memory_mb() < wanted["memory_mb"]:
         problems.append(f"{memory_mb()} MiB of memory, and {wanted['memory_mb']} are needed. Use a larger machine")

@@ -9,13 +9,14 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, load, save
+from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load, save
 
 DOCUMENTATION = r"""
 module: testbed_claim
 short_description: Take a machine for a testbed, or give it back
 options:
   name: {type: str, required: true, description: Name of the testbed}
+  id: {type: str, description: The id of its secrets}
   state: {type: str, choices: [present, absent], default: present, description: Take it or give it back}
   directories: {type: dict, default: {}, description: 'Folders to make: {absolute path: mode}'}
   data_dir: {type: str, required: true, description: 'Folder for the data; made, and kept unless purge'}
@@ -34,11 +35,13 @@ def claim(module: AnsibleModule) -> None:
     # the data folder may be one that was there before: its mode is its owner's business
     ours = [path for path in wanted if path.is_dir() and path != data]
     wrong = [path for path in ours if path.stat().st_mode & 0o7777 != wanted[path]]
-    marked = claimed_by() == module.params["name"]
+    claimant = {"name": module.params["name"], "id": module.params["id"]}
+    marked = {"name": claimed_by(), "id": claimed_id()} == claimant
     record = load()
-    changed = bool(missing or wrong or not marked or record["testbed"] != module.params["name"])
+    recorded = {"name": record["testbed"], "id": record["id"]} == claimant
+    changed = bool(missing or wrong or not marked or not recorded)
     if changed and not module.check_mode:
-        record["testbed"] = module.params["name"]
+        record.update(testbed=claimant["name"], id=claimant["id"])
         record["directories"] = sorted({*record["directories"], *map(str, made)})
         save(record)
         for path in [*missing, *wrong]:
@@ -46,7 +49,7 @@ def claim(module: AnsibleModule) -> None:
             path.chmod(wanted[path])
         if not marked:
             half = MARKER.with_suffix(".new")
-            half.write_text(json.dumps({"name": module.params["name"]}) + "\n")
+            half.write_text(json.dumps(claimant) + "\n")
             half.chmod(0o644)
             half.replace(MARKER)
     lines = [str(path) for path in [*missing, *wrong]] + ([] if marked else [str(MARKER)])
@@ -85,6 +88,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
+            "id": {"type": "str"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "directories": {"type": "dict", "default": {}},
             "data_dir": {"type": "str", "required": True},

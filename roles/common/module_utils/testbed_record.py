@@ -11,8 +11,9 @@ MARKER = Path("/etc/testbed/testbed.json")
 
 
 def load() -> dict:
-    """Return the record; its keys: testbed (name or None), packages, dependencies, accounts, directories."""
-    record = {"testbed": None, "packages": [], "dependencies": [], "accounts": {}, "directories": []}
+    """Return the record; its keys: testbed and id (or None), packages, dependencies, accounts, directories, let_in."""
+    record = {"testbed": None, "id": None, "packages": [], "dependencies": [], "accounts": {}, "directories": []}
+    record["let_in"] = {}
     if RECORD.exists():
         record.update(json.loads(RECORD.read_text()))
     return record
@@ -33,3 +34,8 @@ def save(record: dict) -> None:
 def claimed_by() -> str | None:
     """Return the name of the testbed that this machine carries, or None."""
     return json.loads(MARKER.read_text())["name"] if MARKER.exists() else None
+
+
+def claimed_id() -> str | None:
+    """Return the id of the secrets of the testbed that this machine carries; None also before there were ids."""
+    return json.loads(MARKER.read_text()).get("id") if MARKER.exists() else None

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from click.testing import CliRunner
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from provision import spec
 from provision.cli import main
@@ -27,11 +31,13 @@ def test_commented_lines_of_the_example_show_the_defaults():
     # the alternative, an external InfluxDB, is not a default
     end = next(number for number, line in enumerate(lines) if line.startswith("# Or an InfluxDB"))
     start = next(number for number, line in enumerate(lines) if line.startswith("agents:"))
+    # nor are administrators, of whom only their owner knows
+    last = next(number for number, line in enumerate(lines) if line.startswith("# Administrators"))
     shown = [
         line.replace("# ", "", 1)
         if line.lstrip().startswith("# ") and ":" in line and "full_name" not in line
         else line
-        for line in lines[1:end] + lines[start:]
+        for line in lines[1:end] + lines[start:last]
     ]
     shown.remove(next(line for line in shown if line.lstrip().startswith("host:")))
     assert spec.parse("\n".join(shown), "shown") == spec.load(None)
@@ -155,3 +161,61 @@ def test_without_a_terminal_and_yes_nothing_happens(tmp_path):
         done = CliRunner().invoke(main, [verb, "--spec", str(file)])
         assert done.exit_code == 3
         assert "no terminal to ask on" in done.stderr
+
+
+def _public(key) -> str:
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+ED25519 = _public(ed25519.Ed25519PrivateKey.generate())
+
+
+def _administrators(*keys: str, name: str = "ada") -> str:
+    return (
+        GOOD
+        + "administrators:\n  - name: "
+        + name
+        + "\n    ssh_keys:\n"
+        + "".join(f"      - {json.dumps(key)}\n" for key in keys)
+    )
+
+
+def test_administrators_keys_become_lines_that_say_whose_they_are():
+    nist = _public(ec.generate_private_key(ec.SECP256R1()))
+    found = spec.parse(_administrators(f"{ED25519} ada@laptop\n", nist), "t.yaml")
+    assert found.administrator_lines == [f"{ED25519} ada", f"{nist} ada"]
+    assert spec.parse(GOOD, "t.yaml").administrator_lines == []
+
+
+def test_a_weak_rsa_key_is_refused_and_a_strong_one_is_not():
+    weak, strong = (_public(rsa.generate_private_key(65537, bits)) for bits in (1024, 2048))
+    assert spec.parse(_administrators(strong), "t.yaml").administrator_lines == [f"{strong} ada"]
+    with pytest.raises(SpecError, match="RSA key of 1024 bits, which is weak"):
+        spec.parse(_administrators(weak), "t.yaml")
+
+
+PRIVATE = "-----BEGIN OPENSSH PRIVATE KEY-----\nc2VjcmV0\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_administrators(PRIVATE), "t.yaml:8: `administrators.0.ssh_keys` holds a private key"),
+        (_administrators(name=json.dumps(PRIVATE)), "`administrators.0.name` must be"),
+        (_administrators("c2VjcmV0c2VjcmV0"), "must hold public keys, each one line of a .pub file"),
+        (_administrators("ssh-dss AAAAB3NzaC1kc3M="), "must hold public keys"),
+        (_administrators(f"{ED25519}\n{ED25519}"), "must hold public keys"),
+        (_administrators(ED25519[:-8]), "has a ssh-ed25519 key that is cut off or mistyped"),
+        (_administrators(ED25519.replace("ssh-ed25519 ", "ssh-rsa ")), "has a ssh-rsa key that is cut off or mistyped"),
+        (_administrators(f'command="/bin/true" {ED25519}'), "has options before the key"),
+        (_administrators(ED25519, f"{ED25519} again"), "a key of ada is there twice"),
+        (_administrators(), "t.yaml:8: `administrators.0.ssh_keys` must be a list"),
+        (GOOD + f"administrators:\n  - ssh_keys: [{ED25519}]\n", "t.yaml:7: `administrators.0.name` is missing"),
+        (GOOD + "administrators: ada\n", "t.yaml:6: `administrators` must be a list"),
+    ],
+)
+def test_what_is_no_public_key_is_said_and_not_shown(text, message):
+    with pytest.raises(SpecError) as error:
+        spec.parse(text, "t.yaml")
+    assert message in error.value.message
+    assert "c2VjcmV0" not in error.value.message

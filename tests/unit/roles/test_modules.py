@@ -35,6 +35,7 @@ def load(role: str, name: str, folder: str = "library") -> ModuleType:
 record = load("common", "testbed_record", "module_utils")
 check = load("common", "testbed_check")
 claim = load("common", "testbed_claim")
+let_in = load("common", "testbed_let_in")
 packages = load("common", "testbed_packages")
 service = load("managed_service", "testbed_service")
 venv = load("python_venv", "testbed_venv")
@@ -106,11 +107,131 @@ class TestRecord:
     def test_a_data_folder_that_was_there_keeps_its_mode(self, tmp_path: Path) -> None:
         data, settings = tmp_path / "data", tmp_path / "settings"
         data.mkdir(mode=0o700)
-        params = {"name": "ours", "data_dir": str(data), "directories": {str(settings): "0750"}}
+        params = {"name": "ours", "id": "1", "data_dir": str(data), "directories": {str(settings): "0750"}}
         claim.claim(SimpleNamespace(params=params, check_mode=False, exit_json=lambda **_: None))
         assert data.stat().st_mode & 0o777 == 0o700
         assert settings.stat().st_mode & 0o777 == 0o750
         assert record.load()["directories"] == [str(settings)]
+
+    @pytest.mark.parametrize("kept", [False, True])
+    def test_secrets_of_another_id_are_refused_with_the_two_ways_out(self, kept: bool) -> None:
+        if kept:  # after `down`, data without a marker
+            record.save({**record.load(), "testbed": "ours", "id": "1"})
+        else:
+            record.MARKER.write_text(json.dumps({"name": "ours", "id": "1"}))
+        for wanted in ("2", ""):
+            problem = check.secrets_problem("ours", wanted, False)
+            assert "secrets import FILE" in problem
+            assert "secrets rekey" in problem
+        assert check.secrets_problem("ours", "1", False) is None
+        assert check.secrets_problem("ours", "2", True) is None, "a re-key takes the testbed over"
+        assert check.secrets_problem("theirs", "2", False) is None, "that is said by owner_problem"
+
+    def test_a_testbed_from_before_there_were_ids_is_adopted_but_not_by_new_secrets(self) -> None:
+        record.MARKER.write_text(json.dumps({"name": "ours"}))
+        assert check.secrets_problem("ours", "1", False) is None
+        assert "are not there" in check.secrets_problem("ours", "", False)
+
+    def test_a_free_machine_takes_any_secrets(self) -> None:
+        assert check.secrets_problem("ours", "", False) is None
+        assert check.secrets_problem("ours", "1", False) is None
+
+    @pytest.mark.parametrize("before", [{}, {"name": "ours"}, {"name": "ours", "id": "0"}])
+    def test_the_marker_and_the_record_carry_the_id(self, tmp_path: Path, before: dict[str, str]) -> None:
+        if before:
+            record.MARKER.write_text(json.dumps(before))
+        params = {"name": "ours", "id": "1", "data_dir": str(tmp_path / "data"), "directories": {}}
+        changed: list[bool] = []
+        for _ in range(2):
+            told = SimpleNamespace(
+                params=params, check_mode=False, exit_json=lambda **result: changed.append(result["changed"])
+            )
+            claim.claim(told)
+        assert changed == [True, False]
+        assert json.loads(record.MARKER.read_text()) == {"name": "ours", "id": "1"}
+        assert (record.load()["testbed"], record.load()["id"]) == ("ours", "1")
+
+
+class TestLetIn:
+    """The administrators' keys in authorized_keys."""
+
+    @pytest.fixture
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        home = tmp_path / "home"
+        home.mkdir()
+        monkeypatch.setattr(record, "RECORD", tmp_path / "record/installed.json")
+        account = SimpleNamespace(pw_name="ada", pw_dir=str(home), pw_uid=os.getuid(), pw_gid=os.getgid())
+
+        def getpwnam(name: str) -> SimpleNamespace:
+            if name != "ada":
+                raise KeyError(name)
+            return account
+
+        monkeypatch.setattr(let_in, "pwd", SimpleNamespace(getpwnam=getpwnam))
+        return home
+
+    @staticmethod
+    def text(home: Path) -> str:
+        return (home / ".ssh/authorized_keys").read_text()
+
+    def test_what_was_made_for_the_keys_goes_with_them(self, home: Path) -> None:
+        assert let_in.converge("ada", ["k1 ada", "k2 bob"], False)
+        assert let_in.converge("ada", ["k1 ada", "k2 bob"], False) == []
+        assert self.text(home).splitlines()[1:-1] == ["k1 ada", "k2 bob"]
+        assert (home / ".ssh").stat().st_mode & 0o777 == 0o700
+        assert (home / ".ssh/authorized_keys").stat().st_mode & 0o777 == 0o600
+        assert let_in.converge(None, [], False)
+        assert list(home.iterdir()) == []
+        assert record.load()["let_in"] == {}
+
+    def test_a_key_that_left_the_spec_leaves_and_those_before_stay(self, home: Path) -> None:
+        (home / ".ssh").mkdir(mode=0o755)
+        file = home / ".ssh/authorized_keys"
+        file.write_bytes(b"old key \xff")
+        file.chmod(0o640)
+        let_in.converge("ada", ["k1 ada", "k2 bob"], False)
+        let_in.converge("ada", ["k2 bob"], False)
+        assert b"k1" not in file.read_bytes()
+        assert file.read_bytes().startswith(b"old key \xff\n")
+        let_in.converge("ada", [], False)
+        assert file.read_bytes() == b"old key \xff\n"
+        assert file.stat().st_mode & 0o777 == 0o640
+
+    def test_an_account_of_an_earlier_run_follows_too(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        let_in.converge("ada", ["k1 ada"], False)
+        other = home.parent / "other"
+        other.mkdir()
+        accounts = {"ada": str(home), "bob": str(other)}
+        own = {"pw_uid": os.getuid(), "pw_gid": os.getgid()}
+        found = {name: SimpleNamespace(pw_name=name, pw_dir=folder, **own) for name, folder in accounts.items()}
+        monkeypatch.setattr(let_in, "pwd", SimpleNamespace(getpwnam=found.__getitem__))
+        let_in.converge("bob", ["k2 bob"], False)
+        assert self.text(home) == self.text(other)
+        assert "k1" not in self.text(home)
+
+    def test_check_mode_says_it_and_does_nothing(self, home: Path) -> None:
+        [change] = let_in.converge("ada", ["k1 ada"], True)
+        assert "k1 ada" in change["after"]
+        assert list(home.iterdir()) == []
+        assert not record.RECORD.exists()
+
+    def test_without_administrators_nothing_is_made(self, home: Path) -> None:
+        assert let_in.converge("ada", [], False) == []
+        assert list(home.iterdir()) == []
+        assert not record.RECORD.exists()
+
+    def test_a_block_without_its_end_is_not_guessed(self, home: Path) -> None:
+        let_in.converge("ada", ["k1 ada"], False)
+        file = home / ".ssh/authorized_keys"
+        file.write_text(self.text(home).replace(let_in.END, "k9 mine"))
+        with pytest.raises(let_in.DamagedError, match="authorized_keys: the line .* has no"):
+            let_in.converge("ada", [], False)
+        assert "k9 mine" in self.text(home)
+
+    def test_an_account_that_is_gone_is_forgotten(self, home: Path) -> None:
+        record.save({**record.load(), "let_in": {"gone": {"file_made": True, "folder_made": True}}})
+        assert let_in.converge("ada", [], False) == []
+        assert record.load()["let_in"] == {}
 
 
 class TestPackages:
