@@ -39,6 +39,11 @@ def describe(testbed: Testbed) -> list[str]:
         lines.insert(1, f"InfluxDB (package influxdb) on {telemetry.url}, {filled}")
     else:
         lines.insert(1, f"InfluxDB at {telemetry.url} is read, never written")
+    if testbed.administrators:
+        names = ", ".join(administrator.name for administrator in testbed.administrators)
+        lines.append(
+            f"SSH keys of the administrators {names} in authorized_keys of the account that manages this machine"
+        )
     return [
         *lines,
         f"Data in {testbed.data_dir}, programs in /opt/testbed, settings in /etc/testbed",
@@ -47,29 +52,36 @@ def describe(testbed: Testbed) -> list[str]:
 
 
 def up(session: Session) -> Outcome:
-    """Bring the testbed up, or up to date. Raises `TestbedError`."""
+    """Bring the testbed up, or up to date, and complete a re-key that was begun. Raises `TestbedError`."""
+    if not session.vault.exists:
+        _play(session, "whose", "Look whose machine this is", {}, {})
     with stage(session.console, "Prepare secrets and wheels") as current:
         secrets = session.vault.ensure(session.testbed)
         hosts = session.inventory
         variables = _secret_variables(session.testbed, secrets)
         current.result = "ready"
-    server = _play(session, "server", "Bring up the server", {}, variables)
+    whose = {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}
+    server = _play(session, "server", "Bring up the server", whose, variables)
     with stage(session.console, "Make sure of everybody's key") as current:
         everybody = identities.of(session.testbed, hosts)
-        held = ensure.read_held(session.work / "held")
-        if secrets.toolkit is not None:
+        url, system = session.testbed.server.url("api"), secrets.clearml.apiserver
+        held = {} if secrets.rekeying else ensure.read_held(session.work / "held")
+        if secrets.toolkit is not None and not secrets.rekeying:
             held[identities.TOOLKIT] = secrets.toolkit
-        keys = ensure.ensure_all(
-            session.testbed.server.url("api"), secrets.clearml.apiserver, session.testbed.name, everybody, held
-        )
+        keys = ensure.ensure_all(url, system, session.testbed.name, everybody, held)
         issued = sum(found.issued for found in keys.values())
         toolkit = keys[identities.TOOLKIT].key
         if toolkit != secrets.toolkit:
-            session.vault.save(secrets.model_copy(update={"toolkit": toolkit}))
+            secrets = secrets.model_copy(update={"toolkit": toolkit})
+            session.vault.save(secrets)
         revoked = sum(found.revoked for found in keys.values())
+        if secrets.rekeying:  # whoever had the secrets could issue keys of any user, under any label
+            revoked += ensure.revoke_others(url, system, {found.key.access_key for found in keys.values()})
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
     rest = _play(session, "hosts", "Bring up agents and clients", {}, variables)
+    if secrets.rekeying:
+        session.vault.save(secrets.model_copy(update={"rekeying": False}))
     return Outcome(changed=server.changed + rest.changed, issued=issued)
 
 
@@ -99,7 +111,7 @@ def _play(
 
 def _secret_variables(testbed: Testbed, secrets: Secrets) -> dict[str, Any]:
     telemetry = testbed.telemetry
-    found = secrets.model_dump(exclude={"toolkit"})
+    found = secrets.model_dump(exclude={"id", "rekeying", "toolkit"})
     found["telemetry"] = (
         _external_credentials(telemetry.credentials) if isinstance(telemetry, ExternalTelemetry) else {}
     )

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 PLAYBOOKS = ROOT / "playbooks"
 ROLES = ROOT / "roles"
 TEMPLATES = ROOT / "templates"
+# written by role common on every host of a testbed
+HOST_MARKER = Path("/etc/testbed/testbed.json")
 HOST_PINS = ROOT / "requirements" / "hosts.txt"
 
 
@@ -32,6 +34,11 @@ def make_private(path: Path) -> None:
 def write_private(path: Path, data: bytes) -> None:
     """Write `data` to `path` (0600, in a folder of 0700); a crash leaves the old file or the new one, never a part."""
     make_private(path.parent)
+    write_atomic(path, data)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` (0600) in a folder that is there; a crash leaves the old file or the new one."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:

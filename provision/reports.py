@@ -131,6 +131,54 @@ class DownReport(Report):
     log: str | None = Field(description="The whole log; null after --purge, which removes it.")
 
 
+class VaultState(Report):
+    """The file that holds the secrets on the administrator's machine."""
+
+    path: str = Field(description="Where it is.")
+    there: bool = Field(description="Whether it is there.")
+    mode: str | None = Field(description="Its mode in octal, such as 0600; null where it is not there.")
+    owner: str | None = Field(description="Its owner; null where it is not there.")
+    password_from: str = Field(description="Where its password comes from; never the password.")
+
+
+class SecretsCheck(Report):
+    """One question about the secrets."""
+
+    name: str = Field(description="What was asked, in words.")
+    result: Literal["yes", "no", "not running"] = Field(description="The answer.")
+    remedy: str = Field(description="What to do; empty when the answer is yes.")
+
+
+class SecretsReport(Report):
+    """`testbed secrets status --json`: where the secrets are, and whether the running testbed takes them."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether every answer is yes.")
+    vault: VaultState = Field(description="The vault's file.")
+    id: str | None = Field(description="The id of the secrets, which the testbed's hosts carry as well; no secret.")
+    rekeying: bool = Field(description="Whether a re-key was begun and is not complete.")
+    holds: dict[str, list[str]] = Field(description="Names of what is kept, by kind; never a value.")
+    checks: list[SecretsCheck] = Field(description="Every question and its answer.")
+
+
+class ExportReport(Report):
+    """`testbed secrets export --json`: what was written."""
+
+    testbed: str = Field(description="The testbed's name.")
+    id: str = Field(description="The id of the secrets.")
+    file: str = Field(description="The encrypted file.")
+
+
+class ImportReport(Report):
+    """`testbed secrets import --json`: what was done with the vault."""
+
+    testbed: str = Field(description="The testbed's name.")
+    id: str = Field(description="The id of the secrets.")
+    exported: str = Field(description="When the file was written, ISO 8601, UTC.")
+    result: Literal["new", "same", "replaced"] = Field(description="What was there before: nothing, the same, others.")
+    kept: str | None = Field(description="Where the vault that was replaced is kept; null where none was.")
+
+
 class Problem(Report):
     """Why a command failed."""
 

@@ -1,7 +1,8 @@
 """Deployment secrets: generated once per testbed, kept in one Ansible Vault file.
 
 The vault's password comes from `--vault-password-file`, else from the environment (`TESTBED_VAULT_PASSWORD`), else from
-a generated file beside the vault. What is missing in the vault is generated; what is there is never changed.
+a generated file beside the vault. What is missing in the vault is generated; what is there is never changed, but for
+`Vault.rekey`, which replaces all of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import base64
 import os
 import secrets as random
 import string
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from provision.paths import config_dir, write_private
 from provision.spec import ADMIN_USER, AGENT_USER, Testbed
 
 PASSWORD_VARIABLE = "TESTBED_VAULT_PASSWORD"  # noqa: S105 (the name of a variable)
+IF_LOST = (
+    "If it is lost: `testbed secrets import FILE --replace` from a colleague or a backup, or `testbed secrets rekey`."
+)
 KEY_ALPHABET = string.ascii_uppercase + string.digits
 
 
@@ -71,12 +77,43 @@ class InfluxSecrets(Secret):
 
 
 class Secrets(Secret):
-    """All secrets of one testbed. `toolkit` is the toolkit's own ClearML key; None until it is issued."""
+    """All secrets of one testbed. `toolkit` is the toolkit's own ClearML key; None until it is issued.
 
+    `id` is no secret: the testbed's hosts carry it, too, which tells these secrets from others of the same testbed.
+    `rekeying`: these are new, and the testbed has not taken all of them yet.
+    """
+
+    id: str = ""
+    rekeying: bool = False
     clearml: ServerSecrets
     users: dict[str, UserSecret]
     influxdb: InfluxSecrets
     toolkit: KeyPair | None = None
+
+
+def plain(secrets: Secrets) -> dict[str, Any]:
+    """Return `secrets` as they are kept: what is not there, or as usual, is left out."""
+    return secrets.model_dump(exclude_none=True, exclude=None if secrets.rekeying else {"rekeying"})
+
+
+def encrypt(text: str, password: bytes) -> bytes:
+    """Return `text` as the bytes of an Ansible Vault file."""
+    from ansible.parsing.vault import VaultLib, VaultSecret  # a second to import: only where secrets are needed
+
+    encrypted: bytes = VaultLib([("default", VaultSecret(password))]).encrypt(text)
+    return encrypted
+
+
+def decrypt(data: bytes, password: bytes) -> dict[str, Any] | None:
+    """Return the mapping in an Ansible Vault file; None where the password is another's, or the file is damaged."""
+    from ansible.errors import AnsibleError
+    from ansible.parsing.vault import VaultLib, VaultSecret
+
+    try:
+        found = yaml.safe_load(VaultLib([("default", VaultSecret(password))]).decrypt(data))
+    except (AnsibleError, yaml.YAMLError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 class Vault:
@@ -91,6 +128,18 @@ class Vault:
         from_environment = os.environ.pop(PASSWORD_VARIABLE, None)
         self._from_environment = None if from_environment is None or password_file else from_environment.encode()
 
+    @property
+    def exists(self) -> bool:
+        """Whether there are secrets here, readable or not."""
+        return self.path.exists()
+
+    @property
+    def password_source(self) -> str:
+        """Where the vault's password comes from, for people."""
+        if self._from_environment is not None:
+            return f"the environment ({PASSWORD_VARIABLE})"
+        return f"the file {self._password_file or self._generated}"
+
     def load(self) -> Secrets | None:
         """Return the secrets, or None where there are none yet. Raises `SecretsError`."""
         found = self._read()
@@ -99,7 +148,39 @@ class Vault:
     def ensure(self, testbed: Testbed) -> Secrets:
         """Return the secrets of `testbed`, generating and keeping those that are missing. Raises `SecretsError`."""
         found = self._read() or {}
-        wanted = {**found, "clearml": {**_server_secrets(), **found.get("clearml", {})}}
+        secrets = self._complete(found, testbed)
+        if plain(secrets) != found:
+            self.save(secrets)
+        return secrets
+
+    def rekey(self, testbed: Testbed) -> Path | None:
+        """Replace all secrets of `testbed` by new ones, which say `rekeying`; a re-key that was begun goes on.
+
+        A vault that cannot be opened is moved aside; its new name is returned. Raises `SecretsError`.
+        """
+        aside = None
+        try:
+            found = self.load()
+        except SecretsError:
+            self.check_password()
+            found, aside = None, self.move_aside("unreadable")
+        if found is None or not found.rekeying:
+            self.save(self._complete({"rekeying": True}, testbed))
+        return aside
+
+    def check_password(self) -> None:
+        """Raise `SecretsError` unless a new vault can be made: a password that was given must be readable."""
+        if self._from_environment is not None or self._password_file is not None:
+            self._password()
+
+    def move_aside(self, reason: str) -> Path:
+        """Give the vault's file another name in its folder, and return that."""
+        path = self.path.with_name(f"{self.path.name}.{reason}-{time.strftime('%Y%m%d-%H%M%S')}")
+        self.path.rename(path)
+        return path
+
+    def _complete(self, found: dict[str, Any], testbed: Testbed) -> Secrets:
+        wanted = {"id": str(uuid.uuid4()), **found, "clearml": {**_server_secrets(), **found.get("clearml", {})}}
         passwords = {user: random.token_urlsafe(24) for user in InfluxSecrets.model_fields}
         wanted["influxdb"] = {**passwords, **found.get("influxdb", {})}
         users = dict(found.get("users", {}))
@@ -107,19 +188,15 @@ class Vault:
             if name not in users:
                 users[name] = _user_secret()
         wanted["users"] = users
-        secrets = self._validate(wanted)
-        if wanted != found:
-            self.save(secrets)
-        return secrets
+        return self._validate(wanted)
 
     def save(self, secrets: Secrets) -> None:
         """Replace the vault's content, atomically."""
-        write_private(self.path, self.encrypt(yaml.safe_dump(secrets.model_dump(exclude_none=True))))
+        write_private(self.path, self.encrypt(yaml.safe_dump(plain(secrets))))
 
     def encrypt(self, text: str) -> bytes:
         """Return `text` as the bytes of a vaulted file."""
-        encrypted: bytes = self._library().encrypt(text)
-        return encrypted
+        return encrypt(text, self._password())
 
     def password_path(self, work: Path) -> Path:
         """Return a file with the vault's password, for Ansible; one that came by environment is put into `work`."""
@@ -130,25 +207,18 @@ class Vault:
         return path
 
     def _read(self) -> dict[str, Any] | None:
-        from ansible.errors import AnsibleError  # a second to import: only where secrets are needed
-
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
         except OSError as error:
             raise SecretsError(f"{self.path}: cannot be read: {error.strerror}", "Check its owner and mode.") from None
-        try:
-            found = yaml.safe_load(self._library().decrypt(data))
-        except AnsibleError:
+        found = decrypt(data, self._password())
+        if found is None:
             raise SecretsError(
-                f"{self.path}: the vault password does not open it",
-                f"Give the right one with --vault-password-file or {PASSWORD_VARIABLE}.",
-            ) from None
-        except yaml.YAMLError:
-            found = None
-        if not isinstance(found, dict):
-            raise SecretsError(f"{self.path}: holds no secrets of a testbed", "Restore the file from a backup.")
+                f"{self.path}: the vault password does not open it, or it is damaged",
+                f"Give the right one with --vault-password-file or {PASSWORD_VARIABLE}. {IF_LOST}",
+            )
         return found
 
     def _validate(self, found: dict[str, Any]) -> Secrets:
@@ -156,12 +226,9 @@ class Vault:
             return Secrets.model_validate(found)
         except ValidationError as error:
             keys = ", ".join(".".join(map(str, detail["loc"])) for detail in error.errors(include_input=False))
-            raise SecretsError(f"{self.path}: missing or unknown: {keys}", "Restore the file from a backup.") from None
-
-    def _library(self) -> Any:
-        from ansible.parsing.vault import VaultLib, VaultSecret
-
-        return VaultLib([("default", VaultSecret(self._password()))])
+            raise SecretsError(
+                f"{self.path}: missing or unknown: {keys}", f"Restore the file from a backup. {IF_LOST}"
+            ) from None
 
     def _password(self) -> bytes:
         if self._from_environment is not None:
@@ -184,7 +251,7 @@ def _read_password(path: Path) -> bytes:
     except OSError as error:
         raise SecretsError(
             f"{path}: the vault password cannot be read: {error.strerror}",
-            f"Give it with --vault-password-file or {PASSWORD_VARIABLE}.",
+            f"Give it with --vault-password-file or {PASSWORD_VARIABLE}. {IF_LOST}",
         ) from None
 
 

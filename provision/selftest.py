@@ -11,10 +11,7 @@ from rich.console import Console
 
 from provision import spec
 from provision.console import duration
-from provision.paths import ROOT, state_dir
-
-# written by role common on every host of a testbed
-TESTBED_MARKER = Path("/etc/testbed/testbed.json")
+from provision.paths import HOST_MARKER, ROOT, state_dir
 
 
 def _shell_scripts() -> list[str]:
@@ -40,9 +37,7 @@ def _built_in_is_up() -> bool:
     """Return whether this machine carries the built-in testbed: tests must not touch one of somebody's own."""
     built_in = spec.load(spec.EXAMPLE)
     proven = state_dir(built_in.name) / "proven"
-    return (
-        TESTBED_MARKER.exists() and proven.exists() and proven.read_text(encoding="utf-8") == built_in.model_dump_json()
-    )
+    return HOST_MARKER.exists() and proven.exists() and proven.read_text(encoding="utf-8") == built_in.model_dump_json()
 
 
 def _chosen(lab: bool, full: bool, deployed: bool) -> str:

@@ -21,7 +21,9 @@ from provision.cli.output import show_checks, show_json, show_status, show_where
 from provision.errors import Exit
 
 if TYPE_CHECKING:
-    from provision.reports import Check
+    from rich.console import Console
+
+    from provision.reports import Check, UpReport
     from provision.session import Session
     from provision.smoke.run import Level
 
@@ -45,7 +47,7 @@ def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bo
       testbed up --spec lab.yaml          another file than ./testbed.yaml
       testbed up --yes --json | jq .urls  for scripts
     """
-    from provision import deploy, reports
+    from provision import deploy
     from provision.session import need_root, open_session
 
     testbed, console = load(spec), make_console(stderr=as_json)
@@ -55,36 +57,49 @@ def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bo
     confirm("Go ahead?", yes)
     need_root()
     with open_session(testbed, "up", console, vault_password_file) as session:
-        wanted = testbed.model_dump_json()
-        proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
-        session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
-        outcome = deploy.up(session)
-        level: Level = "quick" if proven and not (outcome.changed or outcome.issued or prove) else "full"
-        checks = _check(session, level)
-        healthy = all_well(checks)
-        if healthy:
-            session.proven.write_text(wanted, encoding="utf-8")
-        report = reports.UpReport(
-            testbed=testbed.name,
-            healthy=healthy,
-            changed=outcome.changed,
-            issued=outcome.issued,
-            level=level,
-            checks=checks,
-            urls=reports.Urls.of(testbed),
-            users=[
-                reports.UserFiles(name=name, conf=f"~{name}/clearml.conf", venv=f"~{name}/clearml-venv")
-                for name in (user.name for user in testbed.users)
-            ],
-            log=str(session.log),
-        )
+        report = bring_up(session, prove=prove)
+    show_up(console, report, as_json=as_json)
+
+
+def bring_up(session: Session, *, prove: bool) -> UpReport:
+    """Bring the session's testbed up, check it, and return what that gave. Raises `TestbedError`."""
+    from provision import deploy, reports
+
+    testbed = session.testbed
+    wanted = testbed.model_dump_json()
+    proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
+    session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
+    outcome = deploy.up(session)
+    level: Level = "quick" if proven and not (outcome.changed or outcome.issued or prove) else "full"
+    checks = _check(session, level)
+    healthy = all_well(checks)
+    if healthy:
+        session.proven.write_text(wanted, encoding="utf-8")
+    return reports.UpReport(
+        testbed=testbed.name,
+        healthy=healthy,
+        changed=outcome.changed,
+        issued=outcome.issued,
+        level=level,
+        checks=checks,
+        urls=reports.Urls.of(testbed),
+        users=[
+            reports.UserFiles(name=name, conf=f"~{name}/clearml.conf", venv=f"~{name}/clearml-venv")
+            for name in (user.name for user in testbed.users)
+        ],
+        log=str(session.log),
+    )
+
+
+def show_up(console: Console, report: UpReport, *, as_json: bool) -> None:
+    """Print what `bring_up` gave; ends the command when a check failed."""
     if as_json:
         show_json(report)
     else:
         show_checks(console, report.checks, report.log)
-        if healthy:
+        if report.healthy:
             show_where(console, report)
-    if not healthy:
+    if not report.healthy:
         raise SystemExit(Exit.FAILED)
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 # Without a terminal nothing is wrapped: a script reads whole lines.
 WIDTH_OF_A_LOG = 10_000
-AS_JSON, DEBUG = "provision.json", "provision.debug"  # keys of click's `context.meta`
+# keys of click's `context.meta`
+AS_JSON, DEBUG, PASSPHRASE = "provision.json", "provision.debug", "provision.passphrase"
+PASSPHRASE_VARIABLE = "TESTBED_PASSPHRASE"  # noqa: S105 (the name of a variable)
 
 
 def _note_debug(context: click.Context, _parameter: click.Parameter, given: bool) -> None:
@@ -117,7 +119,8 @@ def _exit_codes() -> str:
     epilog=_exit_codes(),
 )
 @debug_option
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Bring up a ClearML testbed from one file, hand out credentials, and prove that it works.
 
     \b
@@ -129,6 +132,7 @@ def main() -> None:
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
     # Ansible's and the linters' programs are beside this Python
     os.environ["LC_ALL"] = "C.UTF-8"  # there on every machine; programs refuse a locale that is not
+    context.meta[PASSPHRASE] = os.environ.pop(PASSPHRASE_VARIABLE, None)  # for `secrets`; no child process inherits it
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 

@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from provision.reports import Check, Report, StatusReport, UpReport
+    from provision.reports import Check, Report, SecretsReport, StatusReport, UpReport
 
 WIDEST = 10_000
 
@@ -125,3 +125,22 @@ def show_status(console: Console, found: StatusReport) -> None:
         console.print(f"[bold red]✗[/] {escape(problem)}")
     if found.healthy:
         console.print("[green]✓[/] All is well.")
+
+
+def show_secrets(console: Console, found: SecretsReport) -> None:
+    """Print where the secrets are, what they are, and whether the running testbed takes them."""
+    from rich.markup import escape
+
+    vault = found.vault
+    where = f"mode {vault.mode}, owner {vault.owner}" if vault.there else "not there"
+    console.print(f"Secrets of testbed [bold]{found.testbed}[/], id {found.id or 'none'}", soft_wrap=True)
+    console.print(f"  {'Vault':<10} {vault.path} ({where})", soft_wrap=True, markup=False)
+    console.print(f"  {'Password':<10} from {vault.password_from}", soft_wrap=True, markup=False)
+    for kind, names in found.holds.items():
+        console.print(f"  {kind:<10} {len(names)}: {', '.join(names)}", soft_wrap=True, markup=False)
+    console.print()
+    for check in found.checks:
+        mark = "[green]✓[/]" if check.result == "yes" else "[bold red]✗[/]"
+        console.print(f"{mark} {escape(check.name)}: {check.result}", soft_wrap=True)
+        if check.remedy:
+            console.print(f"    {escape(check.remedy)}", soft_wrap=True)

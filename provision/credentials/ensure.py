@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from provision.secrets import KeyPair, SystemKey
 # The company of the open-source server, official and lite; a fixed user's ID is the MD5 of "<company>:<username>".
 COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"
 AT_ONCE = 8
+PAGE = 500
 HELD_KEY = re.compile(r'"?(access_key|secret_key)"?\s*[:=]\s*"([^"]*)"')
 
 
@@ -69,6 +71,26 @@ def ensure_all(
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return dict(zip([identity.name for identity in identities], pool.map(ensure, identities), strict=True))
+
+
+def revoke_others(url: str, system: SystemKey, keep: Collection[str]) -> int:
+    """Revoke every key of every user but those with an access key in `keep`; return how many. Raises `ApiError`."""
+    revoked = 0
+    with ClearmlApi(url, KeyPair(access_key=system.user_key, secret_key=system.user_secret)) as admin:
+        for user in _users(admin):
+            for entry in admin.call("auth.get_credentials", impersonate=user)["credentials"]:
+                if entry["access_key"] not in keep:
+                    admin.call("auth.revoke_credentials", impersonate=user, access_key=entry["access_key"])
+                    revoked += 1
+    return revoked
+
+
+def _users(admin: ClearmlApi) -> Iterator[str]:
+    for page in itertools.count():
+        found = admin.call("users.get_all", page=page, page_size=PAGE, only_fields=["id"])["users"]
+        yield from (user["id"] for user in found)
+        if len(found) < PAGE:
+            return
 
 
 def works(url: str, key: KeyPair, username: str | None = None) -> bool:

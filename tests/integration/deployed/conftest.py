@@ -21,8 +21,9 @@ def testbed() -> spec.Testbed:
     return spec.load(spec.EXAMPLE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def secrets(testbed) -> Secrets:
+    """The secrets of now: a test may have replaced those of the module before."""
     found = Vault(testbed.name).load()
     assert found is not None, "no testbed is up on this machine; ./testbed up --yes"
     return found

@@ -27,10 +27,10 @@ def _values(found: object) -> Iterator[str]:
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def needles(secrets, testbed) -> list[bytes]:
     """Every secret of the deployment: the vault's, and the secret keys that only hosts hold."""
-    values = set(_values(secrets.model_dump()))
+    values = set(_values(secrets.model_dump(exclude={"id"})))
     confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
     confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
     for conf in confs:

@@ -46,6 +46,71 @@ def test_a_second_testbed_has_other_secrets(testbed):
     assert one.influxdb != other.influxdb
 
 
+def test_secrets_have_an_id_of_their_own_that_stays(testbed):
+    one, other = Vault("local").ensure(testbed), Vault("other").ensure(testbed)
+    assert one.id
+    assert one.id != other.id
+    assert Vault("local").ensure(testbed).id == one.id
+
+
+def test_a_vault_from_before_there_were_ids_gets_one_and_keeps_its_secrets(testbed):
+    vault = Vault("local")
+    made = vault.ensure(testbed)
+    vault.save(made.model_copy(update={"id": None}))  # left out of the file
+    assert vault.load().id == ""
+    after = vault.ensure(testbed)
+    assert after.id
+    assert after.model_copy(update={"id": made.id}) == made
+
+
+def _values(found):
+    if isinstance(found, dict):
+        return {text for value in found.values() for text in _values(value)}
+    return {found} if isinstance(found, str) else set()
+
+
+def test_a_rekey_replaces_everything_and_says_so_until_it_is_done(testbed):
+    vault = Vault("local")
+    before = vault.ensure(testbed)
+    assert vault.rekey(testbed) is None
+    after = vault.load()
+    assert _values(before.model_dump()) & _values(after.model_dump()) == set()
+    assert after.rekeying
+    assert after.toolkit is None
+    assert vault.ensure(testbed) == after
+
+
+def test_a_rekey_that_was_begun_goes_on_with_the_same_secrets(testbed):
+    Vault("local").rekey(testbed)
+    begun = Vault("local").load()
+    Vault("local").rekey(testbed)
+    assert Vault("local").load() == begun
+
+
+def test_a_rekey_without_a_vault_makes_one(testbed):
+    Vault("local").rekey(testbed)
+    assert Vault("local").load().rekeying
+
+
+def test_a_rekey_moves_a_vault_aside_whose_password_is_lost(testbed, home):
+    Vault("local").ensure(testbed)
+    before = (home / "secrets.yml").read_bytes()
+    (home / "vault-password").unlink()
+    aside = Vault("local").rekey(testbed)
+    assert aside.name.startswith("secrets.yml.unreadable-")
+    assert aside.read_bytes() == before
+    assert Vault("local").load().rekeying
+
+
+def test_a_rekey_with_a_password_that_cannot_be_used_moves_nothing(tmp_path, testbed, home):
+    Vault("local").ensure(testbed)
+    empty = tmp_path / "empty"
+    empty.touch()
+    with pytest.raises(SecretsError, match="password is empty"):
+        Vault("local", empty).rekey(testbed)
+    assert sorted(path.name for path in home.iterdir()) == ["secrets.yml", "vault-password"]
+
+
 def test_a_new_user_gets_a_password_and_nobody_elses_changes(testbed):
     before = Vault("local").ensure(testbed)
     more = testbed.model_copy(update={"users": (*testbed.users, spec.User(name="newcomer"))})
@@ -91,9 +156,13 @@ def test_a_lost_password_is_said_and_not_replaced(testbed, home):
     with pytest.raises(SecretsError, match="vault password cannot be read"):
         Vault("local").ensure(testbed)
     assert not (home / "vault-password").exists()
+    with pytest.raises(SecretsError) as error:
+        Vault("local").load()
+    assert "secrets import FILE" in error.value.remedy
+    assert "secrets rekey" in error.value.remedy
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"$ANSIBLE_VAULT;1.1;AES256\n00\n"])
+@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\xfe", b"$ANSIBLE_VAULT;1.1;AES256\n00\n"])
 def test_a_damaged_vault_is_said_and_not_replaced(testbed, home, content):
     Vault("local").ensure(testbed)
     (home / "secrets.yml").write_bytes(content)

@@ -1,0 +1,211 @@
+"""The verbs of the deployment's secrets: export, import, status, rekey."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from provision.cli.deployment import bring_up, show_up
+from provision.cli.group import (
+    PASSPHRASE,
+    PASSPHRASE_VARIABLE,
+    confirm,
+    json_option,
+    load,
+    main,
+    make_console,
+    spec_option,
+    vault_option,
+    yes_option,
+)
+from provision.cli.output import show_json, show_secrets
+from provision.errors import Exit, SecretsError
+
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=f"File with the passphrase of the exported file. Default: {PASSPHRASE_VARIABLE}, else it is asked for.",
+)
+
+
+@main.group()
+def secrets() -> None:
+    """Share the testbed's secrets with another administrator, look after them, replace them."""
+
+
+@secrets.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@spec_option
+@vault_option
+@passphrase_option
+@click.option("--force", is_flag=True, help="Replace a file that is there, without asking.")
+@json_option
+def export_(
+    file: Path,
+    spec: Path | None,
+    vault_password_file: Path | None,
+    passphrase_file: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write all secrets to FILE, encrypted with a passphrase, for a second administrator or as a backup.
+
+    `ansible-vault view FILE` opens it, too. The password of this vault is not in it.
+
+    \b
+    Examples:
+      testbed secrets export lab.vault                          asks for a passphrase
+      testbed secrets export lab.vault --passphrase-file words  for scripts
+    """
+    from provision import exchange, reports
+    from provision.secrets import Vault
+
+    testbed = load(spec)
+    vault = Vault(testbed.name, vault_password_file)
+    passphrase = _passphrase(passphrase_file, twice=True)
+    found = vault.load()
+    if found is None:
+        raise SecretsError(
+            f"testbed {testbed.name} has no secrets here",
+            "`testbed up` makes them; `testbed secrets status` says more.",
+        )
+    if file.exists() and not force:
+        if not sys.stdin.isatty():
+            raise SecretsError(f"{file}: exists already", "Name another file, or say --force.")
+        confirm(f"{file} exists. Replace it?", yes=False)
+    exchange.write(file, testbed.name, found, passphrase)
+    if as_json:
+        show_json(reports.ExportReport(testbed=testbed.name, id=found.id, file=str(file)))
+        return
+    click.echo(f"Wrote the secrets of testbed {testbed.name} to {file}, encrypted.")
+    click.echo("Give it away by one way and its passphrase by another. There: testbed secrets import FILE")
+
+
+@secrets.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@spec_option
+@vault_option
+@passphrase_option
+@click.option("--replace", is_flag=True, help="Take the place of other secrets here; these are kept beside.")
+@json_option
+def import_(
+    file: Path,
+    spec: Path | None,
+    vault_password_file: Path | None,
+    passphrase_file: Path | None,
+    replace: bool,
+    as_json: bool,
+) -> None:
+    """Take the testbed's secrets from FILE, which `secrets export` wrote.
+
+    \b
+    Examples:
+      testbed secrets import lab.vault            asks for the passphrase; other secrets here are left alone
+      testbed secrets import lab.vault --replace  other secrets here are kept under another name
+    """
+    from provision import exchange, reports
+    from provision.session import open_session
+
+    testbed = load(spec)
+    with open_session(testbed, "secrets-import", make_console(stderr=as_json), vault_password_file) as session:
+        found = exchange.read(file, testbed.name, _passphrase(passphrase_file, twice=False))
+        done = exchange.take(session.vault, found.secrets, replace=replace)
+    report = reports.ImportReport(
+        testbed=found.testbed,
+        id=found.secrets.id,
+        exported=found.exported,
+        result=done.result,
+        kept=str(done.kept) if done.kept else None,
+    )
+    if as_json:
+        show_json(report)
+        return
+    click.echo(f"{file}: secrets of testbed {report.testbed}, exported {report.exported}, id {report.id}")
+    if report.kept:
+        click.echo(f"What was there is kept in {report.kept}.")
+    if report.result == "same":
+        click.echo("They are here already; nothing was changed.")
+    else:
+        click.echo(f"They are in {session.vault.path} now. Next: testbed secrets status")
+
+
+@secrets.command("status")
+@spec_option
+@vault_option
+@json_option
+def status_(spec: Path | None, vault_password_file: Path | None, as_json: bool) -> None:
+    """Show where the secrets are, what they are (never a value), and whether the running testbed takes them.
+
+    Exit code 0 only if all is well. Needs no root.
+    """
+    from provision import secret_state
+    from provision.secrets import Vault
+
+    testbed = load(spec)
+    found = secret_state.collect(testbed, Vault(testbed.name, vault_password_file))
+    if as_json:
+        show_json(found)
+    else:
+        show_secrets(make_console(), found)
+    if not found.healthy:
+        raise SystemExit(Exit.FAILED)
+
+
+@secrets.command("rekey")
+@spec_option
+@vault_option
+@yes_option
+@json_option
+def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_json: bool) -> None:
+    """Replace all secrets of the running testbed: when they are lost, or when somebody has them who should not.
+
+    Data stays. What was killed half way is completed by the same command, or by `testbed up`.
+    """
+    from provision.session import need_root, open_session
+
+    testbed, console = load(spec), make_console(stderr=as_json)
+    console.print(f"This replaces every secret of testbed [bold]{testbed.name}[/]. Data stays. What people notice:")
+    for line in (
+        "every ClearML key and password stops working, also those that users made for themselves",
+        f"new keys are written into ~/clearml.conf of {', '.join(user.name for user in testbed.users)}; "
+        "copies of it elsewhere must be fetched anew",
+        "InfluxDB's passwords change; new ones are written into ~/telemetry.env",
+        "everybody is logged out; running tasks fail, so let them end first",
+        "other administrators need the new secrets: testbed secrets export FILE",
+    ):
+        console.print(f"  - {line}", soft_wrap=True, markup=False)
+    need_root()
+    with open_session(testbed, "secrets-rekey", console, vault_password_file) as session:
+        try:
+            session.vault.load()
+        except SecretsError as error:
+            console.print(f"{error.message}: it will be moved aside, not deleted.", soft_wrap=True, markup=False)
+            console.print("If you have its password, answer no and give it.")
+        confirm("Replace them?", yes)
+        aside = session.vault.rekey(testbed)
+        if aside:
+            console.print(f"The vault could not be opened and is kept in {aside}", soft_wrap=True, markup=False)
+        report = bring_up(session, prove=True)
+        console.print("All secrets are new.")
+    show_up(console, report, as_json=as_json)
+
+
+def _passphrase(file: Path | None, *, twice: bool) -> str:
+    """Return the passphrase of an exported file: of `file`, else of the environment, else asked for."""
+    given: str | None = click.get_current_context().meta[PASSPHRASE]
+    if file is not None:
+        try:
+            given = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SecretsError(f"{file}: the passphrase cannot be read: {error}", "Name a text file.") from None
+    if given is None:
+        if not sys.stdin.isatty():
+            raise SecretsError(
+                "there is no terminal to ask for the passphrase on",
+                f"Give it with --passphrase-file or {PASSPHRASE_VARIABLE}.",
+            )
+        asked: str = click.prompt("Passphrase of the file", hide_input=True, confirmation_prompt=twice, err=True)
+        given = asked
+    return given.strip()  # as ansible-vault does
