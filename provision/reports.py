@@ -188,6 +188,6 @@ class Problem(Report):
 
 
 class ErrorReport(Report):
-    """What any command prints under `--json` instead of its report when it failed."""
+    """An error: what any command prints under `--json` instead of its report when it could not do its work."""
 
     error: Problem = Field(description="Why it failed.")

@@ -66,24 +66,32 @@ def _refuse_duplicates(what: str, values: list[Any]) -> None:
 class Section(BaseModel):
     """A part of testbed.yaml: frozen, and unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Ports(Section):
     """TCP ports of the ClearML server."""
 
     api: Port = 8008
+    """The API server."""
     web: Port = 8080
+    """The web app."""
     files: Port = 8081
+    """The file server."""
 
 
 class Server(Section):
     """The ClearML server and where it listens."""
 
     backend: Literal["lite"] = "lite"
+    """`lite`: the embedded server, for one machine; it needs Python 3.11 or later and is no replacement for the
+    official server."""
     bind: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
     host: HostName | None = None
+    """Name or address in URLs; default: `bind`. Needed when `bind` is 0.0.0.0."""
     ports: Ports = Ports()
+    """TCP ports."""
 
     @field_validator("bind")
     @classmethod
@@ -109,13 +117,21 @@ class ManagedTelemetry(Section):
     """InfluxDB from the distribution's package, filled with synthetic RAN telemetry."""
 
     source: Literal["managed"] = "managed"
+    """An InfluxDB 1.x on this machine."""
     dialect: Literal[1] = 1
+    """InfluxQL."""
     port: Port = 8086
+    """InfluxDB's HTTP API, on loopback."""
     rpc_port: Port = 8088
+    """InfluxDB's own backup service, on loopback."""
     database: Identifier = "telemetry"
+    """Where the points are."""
     measurement: Identifier = "randata"
+    """Where in the database the points are."""
     points: Annotated[int, Field(strict=True, ge=1000, le=100_000_000)] = 200_000
+    """At least so many points are there."""
     days: Annotated[int, Field(strict=True, ge=1, le=3650)] = 30
+    """Over so many days up to now."""
 
     @property
     def url(self) -> str:
@@ -127,22 +143,34 @@ class TelemetryCredentials(Section):
     """How to read an external InfluxDB: a user with a password (1.x) or a token (2.x), each in a file."""
 
     username: str | None = None
+    """Who reads (dialect 1)."""
     password_file: Path | None = None
+    """A file that holds the password and nothing else (dialect 1)."""
     token_file: Path | None = None
+    """A file that holds the token and nothing else (dialect 2)."""
 
 
 class ExternalTelemetry(Section):
     """An InfluxDB that somebody else runs; it is only ever read."""
 
     source: Literal["external"]
+    """One that you already have."""
     dialect: Literal[1, 2]
+    """1: InfluxQL (1.x); 2: 2.x."""
     url: Url
+    """Base URL of its HTTP API."""
     database: str | None = None
+    """Dialect 1: where the points are."""
     org: str | None = None
+    """Dialect 2: the organisation."""
     bucket: str | None = None
+    """Dialect 2: where the points are."""
     measurement: Identifier = "randata"
+    """Where in the database or bucket the points are."""
     days: Annotated[int, Field(strict=True, ge=1, le=3650)] = 30
+    """How far back the workload reads."""
     credentials: TelemetryCredentials = TelemetryCredentials()
+    """Who reads."""
 
     @model_validator(mode="after")
     def _matches_its_dialect(self) -> Self:
@@ -170,18 +198,24 @@ class Worker(Section):
     """
 
     name: Name
+    """The worker's name; on the server it is HOST:NAME."""
     queues: Annotated[tuple[QueueName, ...], Field(min_length=1)]
+    """The queues that it serves, the most urgent first."""
     environment: Literal["task", "prepared"]
+    """`task`: an environment for each task, from its own requirements; `prepared`: the host's, at once."""
 
 
 class Agents(Section):
     """The agent hosts and the workers on each."""
 
     count: Count = 1
+    """Agent hosts; provider `local` has one."""
     workers: Annotated[tuple[Worker, ...], Field(min_length=1)] = (
         Worker(name="default", queues=("default",), environment="task"),
         Worker(name="prepared", queues=("prepared",), environment="prepared"),
     )
+    """Agent services on every agent host; at least one with `environment: prepared`. Default: `default` on queue
+    `default`, `prepared` on queue `prepared`."""
 
     @model_validator(mode="after")
     def _are_distinct(self) -> Self:
@@ -205,14 +239,18 @@ class User(Section):
     """A person who gets credentials, a Linux account and a client environment."""
 
     name: UserName
+    """Linux account and ClearML user."""
     full_name: str | None = None
+    """The name that the web app shows; default: `name`."""
 
 
 class Administrator(Section):
     """A person who may log in to the testbed's hosts by SSH, through the account that manages them."""
 
     name: Name
+    """Who it is; the comment of the keys on the hosts."""
     ssh_keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Public keys, each one line of a `.pub` file."""
 
     @field_validator("ssh_keys")
     @classmethod
@@ -254,13 +292,21 @@ class Testbed(Section):
     __test__ = False
 
     name: Name
+    """The testbed's name: in labels of keys, and of the folder of its secrets."""
     provider: Literal["local"]
+    """`local`: this machine."""
     data_dir: AbsolutePath = "/var/lib/testbed"
+    """Databases, files and caches."""
     server: Server
+    """The ClearML server."""
     telemetry: Telemetry = ManagedTelemetry()
+    """Where telemetry comes from; without it, a managed InfluxDB."""
     agents: Agents = Agents()
+    """Who runs tasks."""
     users: Annotated[tuple[User, ...], Field(min_length=1)]
+    """Who works with the testbed: each gets a Linux account, an environment and a key."""
     administrators: tuple[Administrator, ...] = ()
+    """Who may log in by SSH to the account that manages the hosts."""
 
     @field_validator("telemetry", mode="before")
     @classmethod
