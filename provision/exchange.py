@@ -54,6 +54,8 @@ def write(path: Path, testbed: str, secrets: Secrets, passphrase: str) -> None:
             "a re-key of the testbed was begun and has not ended, so its secrets are still changing",
             "Let `testbed up` complete it, then export.",
         )
+    if not secrets.id:  # else each administrator's `up` would give them another one
+        raise SecretsError("these secrets were made by an earlier version", "Run `testbed up` once, then export.")
     found = {
         "testbed": testbed,
         "exported": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),

@@ -180,7 +180,8 @@ class Vault:
         return path
 
     def _complete(self, found: dict[str, Any], testbed: Testbed) -> Secrets:
-        wanted = {"id": str(uuid.uuid4()), **found, "clearml": {**_server_secrets(), **found.get("clearml", {})}}
+        wanted = {**found, "id": found.get("id") or str(uuid.uuid4())}
+        wanted["clearml"] = {**_server_secrets(), **found.get("clearml", {})}
         passwords = {user: random.token_urlsafe(24) for user in InfluxSecrets.model_fields}
         wanted["influxdb"] = {**passwords, **found.get("influxdb", {})}
         users = dict(found.get("users", {}))

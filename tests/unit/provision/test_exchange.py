@@ -120,6 +120,13 @@ def test_a_half_done_rekey_is_not_exported(home, found):
     assert "re-key" in output
 
 
+def test_secrets_without_an_id_are_not_exported(home, found):
+    Vault("local").save(found.model_copy(update={"id": ""}))
+    code, output = _call("export", home / "out")
+    assert code == 1
+    assert "Run `testbed up` once" in output
+
+
 def test_a_second_administrator_gets_the_secrets_and_a_password_of_their_own(home, file, found, second):
     first_password = (home / "first/testbed/local/vault-password").read_bytes()
     second()

@@ -56,7 +56,7 @@ def test_secrets_have_an_id_of_their_own_that_stays(testbed):
 def test_a_vault_from_before_there_were_ids_gets_one_and_keeps_its_secrets(testbed):
     vault = Vault("local")
     made = vault.ensure(testbed)
-    vault.save(made.model_copy(update={"id": None}))  # left out of the file
+    vault.save(made.model_copy(update={"id": ""}))
     assert vault.load().id == ""
     after = vault.ensure(testbed)
     assert after.id
