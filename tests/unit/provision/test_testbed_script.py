@@ -24,10 +24,10 @@ def machine(tmp_path):
     for name in NEEDED:
         (programs / name).symlink_to(shutil.which(name))
 
-    def run(*arguments):
+    def run(*arguments, path=programs):
         return subprocess.run(
             [str(checkout / "testbed"), *arguments],
-            env={"PATH": str(programs)},
+            env={"PATH": str(path)},
             capture_output=True,
             text=True,
             check=False,
@@ -39,6 +39,7 @@ def machine(tmp_path):
 
     run.program = program
     run.checkout = checkout
+    run.programs = programs
     return run
 
 
@@ -73,6 +74,10 @@ def test_a_missing_venv_module_is_installed_where_it_may_be(machine, tmp_path):
     assert (machine.checkout / ".venv" / "bin" / "python").exists(), done.stderr
 
 
-def test_the_version_is_printed():
-    done = subprocess.run([str(ROOT / "testbed"), "version"], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("testbed 0.")
+def test_an_activated_environment_is_not_what_makes_it_anew(machine):
+    activated = machine.checkout / ".venv" / "bin"
+    activated.mkdir(parents=True)
+    (activated / "python3").symlink_to(sys.executable)
+    machine.program("python3", f'exec {sys.executable} "$@"')
+    machine("version", path=f"{activated}:{machine.programs}")
+    assert (activated / "python").exists()
