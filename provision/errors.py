@@ -51,6 +51,12 @@ class DeclinedError(TestbedError):
     exit_code = Exit.DECLINED
 
 
+class NoCheckoutError(TestbedError):
+    """What the command needs is in the project's checkout only."""
+
+    exit_code = Exit.BAD_INPUT
+
+
 class SecretsError(TestbedError):
     """The deployment's secrets cannot be read or written."""
 

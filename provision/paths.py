@@ -1,4 +1,4 @@
-"""Where the toolkit keeps things: its own files in the checkout, and each testbed's on the administrator's machine."""
+"""Where the toolkit keeps things: its own files, and each testbed's on the administrator's machine."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import os
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+# What is no Python package of ours lies in the checkout, beside this one; the wheel carries it inside (pyproject.toml).
+_CARRIED = Path(__file__).parent / "_data"
+INSTALLED = _CARRIED.is_dir()
+ROOT = _CARRIED if INSTALLED else Path(__file__).parent.parent
 PLAYBOOKS = ROOT / "playbooks"
 ROLES = ROOT / "roles"
 TEMPLATES = ROOT / "templates"
+EXAMPLE = ROOT / "testbed.example.yaml"
 # written by role common on every host of a testbed
 HOST_MARKER = Path("/etc/testbed/testbed.json")
 HOST_PINS = ROOT / "requirements" / "hosts.txt"

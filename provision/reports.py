@@ -179,6 +179,15 @@ class ImportReport(Report):
     kept: str | None = Field(description="Where the vault that was replaced is kept; null where none was.")
 
 
+class VersionReport(Report):
+    """`testbed version`: what runs here."""
+
+    version: str = Field(description="The toolkit's version (PEP 440); a commit that is no release is in it.")
+    python: str = Field(description="Version of the Python that runs the command.")
+    ansible_core: str = Field(description="Version of ansible-core.")
+    data: str = Field(description="Folder of roles, playbooks and checks: the checkout, or inside the package.")
+
+
 class Problem(Report):
     """Why a command failed."""
 

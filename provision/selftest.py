@@ -11,7 +11,8 @@ from rich.console import Console
 
 from provision import spec
 from provision.console import duration
-from provision.paths import HOST_MARKER, ROOT, state_dir
+from provision.errors import NoCheckoutError
+from provision.paths import EXAMPLE, HOST_MARKER, INSTALLED, ROOT, state_dir
 
 
 def _shell_scripts() -> list[str]:
@@ -35,7 +36,7 @@ def _is_shell(path: Path) -> bool:
 
 def _built_in_is_up() -> bool:
     """Return whether this machine carries the built-in testbed: tests must not touch one of somebody's own."""
-    built_in = spec.load(spec.EXAMPLE)
+    built_in = spec.load(EXAMPLE)
     proven = state_dir(built_in.name) / "proven"
     return HOST_MARKER.exists() and proven.exists() and proven.read_text(encoding="utf-8") == built_in.model_dump_json()
 
@@ -53,8 +54,13 @@ def run(pytest_arguments: list[str], *, lab: bool = False, full: bool = False) -
     """Run lint, types and tests, all of them even after a failure; return 0 if all passed.
 
     `lab` adds what takes long or needs containers, `full` the campaigns without sampling.
-    `pytest_arguments` choose tests; then nothing but pytest runs.
+    `pytest_arguments` choose tests; then nothing but pytest runs. Raises `NoCheckoutError` outside a checkout.
     """
+    if INSTALLED:
+        raise NoCheckoutError(
+            "the project's own tests are in its checkout, not in the installed package",
+            "Run ./testbed test in a checkout; to check a running testbed: testbed smoke",
+        )
     console = Console(highlight=False)
     pytest = [sys.executable, "-P", "-m", "pytest"]
     if pytest_arguments:

@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from provision.errors import SpecError
+from provision.paths import EXAMPLE
 
-EXAMPLE = Path(__file__).parent.parent / "testbed.example.yaml"
 DEFAULT_FILE = "testbed.yaml"
 
 # ClearML usernames that the toolkit itself uses; see `provision.credentials`.

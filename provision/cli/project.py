@@ -1,4 +1,4 @@
-"""The verbs of the toolkit itself: init, test, version."""
+"""The verbs of the toolkit itself: init, test, version, completion."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from provision import __version__
-from provision.cli.group import main
+from provision.cli.group import json_option, main
 
 
 @main.command()
@@ -41,6 +40,20 @@ def test(pytest_arguments: tuple[str, ...], lab: bool, full: bool) -> None:
 
 
 @main.command()
-def version() -> None:
+@json_option
+def version(as_json: bool) -> None:
     """Print the toolkit's version."""
-    click.echo(f"testbed {__version__}")
+    from provision import version as versions
+
+    if not as_json:
+        click.echo(f"testbed {versions.current()}")
+        return
+    import platform
+    from importlib.metadata import version as of
+
+    from provision.cli.output import show_json
+    from provision.paths import ROOT
+    from provision.reports import VersionReport
+
+    python, ansible_core = platform.python_version(), of("ansible-core")
+    show_json(VersionReport(version=versions.current(), python=python, ansible_core=ansible_core, data=str(ROOT)))
