@@ -57,3 +57,20 @@ def version(as_json: bool) -> None:
 
     python, ansible_core = platform.python_version(), of("ansible-core")
     show_json(VersionReport(version=versions.current(), python=python, ansible_core=ansible_core, data=str(ROOT)))
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes verbs, options and files in your shell.
+
+    \b
+    bash:  source <(testbed completion bash)              in ~/.bashrc
+    zsh:   source <(testbed completion zsh)               in ~/.zshrc, after compinit
+    fish:  testbed completion fish | source               in ~/.config/fish/config.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None  # noqa: S101  (the choice above has click's own shells)
+    click.echo(found(main, {}, "testbed", "_TESTBED_COMPLETE").source())
