@@ -95,12 +95,17 @@ class Schema:
             return f"{node.get('minimum', 0)} to {node['maximum']}"
         return f"{node['minimum']} or more" if "minimum" in node else ""
 
+    def value(self, node: dict[str, Any]) -> str:
+        """Return type and what is allowed."""
+        return ": ".join(filter(None, [self.kind(node), self.allowed(node)]))
+
     def default(self, name: str, node: dict[str, Any], section: dict[str, Any]) -> str:
         """Return the default, or that there is none."""
         if name in section.get("required", []):
             return "**required**"
         value = node.get("default")
-        return f"`{value}`" if isinstance(value, str | int | float) else "none" if value in (None, []) else "see below"
+        plain = isinstance(value, str | int | float)
+        return f"default `{value}`" if plain else "default: none" if value in (None, []) else "default: see below"
 
     def sections(
         self, section: dict[str, Any], path: str = ""
@@ -126,10 +131,10 @@ def testbed_yaml() -> str:
         tag = section["properties"].get("source", {}).get("const")
         parts.append(f"## {title}" + (f" with `source: {tag}`" if tag else ""))
         parts.append(prose(section["description"]))
-        rows = [("key", "type", "default", "allowed", "meaning")]
+        rows = [("key", "meaning", "value")]
         for full, name, node in entries:
-            default = schema.default(name, node, section)
-            rows.append((f"`{full}`", schema.kind(node), default, schema.allowed(node), node.get("description", "")))
+            value = f"{schema.value(node)}; {schema.default(name, node, section)}"
+            rows.append((f"`{full}`", node.get("description", ""), value))
         parts.append(table(*rows))
     return page("testbed.yaml", *parts)
 
@@ -148,11 +153,9 @@ def json_documents() -> str:
         schema = Schema(model)
         title, _, text = inspect.cleandoc(model.__doc__ or "").partition(": ")
         parts += [f"## {title}", text[:1].upper() + text[1:]]
-        rows = [("key", "type", "values", "meaning")]
+        rows = [("key", "meaning", "value")]
         for _, _, entries in schema.sections(schema.root):
-            rows += [
-                (f"`{full}`", schema.kind(n), schema.allowed(n), n.get("description", "")) for full, _, n in entries
-            ]
+            rows += [(f"`{full}`", node.get("description", ""), schema.value(node)) for full, _, node in entries]
         parts.append(table(*rows))
     return page("JSON for scripts", *parts)
 
