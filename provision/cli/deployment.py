@@ -149,7 +149,9 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: Level, as_
 @vault_option
 @json_option
 def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -> None:
-    """Show services, versions, workers, queues and disk; exit code 0 only if all is well.
+    """Show services, versions, workers, queues and disk.
+
+    Exit code 0 only if all is well.
 
     \b
     Examples:

@@ -30,7 +30,9 @@ def init(spec: Path) -> None:
 @click.option("--full", is_flag=True, help="With --lab: campaigns without sampling.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def test(pytest_arguments: tuple[str, ...], lab: bool, full: bool) -> None:
-    """Run the project's own tests: lint, types, unit and integration tests, and the checks of this machine's testbed.
+    """Run the project's own tests.
+
+    Lint, types, unit and integration tests, and the checks of this machine's testbed.
 
     Other arguments go to pytest and choose its tests, such as `testbed test tests/unit -k spec`.
     """

@@ -32,7 +32,7 @@ passphrase_option = click.option(
 
 @main.group()
 def secrets() -> None:
-    """Share the testbed's secrets with another administrator, look after them, replace them."""
+    """Share, look after and replace the testbed's secrets."""
 
 
 @secrets.command("export")
