@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import os
+import re
 import shlex
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +20,19 @@ from typing import Any, TextIO
 import ansible_runner
 import yaml
 
+from provision.changes import Change, Collector
 from provision.console import Stage
 from provision.errors import ConvergeError
+from provision.inventory import network_environment
 from provision.paths import ROLES, ROOT, write_private
 from provision.secrets import Vault
 
-# shorter values, such as user names, are no secrets
-SHORTEST_SECRET = 12
+# a shorter one is only hidden where it stands alone: it may be part of any word
+LONG_SECRET = 12
+# what stands beside secrets, and is none
+PUBLIC = {"username", "access_key", "user_key", "id"}
+# what programs of Ansible's may see of the administrator's environment: nothing that could hold a password
+ENVIRONMENT = {"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "SSH_AUTH_SOCK", "TERM", "TZ", "USER"}
 FAILED_EVENTS = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_failed"}
 
 
@@ -33,6 +43,37 @@ class PlayResult:
     changed: int = 0
     ok: int = 0
     changed_tasks: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+
+class Redaction:
+    """Takes secrets out of text: as they are, a line of theirs, and as JSON, Python, shell, URL or base64 writes them.
+
+    ansible-core 2.19 shows the message of a failed task in its error display, even under no_log.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        forms = {form for secret in secrets for form in _forms(secret)}
+        words = [
+            re.escape(form) if len(form) >= LONG_SECRET else rf"(?<!\w){re.escape(form)}(?!\w)"
+            for form in sorted(forms, key=len, reverse=True)
+        ]
+        self._pattern = re.compile("|".join(words)) if words else None
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub("********", text) if self._pattern else text
+
+
+def _forms(secret: str) -> set[str]:
+    lines = {secret, *(line.strip() for line in secret.splitlines())}
+    found = set(lines)
+    for line in lines:
+        found |= {json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1]}
+        found |= {shlex.quote(line).strip("'"), urllib.parse.quote(line, safe=""), urllib.parse.quote(line)}
+        found |= {urllib.parse.quote_plus(line), urllib.parse.quote_plus(line, safe="/")}
+        found |= {json.dumps(form)[1:-1] for form in set(found)}  # text within text
+        found |= {base64.b64encode(line.encode()).decode(), base64.urlsafe_b64encode(line.encode()).decode()}
+    return {form for form in found if len(form) > 3}
 
 
 @dataclass
@@ -41,33 +82,29 @@ class _Watch:
 
     stage: Stage
     log: TextIO
-    secrets: list[str]
+    redact: Redaction
     result: PlayResult = field(default_factory=PlayResult)
+    collector: Collector = field(default_factory=Collector)
     failures: list[str] = field(default_factory=list)
 
     def event(self, event: dict[str, Any]) -> bool:
         if text := event.get("stdout"):
-            self.log.write(self._redact(text) + "\n")
+            self.log.write(self.redact(text) + "\n")
             self.log.flush()
         data = event.get("event_data", {})
         task, host, result = data.get("task", ""), data.get("host", ""), data.get("res") or {}
+        self.collector.event(event.get("event", ""), data)
         match event.get("event"):
             case "runner_on_start":
                 self.stage.step(f"{host}: {task}")
             case "runner_on_ok" if result.get("changed"):
                 self.result.changed_tasks.append(task)
             case kind if kind in FAILED_EVENTS and not data.get("ignore_errors"):
-                self.failures.append(self._redact(f"{host}: {task}: {_reason(result)}"))
+                self.failures.append(self.redact(f"{host}: {task}: {_reason(result)}"))
             case "playbook_on_stats":
                 self.result.changed = sum(data.get("changed", {}).values())
                 self.result.ok = sum(data.get("ok", {}).values())
         return False  # runner need not keep the event
-
-    def _redact(self, text: str) -> str:
-        # ansible-core 2.19 shows the message of a failed task in its error display, even under no_log
-        for secret in self.secrets:
-            text = text.replace(secret, "********")
-        return text
 
 
 class _Literal(str):
@@ -92,12 +129,27 @@ def literal_yaml(variables: dict[str, Any]) -> str:
     return yaml.dump(literal(variables), Dumper=_LiteralDumper)
 
 
-def _strings(found: object) -> Iterator[str]:
+def secret_values(found: object) -> Iterator[str]:
+    """Yield the secrets in nested variables."""
     if isinstance(found, dict):
-        for value in found.values():
-            yield from _strings(value)
-    elif isinstance(found, str) and len(found) >= SHORTEST_SECRET:
+        for key, value in found.items():
+            if key not in PUBLIC:
+                yield from secret_values(value)
+    elif isinstance(found, str) and found:
         yield found
+
+
+@contextmanager
+def _only_environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Leave no other variables to programs that are started within the block: ansible-runner hands on all there are."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _reason(result: dict[str, Any]) -> str:
@@ -110,9 +162,18 @@ def _reason(result: dict[str, Any]) -> str:
 
 
 def _run(
-    folder: Path, playbook: Path, secrets: Path, password: Path, environment: dict[str, str], watch: _Watch
+    folder: Path,
+    playbook: Path,
+    secrets: Path,
+    password: Path,
+    environment: dict[str, str],
+    watch: _Watch,
+    *,
+    check: bool,
+    verbosity: int,
 ) -> Any:
     arguments = ["-e", f"@{folder / 'variables.json'}", "-e", f"@{secrets}", "--vault-password-file", str(password)]
+    arguments += ["--check", "--diff"] if check else []
     return ansible_runner.run(
         private_data_dir=str(folder),
         project_dir=str(playbook.parent),
@@ -120,6 +181,7 @@ def _run(
         inventory=str(folder / "inventory.yml"),
         cmdline=shlex.join(arguments),
         envvars=environment,
+        verbosity=verbosity or None,
         event_handler=watch.event,
         quiet=True,
     )
@@ -145,11 +207,14 @@ def run_playbook(
     work: Path,
     variables: dict[str, Any],
     secret_variables: dict[str, Any],
+    check: bool = False,
+    verbosity: int = 0,
 ) -> PlayResult:
     """Run `playbook` and return what it did.
 
     `work` is a private folder. `secret_variables` reach Ansible as a file encrypted with the testbed's vault, so that
-    none is in clear on disk or in an argument list. Raises `ConvergeError` with the reason and the log's name.
+    none is in clear on disk or in an argument list. With `check` it changes nothing; `changes` are what it would do.
+    `verbosity` is Ansible's, for the log. Raises `ConvergeError` with the reason and the log's name.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{playbook.stem}-", dir=work))
     secret_file = folder / "secret-variables.yml"
@@ -161,14 +226,20 @@ def run_playbook(
         "ANSIBLE_ROLES_PATH": str(ROLES),
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
+        "ANSIBLE_REMOTE_TMP": str(folder / "remote"),
+        "TMPDIR": str(folder / "tmp"),  # what is killed leaves its files in a folder that goes
+        "PYTHONDONTWRITEBYTECODE": "1",
         "ANSIBLE_NOCOLOR": "1",
         "LC_ALL": "C.UTF-8",  # there on every machine; Ansible refuses a locale that is not
     }
-    with log.open("a", encoding="utf-8") as log_file:
-        watch = _Watch(stage, log_file, list(_strings(secret_variables)))
+    (folder / "tmp").mkdir()
+    seen = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
+    password = vault.password_path(work)
+    with log.open("a", encoding="utf-8") as log_file, _only_environment(seen | network_environment(os.environ)):
+        watch = _Watch(stage, log_file, Redaction(secret_values(secret_variables)))
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            runner = _run(folder, playbook, secret_file, vault.password_path(work), environment, watch)
+            runner = _run(folder, playbook, secret_file, password, environment, watch, check=check, verbosity=verbosity)
         finally:  # ansible-runner puts its own in their place and leaves them
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -182,4 +253,5 @@ def run_playbook(
         raise ConvergeError(
             f"{playbook.stem}: {what}", f"The whole log: {log}. Mend the cause and run the same command again."
         )
+    watch.result.changes = watch.collector.found
     return watch.result

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import secrets as random
 from dataclasses import dataclass
 from typing import Any
 
 from provision import converge
+from provision.changes import Change, resolve
 from provision.console import stage
 from provision.credentials import ensure, identities
-from provision.errors import TestbedError
+from provision.errors import ApiError, TestbedError
 from provision.paths import PLAYBOOKS
-from provision.secrets import Secrets
+from provision.secrets import KeyPair, Secrets
 from provision.session import Session
 from provision.spec import ExternalTelemetry, ManagedTelemetry, TelemetryCredentials, Testbed
 
@@ -85,6 +88,61 @@ def up(session: Session) -> Outcome:
     return Outcome(changed=server.changed + rest.changed, issued=issued)
 
 
+def check_up(session: Session) -> list[Change]:
+    """Return what `up` would change, and change nothing. Raises `TestbedError`."""
+    if not session.vault.exists:
+        _play(session, "whose", "Look whose machine this is", {}, {})
+    with stage(session.console, "Prepare secrets and wheels") as current:
+        secrets = session.vault.ensure(session.testbed)
+        variables = _secret_variables(session.testbed, secrets)
+        session.inventory  # noqa: B018 (builds the wheels)
+        current.result = "in memory"
+    whose = {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}
+    found = _play(session, "server", "Check the server", whose, variables).changes
+    with stage(session.console, "Check everybody's key") as current:
+        changed, keys = _check_keys(session, secrets, resolve(found))
+        current.result = f"{len(keys)} keys"
+    variables["testbed_keys"] = {name: key.model_dump() for name, key in keys.items()}
+    return resolve([*found, *changed, *_play(session, "hosts", "Check agents and clients", {}, variables).changes])
+
+
+def check_down(session: Session, *, purge: bool) -> list[Change]:
+    """Return what `down` would remove, and remove nothing. Raises `TestbedError`."""
+    return resolve(_play(session, "down", "Check what is there", {"testbed_purge": purge}, {}).changes)
+
+
+def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tuple[list[Change], dict[str, KeyPair]]:
+    """Return the keys to come and to go as changes, and a key for everybody: where it is to come, one made up."""
+    testbed = session.testbed
+    everybody = identities.of(testbed, session.inventory)
+    held = {} if secrets.rekeying else ensure.read_held(session.work / "held")
+    if secrets.toolkit is not None and not secrets.rekeying:
+        held[identities.TOOLKIT] = secrets.toolkit
+    url = ensure.read_url(session.work / "held") or testbed.server.url("api")
+    decisions = {identity.name: ensure.Decision(held.get(identity.name)) for identity in everybody}
+    server = "service testbed-clearml-lite"
+    changes = []
+    if secrets.rekeying:  # the server takes the new secrets first
+        changes.append(Change("", "key", "all others", "revoke", "of every user: the testbed is being re-keyed"))
+    elif not any(f"{change.kind} {change.name}" == server and change.action == "add" for change in found):
+        try:
+            decisions = ensure.decide_all(url, secrets.clearml.apiserver, testbed.name, everybody, held)
+        except ApiError as error:
+            if error.code != 0:
+                raise
+            # the server is down, and `up` starts it: keys that are held are taken to work
+    for identity in everybody:
+        decision = decisions[identity.name]
+        told = Change("", "key", identity.name, "add", f"of {identity.user}, for {identity.purpose}", (server,))
+        if decision.kept is None:
+            changes.append(told)
+        changes += [
+            dataclasses.replace(told, name=f"{identity.name} {orphan}", action="revoke") for orphan in decision.orphans
+        ]
+    made_up = KeyPair(access_key=random.token_hex(10), secret_key=random.token_hex(20))
+    return changes, {name: decision.kept or made_up for name, decision in decisions.items()}
+
+
 def down(session: Session, *, purge: bool) -> converge.PlayResult:
     """Remove what `up` installed; data only with `purge`. Raises `TestbedError`."""
     session.proven.unlink(missing_ok=True)
@@ -104,8 +162,10 @@ def _play(
             work=session.work,
             variables={"testbed_private_dir": str(session.work), **variables},
             secret_variables=secret_variables,
+            check=session.check,
+            verbosity=session.verbosity,
         )
-        current.result = f"ok={result.ok} changed={result.changed}"
+        current.result = f"{result.ok} tasks" if session.check else f"ok={result.ok} changed={result.changed}"
         return result
 
 

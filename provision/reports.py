@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from provision.changes import Change, text_diff
 from provision.spec import Testbed
 
 
@@ -49,6 +50,33 @@ class UserFiles(Report):
     name: str = Field(description="The account's name.")
     conf: str = Field(description="The user's clearml.conf.")
     venv: str = Field(description="The user's virtual environment.")
+
+
+class ChangeReport(Report):
+    """One thing that would come, change, restart or go."""
+
+    host: str = Field(description="The host; empty for what is the testbed's, such as a key.")
+    kind: str = Field(description="package, account, folder, environment, file, service, database, telemetry, key.")
+    name: str = Field(description="Which one: a package's or service's name, a path, a key's holder.")
+    action: Literal["add", "change", "start", "restart", "remove", "revoke"] = Field(description="What would happen.")
+    detail: str = Field(description="More about it, in words; may be empty.")
+    after: list[str] = Field(description="What is to come first, as `kind name`.")
+    diff: str = Field(description="With --diff: how a file's text changes (unified); empty where it is secret.")
+
+
+class CheckReport(Report):
+    """`testbed up --check --json` and `down --check --json`: what the command would do; empty when nothing."""
+
+    testbed: str = Field(description="The testbed's name.")
+    changes: list[ChangeReport] = Field(description="What would change, by kind.")
+
+    @classmethod
+    def of(cls, testbed: str, changes: list[Change], *, diff: bool) -> CheckReport:
+        """Return the report on `changes`."""
+        return cls(
+            testbed=testbed,
+            changes=[ChangeReport(**change.shown(), diff=text_diff(change) if diff else "") for change in changes],
+        )
 
 
 class UpReport(Report):

@@ -246,6 +246,18 @@ class Vault:
         return password
 
 
+class UnsavedVault(Vault):
+    """A vault that is read and never written: what is generated stays in memory, and a new password in `work`."""
+
+    def __init__(self, testbed: str, password_file: Path | None, work: Path) -> None:
+        super().__init__(testbed, password_file)
+        if not self.path.exists() and not self._generated.exists():
+            self._generated = work / self._generated.name
+
+    def save(self, secrets: Secrets) -> None:
+        """Keep nothing."""
+
+
 def _read_password(path: Path) -> bytes:
     try:
         return path.read_bytes().strip()

@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from provision import inventory, wheels
 from provision.converge import private_dir
 from provision.errors import BusyError, TestbedError
 from provision.paths import make_private, state_dir, write_private
-from provision.secrets import Vault
+from provision.secrets import UnsavedVault, Vault
 from provision.spec import Testbed
 
 
@@ -37,6 +38,8 @@ class Session:
     state: Path
     work: Path
     log: Path
+    check: bool = False
+    verbosity: int = 0
 
     @cached_property
     def inventory(self) -> dict[str, Any]:
@@ -64,7 +67,13 @@ class Session:
 
 @contextmanager
 def open_session(
-    testbed: Testbed, verb: str, console: Console, vault_password_file: Path | None, *, changes: bool = True
+    testbed: Testbed,
+    verb: str,
+    console: Console,
+    vault_password_file: Path | None,
+    *,
+    changes: bool = True,
+    verbosity: int = 0,
 ) -> Iterator[Session]:
     """Yield a session on `testbed`, locked on this machine if the command `changes` anything.
 
@@ -76,8 +85,43 @@ def open_session(
         logs = state / "logs"
         logs.mkdir(exist_ok=True)
         log = logs / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-        with private_dir(state, "run-" if changes else "look-") as work:
-            yield Session(testbed, Vault(testbed.name, vault_password_file), console, state, work, log)
+        with private_dir(state, "run-" if changes else "look-") as work, _ansible_at_home(work):
+            vault = Vault(testbed.name, vault_password_file)
+            yield Session(testbed, vault, console, state, work, log, verbosity=verbosity)
+
+
+@contextmanager
+def open_check(
+    testbed: Testbed, verb: str, console: Console, vault_password_file: Path | None, *, verbosity: int = 0
+) -> Iterator[Session]:
+    """Yield a session that leaves nothing behind: all that it writes is in a private folder, which goes.
+
+    It takes the testbed's lock where there is one. Raises `BusyError`.
+    """
+    state = state_dir(testbed.name)
+    with (
+        _lock(state, testbed.name, verb) if (state / "lock").exists() else contextlib.nullcontext(),
+        private_dir(Path(tempfile.gettempdir()), "testbed-check-") as work,
+        _ansible_at_home(work),
+    ):
+        vault = UnsavedVault(testbed.name, vault_password_file, work)
+        yield Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
+
+
+@contextmanager
+def _ansible_at_home(work: Path) -> Iterator[None]:
+    """Have Ansible, which is also used as a library, keep its files in `work`, not in ~/.ansible."""
+    names = {"ANSIBLE_HOME": str(work / "ansible"), "ANSIBLE_LOCAL_TEMP": str(work / "ansible" / "tmp")}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli.group import (
+    check_option,
     confirm,
     json_option,
     load,
@@ -15,17 +16,20 @@ from provision.cli.group import (
     make_console,
     spec_option,
     vault_option,
+    verbose_option,
     yes_option,
 )
-from provision.cli.output import show_checks, show_json, show_status, show_where
+from provision.cli.output import show_changes, show_checks, show_json, show_status, show_where
 from provision.errors import Exit
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from provision.changes import Change
     from provision.reports import Check, UpReport
     from provision.session import Session
     from provision.smoke.run import Level
+    from provision.spec import Testbed
 
 
 @main.command()
@@ -33,30 +37,54 @@ if TYPE_CHECKING:
 @vault_option
 @yes_option
 @click.option("--prove", is_flag=True, help="Run the full chain even if nothing changed.")
+@check_option
+@click.option("--diff", is_flag=True, help="With --check: show how the texts of files would change, but no secret.")
 @json_option
-def up(spec: Path | None, vault_password_file: Path | None, yes: bool, prove: bool, as_json: bool) -> None:
+@verbose_option
+def up(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    yes: bool,
+    prove: bool,
+    check: bool,
+    diff: bool,
+    as_json: bool,
+    verbose: int,
+) -> None:
     """Bring the testbed up, or up to date, and prove that it works.
 
     The full chain (telemetry, dataset, training, model) runs when something changed or was not proven yet; otherwise
     the quick checks. Ends with a table of checks; exit code 0 only if all passed.
+
+    With --check: lists every package, account, folder, environment, file, service and key that would come, change or
+    go, and changes nothing; exit code 0 whether there are any or not.
 
     \b
     Examples:
       testbed up                          says what it will do, and asks
       testbed up --yes --prove            asks nothing, and runs every check
       testbed up --spec lab.yaml          another file than ./testbed.yaml
+      testbed up --check --diff           says what would change, and changes nothing
       testbed up --yes --json | jq .urls  for scripts
     """
     from provision import deploy
-    from provision.session import need_root, open_session
+    from provision.session import need_root, open_check, open_session
 
-    testbed, console = load(spec), make_console(stderr=as_json)
+    if diff and not check:
+        raise click.UsageError("--diff goes with --check")
+    testbed, console = load(spec), make_console(stderr=as_json or check)
+    if check:
+        need_root()
+        with open_check(testbed, "up --check", console, vault_password_file, verbosity=verbose) as session:
+            changes = deploy.check_up(session)
+        _show(testbed, changes, diff=diff, as_json=as_json)
+        return
     console.print(f"Testbed [bold]{testbed.name}[/] on this machine:")
     for line in deploy.describe(testbed):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     confirm("Go ahead?", yes)
     need_root()
-    with open_session(testbed, "up", console, vault_password_file) as session:
+    with open_session(testbed, "up", console, vault_password_file, verbosity=verbose) as session:
         report = bring_up(session, prove=prove)
     show_up(console, report, as_json=as_json)
 
@@ -179,22 +207,39 @@ def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -
 @vault_option
 @yes_option
 @click.option("--purge", is_flag=True, help="Remove data, users' homes and secrets, too.")
+@check_option
 @json_option
-def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: bool, as_json: bool) -> None:
+@verbose_option
+def down(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    yes: bool,
+    purge: bool,
+    check: bool,
+    as_json: bool,
+    verbose: int,
+) -> None:
     """Remove exactly what `up` installed; data stays unless --purge.
 
     \b
     Examples:
       testbed down                says what will go, and asks
+      testbed down --check        lists what would go, and removes nothing
       testbed down --yes --purge  asks nothing; data, homes and secrets go, too
     """
     import shutil
 
     from provision import deploy, reports
     from provision.paths import config_dir, state_dir
-    from provision.session import need_root, open_session
+    from provision.session import need_root, open_check, open_session
 
-    testbed, console = load(spec), make_console(stderr=as_json)
+    testbed, console = load(spec), make_console(stderr=as_json or check)
+    if check:
+        need_root()
+        with open_check(testbed, "down --check", console, vault_password_file, verbosity=verbose) as session:
+            changes = deploy.check_down(session, purge=purge)
+        _show(testbed, changes, diff=False, as_json=as_json)
+        return
     console.print(
         f"This removes testbed [bold]{testbed.name}[/] from this machine: its services, programs in /opt/testbed,"
     )
@@ -207,7 +252,7 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
         console.print(f"Data in {testbed.data_dir}, users' homes and the secrets stay.")
     confirm("Remove it?", yes)
     need_root()
-    with open_session(testbed, "down", console, vault_password_file) as session:
+    with open_session(testbed, "down", console, vault_password_file, verbosity=verbose) as session:
         removed = deploy.down(session, purge=purge)
     if purge:
         shutil.rmtree(config_dir(testbed.name), ignore_errors=True)
@@ -216,6 +261,15 @@ def down(spec: Path | None, vault_password_file: Path | None, yes: bool, purge: 
     if as_json:
         log = None if purge else str(session.log)
         show_json(reports.DownReport(testbed=testbed.name, changed=removed.changed, purged=purge, log=log))
+
+
+def _show(testbed: Testbed, changes: list[Change], *, diff: bool, as_json: bool) -> None:
+    from provision import reports
+
+    if as_json:
+        show_json(reports.CheckReport.of(testbed.name, changes, diff=diff))
+    else:
+        show_changes(make_console(), changes, diff=diff)
 
 
 def all_well(checks: list[Check]) -> bool:

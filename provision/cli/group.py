@@ -147,6 +147,8 @@ vault_option = click.option(
     help="File with the password of the testbed's vault. Default: TESTBED_VAULT_PASSWORD, else a generated file.",
 )
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+check_option = click.option("--check", is_flag=True, help="Only list what would change; change nothing.")
+verbose_option = click.option("-v", "--verbose", count=True, help="More of Ansible's words in the log; up to -vvv.")
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for scripts; progress is on stderr."
 )

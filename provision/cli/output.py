@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+    from provision.changes import Change
     from provision.reports import Check, Report, SecretsReport, StatusReport, UpReport
 
 WIDEST = 10_000
@@ -76,6 +79,29 @@ def show_checks(console: Console, checks: list[Check], log: str) -> None:
             console.print(check.message, markup=False)
     failed = sum(check.result == "failed" for check in checks)
     console.print(f"\n{len(checks) - failed} of {len(checks)} checks passed. Log: {log}", soft_wrap=True)
+
+
+def show_changes(console: Console, changes: list[Change], *, diff: bool) -> None:
+    """Print what would come, change or go, by host and kind."""
+    from provision.changes import KINDS, text_diff
+
+    if not changes:
+        console.print("Nothing would change.")
+        return
+    for host in dict.fromkeys(change.host for change in changes):
+        for kind, title in KINDS.items():
+            found = [change for change in changes if change.host == host and change.kind == kind]
+            if found:
+                console.print(f"\n{title}" + (f" on {host}" if host else ""), style="bold", markup=False)
+            for change in found:
+                line = f"  {change.action:<8} {change.name}"
+                line += f" ({change.detail})" if change.detail else ""
+                line += f" - after {', '.join(change.needs)}" if change.needs else ""
+                console.print(line, soft_wrap=True, markup=False)
+                if diff and (text := text_diff(change)):
+                    console.print(indent(text, " " * 6), markup=False, soft_wrap=True)
+    counts = Counter(change.action for change in changes)
+    console.print(f"\n{', '.join(f'{count} to {action}' for action, count in counts.items())}. Nothing was changed.")
 
 
 def show_where(console: Console, report: UpReport) -> None:

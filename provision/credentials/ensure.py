@@ -19,6 +19,8 @@ from provision.secrets import KeyPair, SystemKey
 COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"
 AT_ONCE = 8
 PAGE = 500
+UNKNOWN_USER = (400, 6)  # HTTP status and ClearML's subcode of an impersonation that failed
+HELD_URL = re.compile(r'"?api_server"?\s*[:=]\s*"([^"]*)"')
 HELD_KEY = re.compile(r'"?(access_key|secret_key)"?\s*[:=]\s*"([^"]*)"')
 
 
@@ -29,6 +31,14 @@ class Ensured:
     key: KeyPair
     issued: bool
     revoked: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done about an identity's key: the one that is kept (None: one is issued), those to revoke."""
+
+    kept: KeyPair | None
+    orphans: tuple[str, ...] = ()
 
 
 def user_id(username: str) -> str:
@@ -44,6 +54,14 @@ def read_held(folder: Path) -> dict[str, KeyPair]:
         if key is not None:
             held[path.stem.replace("__", "/")] = key
     return held
+
+
+def read_url(folder: Path) -> str | None:
+    """Return the API server that the collected confs name: where it answers now, whatever the spec wants next."""
+    for path in sorted(folder.glob("*.conf")):
+        if found := HELD_URL.search(path.read_text(encoding="utf-8", errors="replace")):
+            return found.group(1)
+    return None
 
 
 def parse_key(conf: str) -> KeyPair | None:
@@ -93,6 +111,26 @@ def _users(admin: ClearmlApi) -> Iterator[str]:
             return
 
 
+def decide_all(
+    url: str, system: SystemKey, testbed: str, identities: list[Identity], held: Mapping[str, KeyPair]
+) -> dict[str, Decision]:
+    """Return what `ensure_all` would do, by name; only reads. Raises `ApiError`."""
+    admin_key = KeyPair(access_key=system.user_key, secret_key=system.user_secret)
+    with ClearmlApi(url, admin_key) as admin:
+        admin.login()
+
+        def decide(identity: Identity) -> Decision:
+            try:
+                return _decide(admin, url, identity, identity.label(testbed), held.get(identity.name))
+            except ApiError as error:
+                if (error.code, error.subcode) == UNKNOWN_USER:  # one that the server gets in the same run
+                    return Decision(None)
+                raise
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return dict(zip([identity.name for identity in identities], pool.map(decide, identities), strict=True))
+
+
 def works(url: str, key: KeyPair, username: str | None = None) -> bool:
     """Return whether `key` logs in (as `username`, if given). Raises `ApiError` when the server does not answer."""
     try:
@@ -106,6 +144,17 @@ def works(url: str, key: KeyPair, username: str | None = None) -> bool:
 
 
 def _ensure(admin: ClearmlApi, url: str, identity: Identity, label: str, held: KeyPair | None) -> Ensured:
+    decided = _decide(admin, url, identity, label, held)
+    user, key = user_id(identity.user), decided.kept
+    if key is None:
+        issued = admin.call("auth.create_credentials", impersonate=user, label=label)["credentials"]
+        key = KeyPair(access_key=issued["access_key"], secret_key=issued["secret_key"])
+    for access_key in decided.orphans:
+        admin.call("auth.revoke_credentials", impersonate=user, access_key=access_key)
+    return Ensured(key, issued=decided.kept is None, revoked=len(decided.orphans))
+
+
+def _decide(admin: ClearmlApi, url: str, identity: Identity, label: str, held: KeyPair | None) -> Decision:
     user = user_id(identity.user)
     kept = held if held is not None and works(url, held, identity.user) else None
     labelled = [
@@ -115,11 +164,4 @@ def _ensure(admin: ClearmlApi, url: str, identity: Identity, label: str, held: K
     ]
     if kept is not None and kept.access_key not in labelled:
         kept = None  # somebody's own key, not the one that this testbed issued for the purpose
-    orphans = [access_key for access_key in labelled if kept is None or access_key != kept.access_key]
-    key = kept
-    if key is None:
-        issued = admin.call("auth.create_credentials", impersonate=user, label=label)["credentials"]
-        key = KeyPair(access_key=issued["access_key"], secret_key=issued["secret_key"])
-    for access_key in orphans:
-        admin.call("auth.revoke_credentials", impersonate=user, access_key=access_key)
-    return Ensured(key, issued=kept is None, revoked=len(orphans))
+    return Decision(kept, tuple(key for key in labelled if kept is None or key != kept.access_key))

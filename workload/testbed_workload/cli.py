@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--seed", type=int, default=1, help="the same seed and times give the same points")
     verb.add_argument("--period", type=_positive, default=60, help="reporting period, 1 to 60 s (default: %(default)s)")
     verb.add_argument("--ensure", action="store_true", help="write only what is missing up to now")
+    verb.add_argument("--dry-run", action="store_true", help="only count what would be written")
     verb.set_defaults(run=_generate)
     verb = telemetry.add_parser("check", parents=[reads, as_json], help="is it there, and how old is its newest point")
     verb.set_defaults(run=_check)
@@ -110,7 +111,10 @@ def _generate(options: argparse.Namespace, say: Print) -> int:
     if options.period > 60:
         raise WorkloadError(f"--period {options.period}: must be 1 to 60 s")
     database = _database(options)
-    done = fill(database, options.points, options.days, options.seed, options.period, int(time.time()), options.ensure)
+    now = int(time.time())
+    done = fill(
+        database, options.points, options.days, options.seed, options.period, now, options.ensure, options.dry_run
+    )
     done["newest"] = _iso(done["newest"])
     say(
         json.dumps(done) if options.json else "{written} points written; {points} there, newest {newest}".format(**done)

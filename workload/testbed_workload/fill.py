@@ -32,12 +32,14 @@ def _column(name: str, decimals: int, values: np.ndarray) -> list[str]:
 
 
 def fill(
-    database: InfluxDB, points: int, days: int, seed: int, period: int, now: int, only_missing: bool
+    database: InfluxDB, points: int, days: int, seed: int, period: int, now: int, only_missing: bool, dry: bool = False
 ) -> dict[str, int]:
     """Write `points` reports over the `days` before `now` (s since the epoch), or only what of them is missing.
 
     Enough is: a newest point that is less than a day old, and that many points in the `days` before it. A source of
-    somebody else's is refused. Returns written, points (in those days) and newest (s since the epoch).
+    somebody else's is refused. `dry`: nothing is written.
+
+    Returns written (or what would be), points (in those days) and newest (s since the epoch).
     """
     if database.source.external:
         raise SourceError(f"InfluxDB at {database.source.url} is an external source: it is only ever read")
@@ -50,8 +52,8 @@ def fill(
     elif newest > begin:
         due = max(points - _count(database, now, days), math.ceil(points * (now - newest) / (days * DAY)))
         begin = newest
-    written = 0
-    if due:
+    written = due if dry else 0
+    if due and not dry:
         chunks = generate(begin, end, due, seed, period, first_ue)
         written = database.write(
             line for reports in chunks for line in line_protocol(reports, database.source.measurement)

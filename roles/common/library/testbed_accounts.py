@@ -63,8 +63,8 @@ def make_home(account: dict) -> None:
     shutil.chown(home, account["name"], account["name"])
 
 
-def present(module: AnsibleModule) -> list[str]:
-    """Make what is missing; return the names of accounts and the homes."""
+def present(module: AnsibleModule) -> list[dict]:
+    """Make what is missing; return accounts and homes as changes."""
     for account in module.params["accounts"]:
         account["home"] = account["home"] or f"/home/{account['name']}"
     missing = [account for account in module.params["accounts"] if not exists(account["name"])]
@@ -82,11 +82,15 @@ def present(module: AnsibleModule) -> list[str]:
     if homes and not module.check_mode:
         for account in homes:
             make_home(account)
-    return [account["name"] for account in missing] + [account["home"] for account in homes]
+    made = [{"kind": "account", "name": account["name"], "action": "add"} for account in missing]
+    return made + [
+        {"kind": "folder", "name": account["home"], "action": "add", "needs": [f"account {account['name']}"]}
+        for account in homes
+    ]
 
 
-def absent(module: AnsibleModule) -> list[str]:
-    """Remove what was recorded; return the names of accounts and the homes that go."""
+def absent(module: AnsibleModule) -> list[dict]:
+    """Remove what was recorded; return the accounts and the homes that go as changes."""
     record = load()
     names = [name for name in record["accounts"] if exists(name)]
     homes = [Path(entry["home"]) for entry in record["accounts"].values() if entry["home_made"]]
@@ -99,7 +103,8 @@ def absent(module: AnsibleModule) -> list[str]:
         kept = {name: entry for name, entry in record["accounts"].items() if Path(entry["home"]).is_dir()}
         if kept != record["accounts"]:
             save({**record, "accounts": kept})
-    return [*names, *map(str, homes)]
+    gone = [{"kind": "account", "name": name, "action": "remove"} for name in names]
+    return gone + [{"kind": "folder", "name": str(home), "action": "remove"} for home in homes]
 
 
 def main() -> None:
@@ -122,12 +127,12 @@ def main() -> None:
         supports_check_mode=True,
     )
     try:
-        changed = (present if module.params["state"] == "present" else absent)(module)
+        changes = (present if module.params["state"] == "present" else absent)(module)
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"{' '.join(error.cmd)}: {error.stderr.strip()}. Put that right, then run this again")
-    lines = "".join(f"{line}\n" for line in changed)
+    lines = "".join(f"{change['name']}\n" for change in changes)
     before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
-    module.exit_json(changed=bool(changed), diff={"before": before, "after": after})
+    module.exit_json(changed=bool(changes), testbed_changes=changes, diff={"before": before, "after": after})
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ def claim(module: AnsibleModule) -> None:
     claimant = {"name": module.params["name"], "id": module.params["id"]}
     marked = {"name": claimed_by(), "id": claimed_id()} == claimant
     record = load()
+    new = [path for path in (MARKER, RECORD) if not path.exists()]
     recorded = {"name": record["testbed"], "id": record["id"]} == claimant
     changed = bool(missing or wrong or not marked or not recorded)
     if changed and not module.check_mode:
@@ -53,7 +54,15 @@ def claim(module: AnsibleModule) -> None:
             half.chmod(0o644)
             half.replace(MARKER)
     lines = [str(path) for path in [*missing, *wrong]] + ([] if marked else [str(MARKER)])
-    module.exit_json(changed=changed, diff={"before": "", "after": "".join(f"{line}\n" for line in lines)})
+    changes = [{"kind": "folder", "name": str(path), "action": "add"} for path in sorted(made)]
+    changes += [
+        {"kind": "folder", "name": str(path), "action": "change", "detail": f"mode {wanted[path]:04o}"}
+        for path in wrong
+    ]
+    files = ([] if marked else [MARKER]) + ([RECORD] if changed else [])
+    changes += [{"kind": "file", "name": str(path), "action": "add" if path in new else "change"} for path in files]
+    diff = {"before": "", "after": "".join(f"{line}\n" for line in lines)}
+    module.exit_json(changed=changed, testbed_changes=changes, diff=diff)
 
 
 def release(module: AnsibleModule) -> None:
@@ -80,7 +89,9 @@ def release(module: AnsibleModule) -> None:
         for path in forget:
             shutil.rmtree(path)
     lines = [str(path) for path in [*gone, *empty, *forget]]
-    module.exit_json(changed=changed, kept=kept, diff={"before": "".join(f"{line}\n" for line in lines), "after": ""})
+    changes = [{"kind": "folder", "name": line, "action": "remove"} for line in lines]
+    diff = {"before": "".join(f"{line}\n" for line in lines), "after": ""}
+    module.exit_json(changed=changed, kept=kept, testbed_changes=changes, diff=diff)
 
 
 def main() -> None:

@@ -154,7 +154,8 @@ def main() -> None:
         changes = converge(module.params["account"], module.params["lines"], module.check_mode)
     except DamagedError as error:
         module.fail_json(msg=f"{error}, then run this again")
-    module.exit_json(changed=bool(changes), diff=changes)
+    told = [{"kind": "file", "name": change["before_header"], "action": "change", "diff": change} for change in changes]
+    module.exit_json(changed=bool(changes), testbed_changes=told, diff=changes)
 
 
 if __name__ == "__main__":

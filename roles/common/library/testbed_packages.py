@@ -37,6 +37,16 @@ INDEX_STAMPS = (Path("/var/lib/apt/periodic/update-success-stamp"), Path("/var/l
 LOCK_WORDS = ("Could not get lock", "lock is held", "was locked by another process", "Unable to lock")
 SUPERVISOR_PID = Path("/var/run/supervisord.pid")
 SUPERVISOR_LOGS = Path("/var/log/supervisor")  # the package leaves them behind
+# apt writes none of its caches, takes no lock, drops no privileges, and runs no hook of the machine's
+APART = """\
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+Debug::NoLocking "true";
+APT::Sandbox::User "root";
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+"""
 AUTOREMOVE = ["-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"]
 
 
@@ -93,6 +103,40 @@ def planned(output: str, verb: str) -> list[tuple[str, bool]]:
     """Return (package, is new) for each line of a simulated apt run that starts with the verb."""
     lines = [line.split() for line in output.splitlines() if line.startswith(f"{verb} ")]
     return [(words[1].split(":")[0], not words[2].startswith("[")) for words in lines]
+
+
+def to_come(names: list[str], max_age: int, private: str, deadline: float) -> list[dict]:
+    """Return the packages that `install` would add, with all that comes along, as changes. Raises AptError.
+
+    Nothing of apt's is written: neither its caches, nor the index, which is fetched into a private folder if it is old.
+    """
+    settings = Path(private) / "apt.conf"
+    settings.write_text(APART)
+    simulate = ["--yes", "--no-install-recommends", "--fix-broken", "--simulate", "install", *names]
+    fresh = index_age() < max_age
+    if not fresh:
+        fetch_apart(settings, deadline)
+    try:
+        said = run(["apt-get", f"--config-file={settings}", *simulate], deadline)
+    except AptError:
+        if not fresh:
+            raise
+        fetch_apart(settings, deadline)  # as in `install`
+        said = run(["apt-get", f"--config-file={settings}", *simulate], deadline)
+    whose = {name: "" if name in names else f"for {', '.join(names)}" for name, _ in planned(said, "Inst")}
+    return [
+        {"kind": "package", "name": name, "action": "add" if is_new else "change", "detail": whose[name]}
+        for name, is_new in planned(said, "Inst")
+    ]
+
+
+def fetch_apart(settings: Path, deadline: float) -> None:
+    """Fetch the package index into the folder of the settings, and have the settings name it. Raises AptError."""
+    lists = settings.parent / "lists"
+    (lists / "partial").mkdir(parents=True)
+    with settings.open("a") as file:
+        file.write(f'Dir::State::lists "{lists}";\n')
+    run(["apt-get", f"--config-file={settings}", "update"], deadline)
 
 
 def install(names: list[str], max_age: int, deadline: float) -> None:
@@ -173,15 +217,21 @@ def main() -> None:
         supports_check_mode=True,
     )
     deadline = time.monotonic() + module.params["lock_timeout"]
-    there = states()
+    there, changes = states(), []
     try:
         if module.params["state"] == "present":
             names = [name for name in module.params["names"] if there.get(name) not in ("ii", "hi")]
-            if names and not module.check_mode:
+            if names and module.check_mode:
+                changes = to_come(names, module.params["index_age"], module.tmpdir, deadline)
+            elif names:
                 install(names, module.params["index_age"], deadline)
             off = switched_on(module.params["services_off"])
             for service in off if not module.check_mode else []:
                 switch_off(service, deadline)
+            changes += [
+                {"kind": "service", "name": name, "action": "change", "detail": "off: it is not the testbed's"}
+                for name in off
+            ]
             changed = bool(names or off)
         else:
             record = load()
@@ -201,11 +251,12 @@ def main() -> None:
                 if recorded:
                     save({**record, "packages": [], "dependencies": []})
             changed = bool(names)
+            changes = [{"kind": "package", "name": name, "action": "remove"} for name in names]
     except AptError as error:
         module.fail_json(msg=f"{error}. Put that right (network, apt sources, free space), then run this again")
     lines = "".join(f"{name}\n" for name in names)
     before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
-    module.exit_json(changed=changed, packages=names, diff={"before": before, "after": after})
+    module.exit_json(changed=changed, packages=names, testbed_changes=changes, diff={"before": before, "after": after})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 import urllib.error
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -18,6 +19,7 @@ options:
   url: {type: str, required: true, description: Where its HTTP API answers}
   database: {type: str, required: true, description: Database to make}
   passwords: {type: dict, required: true, description: 'Passwords of admin, writer and reader'}
+  data_dir: {type: str, required: true, description: Its data}
   open: {type: bool, default: false, description: 'Authentication is off just now: set all passwords'}
 author: [The testbed's authors (@clearml-testbed)]
 """
@@ -109,6 +111,20 @@ def set_admin(influx: Influx, users: dict, password: str) -> str:
     return "create user admin"
 
 
+def changes_of(done: list[str]) -> list[dict]:
+    """Return what was (or would be) done as changes."""
+    needs = ["service testbed-influxdb"]
+    return [{"kind": "database", "name": step, "action": "change", "needs": needs} for step in done]
+
+
+def everything(database: str) -> dict:
+    """Return what is done to an InfluxDB that has nothing yet."""
+    done = ["create user admin", f"create database {database}"]
+    for user, (granted, _) in GRANTS.items():
+        done += [f"create user {user}", f"grant {granted} to {user}"]
+    return {"done": done, "testbed_changes": changes_of(done)}
+
+
 def problem(module: AnsibleModule, what: str) -> None:
     """End without success, with a text that the role shows: no_log would hide a failure's."""
     log = "/var/log/testbed/testbed-influxdb.log"
@@ -124,6 +140,7 @@ def main() -> None:
             "url": {"type": "str", "required": True},
             "database": {"type": "str", "required": True},
             "passwords": {"type": "dict", "required": True, "no_log": True},
+            "data_dir": {"type": "str", "required": True},
             "open": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -140,19 +157,21 @@ def main() -> None:
                 users = dict(admin.ask("SHOW USERS"))
             except Refused as refused:
                 if NO_USER_YET not in str(refused):
-                    module.exit_json(changed=True, locked_out=True, done=["set password of admin"])
+                    done = ["set password of admin", *(f"set password of {user}" for user in GRANTS)]
+                    module.exit_json(changed=True, locked_out=True, done=done, testbed_changes=changes_of(done))
                 if module.check_mode:
-                    module.exit_json(changed=True, done=["create users and database"])
+                    module.exit_json(changed=True, **everything(database))
                 users = {}
                 done.append(set_admin(Influx(url), users, passwords["admin"]))
         done += converge(admin, users, database, passwords, module.params["open"], module.check_mode)
     except Refused as refused:
         problem(module, f"refused: {refused}")
     except OSError as error:
-        if module.check_mode:  # before the first run there is no InfluxDB to ask
-            module.exit_json(changed=True, done=["create users and database"])
+        if module.check_mode:  # none to ask: before the first run there is none; later it has what it had
+            fresh = not Path(module.params["data_dir"], "meta", "meta.db").exists()
+            module.exit_json(changed=fresh, **(everything(database) if fresh else {"testbed_changes": []}))
         problem(module, f"does not answer: {error}")
-    module.exit_json(changed=bool(done), done=done)
+    module.exit_json(changed=bool(done), done=done, testbed_changes=changes_of(done))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,11 @@ options:
   health_url: {type: str, description: URL that answers below 500 when the service works}
   health_port: {type: int, description: Port on loopback that accepts connections when the service works}
   health_timeout: {type: int, default: 60, description: Seconds to wait for that}
+  needs:
+    type: list
+    elements: str
+    default: []
+    description: "What must be there first, such as `package x`: told in check mode"
   prefix: {type: str, description: 'With absent: every service whose name starts so goes'}
   keep: {type: list, elements: str, default: [], description: Names that stay all the same}
 author: [The testbed's authors (@clearml-testbed)]
@@ -69,6 +74,7 @@ SPEC = {
     "health_url": {"type": "str"},
     "health_port": {"type": "int"},
     "health_timeout": {"type": "int", "default": 60},
+    "needs": {"type": "list", "elements": "str", "default": []},
     "prefix": {"type": "str"},
     "keep": {"type": "list", "elements": "str", "default": []},
 }
@@ -209,6 +215,10 @@ class Systemd:
         """Return the services of ours that are defined."""
         return [path.stem for path in UNITS.glob("testbed-*.service")]
 
+    def definitions(self, name: str) -> list[Path]:
+        """Return the files that define the service."""
+        return [UNITS / f"{name}.service", ENVIRONMENTS / f"{name}.env"]
+
     def pid(self, name: str) -> int:
         """Return the process ID of the running service, or 0."""
         return int(run("systemctl", "show", "--property", "MainPID", "--value", name).stdout.strip() or 0)
@@ -254,6 +264,10 @@ class Supervisord:
     def names(self) -> list[str]:
         """Return the services of ours that are defined."""
         return [path.stem for path in PROGRAMS.glob("testbed-*.conf")]
+
+    def definitions(self, name: str) -> list[Path]:
+        """Return the files that define the service."""
+        return [PROGRAMS / f"{name}.conf"]
 
     def control(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Ask supervisord."""
@@ -377,22 +391,43 @@ def comparable(content: str) -> str:
     return re.sub(r"(?m)^environment=.*$", "environment=(not shown)", content)
 
 
+def needs_of(service: dict) -> list[str]:
+    """Return what must be there before the service can start, as `kind name`."""
+    manager = ["package supervisor"] if service["manager"] == "supervisord" else []
+    paths = [f"path {path}" for path in (service["command"][0], *service["files"])]
+    return [*manager, *service["needs"], f"account {service['user']}", *paths]
+
+
 def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dict) -> None:
     """Write the definition, (re)start the service when it runs with another one, wait until it works."""
     refuse_what_cannot_be_written(service)
     name, wanted, changes = service["name"], digest(service), []
     files = manager.files(service)
+    there = all(path.exists() for path in files)
+    told = []
     for path, (content, mode) in files.items():
         before = path.read_text() if path.exists() else ""
         if before != content or path.stat().st_mode & 0o7777 != mode:
             shown = ("", "") if path.suffix == ".env" else (comparable(before), comparable(content))
             header = {"before_header": str(path), "after_header": str(path)}
             changes.append({**header, "before": shown[0], "after": shown[1]})
+            file = {"kind": "file", "name": str(path), "action": "change" if path.exists() else "add"}
+            told.append({**file, "diff": {"before": shown[0], "after": shown[1]}})
             if not module.check_mode:
                 write(path, content, mode)
-    stale = running_digest(manager.pid(name)) != wanted or not manager.at_boot(name)
+    pid = manager.pid(name)
+    stale = running_digest(pid) != wanted or not manager.at_boot(name)
+    told.append(
+        {
+            "kind": "service",
+            "name": name,
+            "action": ("restart" if pid else "start" if there else "add") if changes or stale else "keep",
+            "needs": needs_of(service),
+            "files": service["files"],
+        }
+    )
     if module.check_mode:
-        module.exit_json(changed=bool(changes) or stale, diff=changes)
+        module.exit_json(changed=bool(changes) or stale, testbed_changes=told, diff=changes)
     if changes or stale:
         manager.restart(name)
 
@@ -404,7 +439,7 @@ def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dic
             f"{name} does not work {service['health_timeout']} s after its start. "
             f"The end of its log, {service['log']}:\n{last_words(service['log'])}"
         )
-    module.exit_json(changed=bool(changes) or stale, diff=changes)
+    module.exit_json(changed=bool(changes) or stale, testbed_changes=told, diff=changes)
 
 
 def take_down(module: AnsibleModule, manager: Systemd | Supervisord) -> None:
@@ -415,7 +450,11 @@ def take_down(module: AnsibleModule, manager: Systemd | Supervisord) -> None:
         for name in names:
             manager.remove(name)
         end_processes(module.params["prefix"], module.params["keep"])
-    module.exit_json(changed=bool(names), removed=names, diff={"before": "".join(f"{n}\n" for n in names), "after": ""})
+    told = [{"kind": "service", "name": name, "action": "remove"} for name in names]
+    for name in names:
+        told += [{"kind": "file", "name": str(path), "action": "remove"} for path in manager.definitions(name)]
+    diff = {"before": "".join(f"{n}\n" for n in names), "after": ""}
+    module.exit_json(changed=bool(names), removed=names, testbed_changes=told, diff=diff)
 
 
 def main() -> None:

@@ -162,6 +162,20 @@ def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     write_stamp(venv, stamp)
 
 
+def changes_of(params: dict, there: dict | None, stamp: dict) -> list[dict]:
+    """Return what making the environment changes: itself, and what accounts but root have fetched for them."""
+    action = "add" if there is None else "change"
+    needs = ["package python3-venv", f"account {params['owner']}"]
+    found = [{"kind": "environment", "name": params["path"], "action": action, "needs": needs}]
+    if params["owner"] != "root" and read_stamp(FETCHER) != stamp:
+        made = "change" if FETCHER.exists() else "add"
+        found.append({"kind": "environment", "name": str(FETCHER), "action": made, "needs": needs[:1]})
+        if not FETCHED.exists():
+            needs = [f"environment {FETCHER}"]
+            found.append({"kind": "folder", "name": str(FETCHED), "action": "add", "needs": needs})
+    return found
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -185,6 +199,7 @@ def main() -> None:
         different = there != stamp or bool(missing_names(venv, module.params))
         if module.params["state"] == "compared":
             module.exit_json(changed=False, different=different)
+        changes = changes_of(module.params, there, stamp) if different else []
         if different and not module.check_mode:
             with alone(venv):
                 make(venv, stamp, read_stamp(venv), module.params)
@@ -192,7 +207,7 @@ def main() -> None:
         module.fail_json(msg=str(error))
     shown = [json.dumps(state, indent=1) + "\n" if state else "" for state in (there, stamp)]
     diff = {"before_header": str(venv), "after_header": str(venv), "before": shown[0], "after": shown[1]}
-    module.exit_json(changed=different, diff=diff)
+    module.exit_json(changed=different, testbed_changes=changes, diff=diff)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """What is on this machine: packages, accounts, and the files of every folder where a testbed could leave any.
 
-`python3 snapshot.py FILE` writes it; the removal test compares.
+`python3 snapshot.py FILE` writes it; the removal test compares. With `--touched` every path comes with its mode, owner,
+size and last change, for tests that nothing at all was changed.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,33 @@ def _files() -> list[str]:
     return sorted(found)
 
 
+# What is written all the time by a machine at work
+RESTLESS = ("/run/utmp", "/var/log/journal/", "/var/log/btmp", "/var/log/lastlog", "/var/log/wtmp")
+TREES = ("/etc", "/opt", "/home", "/root", "/srv", "/usr", "/var", "/run")
+
+
+def touched(leave_out: tuple[str, ...] = ()) -> dict[str, list]:
+    """Return mode, owner, group, and for files size and last change, of every path but those that begin as `leave_out`.
+
+    The time of the last change is the inode's: no write, rename, or change of mode or owner leaves it as it was.
+    """
+    left_out = RESTLESS + leave_out
+    found: dict[str, list] = {}
+    for tree in TREES:
+        for parent, folders, names in os.walk(tree):
+            folders[:] = [name for name in folders if not f"{parent}/{name}/".startswith(left_out)]
+            for path in (f"{parent}/{name}" for name in [*folders, *names]):
+                if path.startswith(left_out):
+                    continue
+                try:
+                    state = Path(path).lstat()
+                except FileNotFoundError:  # it went meanwhile
+                    continue
+                inside = [] if stat.S_ISDIR(state.st_mode) else [state.st_size, state.st_ctime_ns]
+                found[path] = [state.st_mode, state.st_uid, state.st_gid, *inside]
+    return found
+
+
 def take() -> dict[str, list[str]]:
     """Return packages (name and state), accounts and groups, and files by name."""
     return {
@@ -61,4 +90,5 @@ def take() -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(json.dumps(take()))
+    what = touched() if "--touched" in sys.argv else take()
+    Path(sys.argv[-1]).write_text(json.dumps(what))

@@ -14,6 +14,8 @@ from provision.errors import Exit
 
 # A key that is renamed or removed breaks somebody's script. Adding one is fine: write it down here.
 KEYS = {
+    "CheckReport": {"testbed", "changes"},
+    "ChangeReport": {"host", "kind", "name", "action", "detail", "after", "diff"},
     "UpReport": {"testbed", "healthy", "changed", "issued", "level", "checks", "urls", "users", "log"},
     "SmokeReport": {"testbed", "healthy", "level", "checks", "log"},
     "StatusReport": {
