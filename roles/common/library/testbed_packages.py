@@ -37,7 +37,7 @@ INDEX_STAMPS = (Path("/var/lib/apt/periodic/update-success-stamp"), Path("/var/l
 LOCK_WORDS = ("Could not get lock", "lock is held", "was locked by another process", "Unable to lock")
 SUPERVISOR_PID = Path("/var/run/supervisord.pid")
 SUPERVISOR_LOGS = Path("/var/log/supervisor")  # the package leaves them behind
-# apt writes none of its caches, takes no lock, drops no privileges, and runs no hook of the machine's
+# apt writes none of its caches and logs, takes no lock, drops no privileges, and runs no hook of the machine's
 APART = """\
 Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
@@ -111,7 +111,7 @@ def to_come(names: list[str], max_age: int, private: str, deadline: float) -> li
     Nothing of apt's is written: neither its caches, nor the index, which is fetched into a private folder if it is old.
     """
     settings = Path(private) / "apt.conf"
-    settings.write_text(APART)
+    settings.write_text(f'{APART}Dir::Log "{private}";\n')
     simulate = ["--yes", "--no-install-recommends", "--fix-broken", "--simulate", "install", *names]
     fresh = index_age() < max_age
     if not fresh:

@@ -5,7 +5,6 @@ Needs TESTBED_BEFORE: a snapshot (`snapshot.py`) of the machine from before the 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -18,16 +17,6 @@ from provision import spec
 from provision.paths import ROOT
 
 pytestmark = pytest.mark.removes
-
-SNAPSHOT = Path(__file__).with_name("snapshot.py")
-
-
-@pytest.fixture(scope="module")
-def snapshot():
-    described = importlib.util.spec_from_file_location("snapshot", SNAPSHOT)
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    return module
 
 
 def _down(*arguments: str) -> subprocess.CompletedProcess[str]:
