@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import stat
 import subprocess
 import threading
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,27 +112,63 @@ def test_no_secret_is_in_the_repository(needles):
     assert leaks == []
 
 
-def test_no_secret_is_in_an_argument_list_while_things_happen(needles, command):
-    seen: set[bytes] = set()
+@pytest.fixture(scope="module")
+def written(needles) -> list[bytes]:
+    """Every secret in every form that programs write text in."""
+    forms = set(needles)
+    for needle in needles:
+        text = needle.decode()
+        forms |= {json.dumps(text)[1:-1].encode(), urllib.parse.quote(text, safe="").encode()}
+        forms |= {base64.b64encode(needle), base64.urlsafe_b64encode(needle), repr(text)[1:-1].encode()}
+    return sorted(forms)
+
+
+def test_no_secret_is_in_a_log_an_argument_list_or_an_environment_at_the_highest_verbosity(written, command, testbed):
+    seen: dict[str, set[bytes]] = {"cmdline": set(), "environ": set()}
     over = threading.Event()
 
     def watch() -> None:
         while not over.is_set():
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    seen.add(entry.read_bytes())
-                except OSError:
-                    continue  # the process has ended
+            for process in Path("/proc").glob("[0-9]*"):
+                for name, found in seen.items():
+                    try:
+                        found.add((process / name).read_bytes())
+                    except OSError:
+                        continue  # the process has ended
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        assert command("up", "--yes").returncode == 0
+        done = command("up", "--yes", "-vvv")
     finally:
         over.set()
         watcher.join()
-    assert any(b"ansible-playbook" in line for line in seen), "the watch saw nothing"
-    assert [line for line in seen if any(needle in line for needle in needles)] == []
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert any(b"ansible-playbook" in line for line in seen["cmdline"]), "the watch saw nothing"
+    assert any(b"ANSIBLE_CONFIG=" in block for block in seen["environ"]), "the watch saw nothing of Ansible"
+    for blocks in seen.values():
+        assert [block for block in blocks if any(form in block for form in written)] == []
+    log = max((state_dir(testbed.name) / "logs").glob("up-*.log"), key=lambda path: path.stat().st_mtime)
+    assert "module_args" in log.read_text(encoding="utf-8"), "-vvv tells what modules were called with"
+    folders = [state_dir(testbed.name), Path("/var/log/testbed"), Path("/tmp")]
+    assert [path for folder in folders for path in _regular_files(folder) if _holds(path, written)] == []
+    assert not any(form in (done.stdout + done.stderr).encode() for form in written)
+
+
+@pytest.mark.parametrize("arguments", [["up", "--yes"], ["up", "--check"], ["smoke", "--level", "quick"], ["status"]])
+def test_ansible_leaves_nothing(command, testbed, arguments):
+    homes = [Path("~").expanduser(), *(Path(f"~{user.name}").expanduser() for user in testbed.users)]
+    places = [home / ".ansible" for home in homes]
+
+    def there() -> set[Path]:
+        left = {path for path in Path("/tmp").iterdir() if "ansible" in path.name or "testbed-check" in path.name}
+        return left | {path for place in places for path in [place, *place.rglob("*")] if path.exists()}
+
+    before = there()
+    assert command(*arguments).returncode == 0
+    assert there() - before == set()
+    state = state_dir(testbed.name)
+    assert [path for name in ("run-*", "look-*", "**/artifacts", "**/fact_cache") for path in state.glob(name)] == []
 
 
 def test_confs_and_vault_are_for_their_owners_only(testbed):
