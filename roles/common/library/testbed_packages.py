@@ -47,6 +47,7 @@ APT::Sandbox::User "root";
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
 """
+MARKS = Path("/var/lib/apt/extended_states")
 AUTOREMOVE = ["-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"]
 
 
@@ -197,10 +198,20 @@ def stop_supervisor(deadline: float) -> None:
         time.sleep(0.1)
 
 
-def unneeded(ours: set[str], deadline: float) -> list[str]:
-    """Mark our packages as automatic and return those that nothing else on the machine needs."""
-    run(["apt-mark", "auto", *sorted(ours)], deadline)
-    listed = planned(run(["apt-get", "--simulate", *AUTOREMOVE, "autoremove"], deadline), "Remv")
+def unneeded(ours: set[str], deadline: float, private: str | None = None) -> list[str]:
+    """Mark our packages as automatic and return those that nothing else on the machine needs.
+
+    With `private`, the marks are made on a copy in that folder.
+    """
+    aside = []
+    if private is not None:
+        marks = Path(private) / MARKS.name
+        marks.write_bytes(MARKS.read_bytes() if MARKS.exists() else b"")
+        settings = Path(private) / "apt.conf"
+        settings.write_text(f'{APART}Dir::Log "{private}";\nDir::State::extended_states "{marks}";\n')
+        aside = [f"--config-file={settings}"]
+    run(["apt-mark", *aside, "auto", *sorted(ours)], deadline)
+    listed = planned(run(["apt-get", *aside, "--simulate", *AUTOREMOVE, "autoremove"], deadline), "Remv")
     return sorted(ours & {name for name, _ in listed})
 
 
@@ -237,11 +248,12 @@ def main() -> None:
             record = load()
             recorded = {*record["packages"], *record["dependencies"]}
             names = sorted(name for name in recorded if there.get(name, "un") != "un")
+            installed = {name for name in names if there[name] != "rc"}
+            private = module.tmpdir if module.check_mode else None
+            gone = unneeded(installed, deadline, private) if installed else []
+            names = gone + [name for name in names if there[name] == "rc"]
             if not module.check_mode:
                 put_policy_back()
-                installed = {name for name in names if there[name] != "rc"}
-                gone = unneeded(installed, deadline) if installed else []
-                names = gone + [name for name in names if there[name] == "rc"]
                 if "supervisor" in gone:
                     stop_supervisor(deadline)
                 if names:

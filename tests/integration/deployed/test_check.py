@@ -1,4 +1,4 @@
-"""`up --check` on a testbed that is up: nothing to do, or exactly what a changed spec brings; and nothing is changed."""
+"""`up --check` on a testbed that is up: nothing to do, or exactly what a changed spec brings, and nothing changes."""
 
 from __future__ import annotations
 
