@@ -251,7 +251,8 @@ def run_playbook(
             or f"ansible-playbook ended with status {runner.status}, code {runner.rc}"
         )
         raise ConvergeError(
-            f"{playbook.stem}: {what}", f"The whole log: {log}. Mend the cause and run the same command again."
+            f"{playbook.stem}: {what}",
+            ("" if check else f"The whole log: {log}. ") + "Mend the cause and run the same command again.",
         )
     watch.result.changes = watch.collector.found
     return watch.result

@@ -27,6 +27,9 @@ from provision.paths import make_private, state_dir, write_private
 from provision.secrets import UnsavedVault, Vault
 from provision.spec import Testbed
 
+# beginning of the name of a check's private folder in the folder for temporary files; its process follows
+CHECK_FOLDER = "testbed-check-"
+
 
 @dataclass
 class Session:
@@ -80,6 +83,7 @@ def open_session(
     Raises `BusyError` when another command works on it.
     """
     state = state_dir(testbed.name)
+    remove_killed_checks()
     make_private(state)
     with _lock(state, testbed.name, verb) if changes else contextlib.nullcontext():
         logs = state / "logs"
@@ -99,13 +103,23 @@ def open_check(
     It takes the testbed's lock where there is one. Raises `BusyError`.
     """
     state = state_dir(testbed.name)
+    remove_killed_checks()
     with (
         _lock(state, testbed.name, verb) if (state / "lock").exists() else contextlib.nullcontext(),
-        private_dir(Path(tempfile.gettempdir()), "testbed-check-") as work,
+        private_dir(Path(tempfile.gettempdir()), f"{CHECK_FOLDER}{os.getpid()}-") as work,
         _ansible_at_home(work),
     ):
         vault = UnsavedVault(testbed.name, vault_password_file, work)
         yield Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
+
+
+def remove_killed_checks() -> None:
+    """Remove the private folders of this user's checks that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{CHECK_FOLDER}*"):
+        process = left.name.removeprefix(CHECK_FOLDER).partition("-")[0]
+        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+            if left.lstat().st_uid == os.geteuid() and not Path("/proc", process).exists():
+                shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
