@@ -57,7 +57,7 @@ def describe(testbed: Testbed) -> list[str]:
 def up(session: Session) -> Outcome:
     """Bring the testbed up, or up to date, and complete a re-key that was begun. Raises `TestbedError`."""
     if not session.vault.exists:
-        _play(session, "whose", "Look whose machine this is", {}, {})
+        look_whose(session, {"whose_id": ""})
     with stage(session.console, "Prepare secrets and wheels") as current:
         secrets = session.vault.ensure(session.testbed)
         hosts = session.inventory
@@ -91,7 +91,7 @@ def up(session: Session) -> Outcome:
 def check_up(session: Session) -> list[Change]:
     """Return what `up` would change, and change nothing. Raises `TestbedError`."""
     if not session.vault.exists:
-        _play(session, "whose", "Look whose machine this is", {}, {})
+        look_whose(session, {"whose_id": ""})
     with stage(session.console, "Prepare secrets and wheels") as current:
         secrets = session.vault.ensure(session.testbed)
         variables = _secret_variables(session.testbed, secrets)
@@ -141,6 +141,11 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
         ]
     made_up = KeyPair(access_key=random.token_hex(10), secret_key=random.token_hex(20))
     return changes, {name: decision.kept or made_up for name, decision in decisions.items()}
+
+
+def look_whose(session: Session, variables: dict[str, str] | None = None) -> None:
+    """Raise `TestbedError` where the machine carries another testbed or, with an empty `whose_id`, this one."""
+    _play(session, "whose", "Look whose machine this is", variables or {}, {})
 
 
 def down(session: Session, *, purge: bool) -> converge.PlayResult:

@@ -156,16 +156,20 @@ class Vault:
     def rekey(self, testbed: Testbed) -> Path | None:
         """Replace all secrets of `testbed` by new ones, which say `rekeying`; a re-key that was begun goes on.
 
-        A vault that cannot be opened is moved aside; its new name is returned. Raises `SecretsError`.
+        The vault of until now is moved aside, whether it can be opened or not; its new name is returned, None where
+        there was none. Raises `SecretsError`.
         """
-        aside = None
+        found, aside = None, None
         try:
             found = self.load()
         except SecretsError:
             self.check_password()
-            found, aside = None, self.move_aside("unreadable")
-        if found is None or not found.rekeying:
-            self.save(self._complete({"rekeying": True}, testbed))
+            aside = self.move_aside("unreadable")
+        if found is not None and found.rekeying:
+            return None
+        if found is not None:
+            aside = self.move_aside("replaced")
+        self.save(self._complete({"rekeying": True}, testbed))
         return aside
 
     def check_password(self) -> None:

@@ -163,6 +163,7 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
 
     Data stays. What was killed half way is completed by the same command, or by `testbed up`.
     """
+    from provision import deploy
     from provision.session import need_root, open_session
 
     testbed, console = load(spec), make_console(stderr=as_json)
@@ -180,13 +181,14 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
     with open_session(testbed, "secrets-rekey", console, vault_password_file) as session:
         try:
             session.vault.load()
+            deploy.look_whose(session)
         except SecretsError as error:
             console.print(f"{error.message}: it will be moved aside, not deleted.", soft_wrap=True, markup=False)
             console.print("If you have its password, answer no and give it.")
         confirm("Replace them?", yes)
         aside = session.vault.rekey(testbed)
         if aside:
-            console.print(f"The vault could not be opened and is kept in {aside}", soft_wrap=True, markup=False)
+            console.print(f"The secrets of until now are kept in {aside}", soft_wrap=True, markup=False)
         report = bring_up(session, prove=True)
         console.print("All secrets are new.")
     show_up(console, report, as_json=as_json)
