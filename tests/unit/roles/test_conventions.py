@@ -107,6 +107,21 @@ def test_the_rule_finds_secrets_in_templates() -> None:
     assert open_secrets({"ansible.builtin.template": {"src": "x"}}, False, "a {{ x.secret_key }}") == {"x.secret_key"}
 
 
+WRITES = {"ansible.builtin.template", "ansible.builtin.copy"}
+
+
+@pytest.mark.parametrize("file", TASK_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_in_check_mode_what_a_task_writes_is_told_by_the_next(file: Path) -> None:
+    found = [task for task, _ in tasks(yaml.safe_load(file.read_text()))]
+    untold = [
+        task.get("name")
+        for task, following in zip(found, [*found[1:], {}], strict=True)
+        if WRITES & set(task)
+        and f"{task.get('register')} | testbed_changes" not in str(following.get("ansible.builtin.debug"))
+    ]
+    assert not untold, f"{file.relative_to(ROOT)}: `testbed up --check` could not name the files of {untold}"
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 class TestRole:
     def test_it_can_be_checked_run_and_removed(self, role: Path) -> None:
