@@ -110,7 +110,7 @@ def test_a_yaml_block_is_a_part_of_a_testbed(block):
     assert spec.parse(yaml.safe_dump(whole), block.where)
 
 
-@pytest.mark.parametrize("found", groups())
+@pytest.mark.parametrize("found", list(groups()))
 def test_commands_run_as_written(found, tmp_path, request):
     name = found[0].setting.partition(", ")[0]
     if name == "removes":
