@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +15,9 @@ from provision import spec
 from provision.console import duration
 from provision.errors import NoCheckoutError
 from provision.paths import EXAMPLE, HOST_MARKER, INSTALLED, ROOT, state_dir
+
+# tests side by side; more would make real servers and agents wait for each other
+WORKERS = 2
 
 
 def _shell_scripts() -> list[str]:
@@ -70,24 +75,61 @@ def run(pytest_arguments: list[str], *, lab: bool = False, full: bool = False) -
     deployed = _built_in_is_up()
     if not deployed:
         console.print("The built-in testbed is not up here (./testbed up --yes): tests of a deployed one are left out.")
-    folders = ["tests/unit", "tests/integration", *(["tests/lab"] if lab or full else [])]
-    tests = [*pytest, "-m", _chosen(lab, full, deployed), *folders]
-    steps = {
-        "ruff": ["ruff", "check", "."],
-        "ruff format": ["ruff", "format", "--check", "."],
-        "mypy": ["mypy"],
-        "yamllint": ["yamllint", "--strict", "."],
-        "ansible-lint": ["ansible-lint", "--offline", "playbooks", "roles"],
-        "shellcheck": ["shellcheck", *_shell_scripts()],
-        "pytest": tests,
-    }
-    failed = []
-    for name, command in steps.items():
+    failed = _lint(console)
+    steps = _pytest_steps(_chosen(lab, full, deployed), lab=lab or full, deployed=deployed)
+    if full and deployed:  # the last: they take the testbed down
+        compare = ["tests/integration/removal"] if "TESTBED_BEFORE" in os.environ else []
+        steps["removal"] = ["-m", "removes", "tests/integration/docs", *compare]
+    for name, arguments in steps.items():
         console.rule(name)
         began = time.monotonic()
-        if subprocess.run(command, cwd=ROOT, check=False).returncode:
+        if subprocess.run([*pytest, *arguments], cwd=ROOT, check=False).returncode:
             failed.append(name)
         console.print(f"{'✗' if name in failed else '✓'} {name}  {duration(time.monotonic() - began)}")
     console.rule()
-    console.print(f"Failed: {', '.join(failed)}" if failed else f"All of {', '.join(steps)} passed.")
+    console.print(f"Failed: {', '.join(failed)}" if failed else "All passed.")
     return 1 if failed else 0
+
+
+def _pytest_steps(chosen: str, *, lab: bool, deployed: bool) -> dict[str, list[str]]:
+    """Return pytest's arguments, run by run: first the tests that share nothing, then those that share the machine."""
+    folders, share = ["tests/unit", "tests/integration"], "(deployed or long or full)"
+    steps = {
+        "tests, side by side": ["-n", str(WORKERS), "--dist", "loadfile", "-m", f"{chosen} and not {share}", *folders]
+    }
+    if deployed or lab:
+        steps["tests, one by one"] = ["-m", f"{chosen} and {share}", *folders]
+    if lab:
+        steps["lab"] = ["-m", chosen, "tests/lab"]
+    return steps
+
+
+def _lint(console: Console) -> list[str]:
+    """Run linters and type checks, as many at a time as there are cores; return the names of those that failed."""
+    commands = {
+        "ansible-lint": ["ansible-lint", "--offline", "playbooks", "roles"],
+        "mypy": ["mypy"],
+        "ruff": ["ruff", "check", "."],
+        "ruff format": ["ruff", "format", "--check", "."],
+        "yamllint": ["yamllint", "--strict", "."],
+        "shellcheck": ["shellcheck", *_shell_scripts()],
+    }
+    failed = []
+    console.rule("lint and types")
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        running = {threads.submit(_timed, command): name for name, command in commands.items()}
+        for done in as_completed(running):
+            name, (code, output, seconds) = running[done], done.result()
+            if code:
+                failed.append(name)
+                console.print(output, markup=False, soft_wrap=True)
+            console.print(f"{'✗' if code else '✓'} {name}  {duration(seconds)}")
+    return failed
+
+
+def _timed(command: list[str]) -> tuple[int, str, float]:
+    began = time.monotonic()
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False
+    )
+    return done.returncode, done.stdout, time.monotonic() - began
