@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import os
 import pwd
 import shutil
 import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_record import load, save
+from ansible.module_utils.testbed_record import load, name_process, save
 
 DOCUMENTATION = r"""
 module: testbed_accounts
@@ -50,17 +51,28 @@ def owner_without_account(folder: Path) -> int | None:
 def add(name: str, home: Path, system: bool) -> None:
     """Make the account, with the ID that a kept home has."""
     command = ["useradd", "--user-group", "--home-dir", str(home)]
-    command += ["--system", "--shell", "/usr/sbin/nologin"] if system else ["--create-home", "--shell", "/bin/bash"]
+    command += ["--no-create-home", "--shell", "/usr/sbin/nologin" if system else "/bin/bash"]
+    command += ["--system"] if system else []
     uid = owner_without_account(home)
     command += ["--uid", str(uid)] if uid is not None else []
     subprocess.run([*command, name], check=True, capture_output=True, text=True)
 
 
 def make_home(account: dict) -> None:
-    """Make the home of a service's account; no other account can look into it."""
+    """Make an account's home, whole or not at all: a service's is empty, and no other account can look into it."""
     home = Path(account["home"])
-    home.mkdir(mode=0o700)
-    shutil.chown(home, account["name"], account["name"])
+    half = home.with_name(f"{home.name}.testbed-new")
+    if half.exists():
+        shutil.rmtree(half)
+    if account["system"]:
+        half.mkdir(mode=0o700)
+    else:
+        shutil.copytree("/etc/skel", half, symlinks=True)
+        half.chmod(0o750)
+    owner = pwd.getpwnam(account["name"])
+    for path in [half, *half.rglob("*")]:
+        os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    half.replace(home)
 
 
 def present(module: AnsibleModule) -> list[dict]:
@@ -68,11 +80,16 @@ def present(module: AnsibleModule) -> list[dict]:
     for account in module.params["accounts"]:
         account["home"] = account["home"] or f"/home/{account['name']}"
     missing = [account for account in module.params["accounts"] if not exists(account["name"])]
+    record = load()
+    ours = {account["name"] for account in missing} | {
+        name for name, entry in record["accounts"].items() if entry["home_made"]
+    }
     homes = [
-        account for account in module.params["accounts"] if account["system"] and not Path(account["home"]).is_dir()
+        account
+        for account in module.params["accounts"]
+        if (account["system"] or account["name"] in ours) and not Path(account["home"]).is_dir()
     ]
     if missing and not module.check_mode:
-        record = load()
         for account in missing:
             entry = {"home": account["home"], "home_made": not Path(account["home"]).exists()}
             record["accounts"].setdefault(account["name"], entry)
@@ -126,6 +143,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    name_process("testbed-account")  # useradd and userdel are not interrupted
     try:
         changes = (present if module.params["state"] == "present" else absent)(module)
     except subprocess.CalledProcessError as error:

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load, save
+from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load, replace_file, save
 
 DOCUMENTATION = r"""
 module: testbed_claim
@@ -49,10 +49,8 @@ def claim(module: AnsibleModule) -> None:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(wanted[path])
         if not marked:
-            half = MARKER.with_suffix(".new")
-            half.write_text(json.dumps(claimant) + "\n")
-            half.chmod(0o644)
-            half.replace(MARKER)
+            replace_file(MARKER, json.dumps(claimant) + "
+", 0o644)
     lines = [str(path) for path in [*missing, *wrong]] + ([] if marked else [str(MARKER)])
     changes = [{"kind": "folder", "name": str(path), "action": "add"} for path in sorted(made)]
     changes += [
@@ -79,7 +77,7 @@ def release(module: AnsibleModule) -> None:
     kept = (data.is_dir() and data not in empty) or any(
         Path(entry["home"]).is_dir() for entry in record["accounts"].values()
     )
-    forget = [RECORD.parent] if RECORD.exists() and (module.params["purge"] or not kept) else []
+    forget = [RECORD.parent] if RECORD.parent.exists() and (module.params["purge"] or not kept) else []
     changed = bool(gone or empty or forget)
     if changed and not module.check_mode:
         for path in gone:

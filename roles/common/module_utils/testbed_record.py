@@ -19,16 +19,30 @@ def load() -> dict:
     return record
 
 
+def replace_file(path: Path, content: str, mode: int) -> None:
+    """Write a file in one step: a kill, or a machine that goes down, leaves the old one or the new one.
+
+    It is never readable for more accounts than the mode says.
+    """
+    half = path.with_name(f"{path.name}.testbed-new")  # a name that no service manager reads
+    half.unlink(missing_ok=True)
+    with os.fdopen(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "w", encoding="utf-8") as stream:
+        os.fchmod(stream.fileno(), mode)  # whatever the umask
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    half.replace(path)
+
+
 def save(record: dict) -> None:
     """Replace the record in one step; a kill leaves the old one or the new one."""
     RECORD.parent.mkdir(mode=0o700, exist_ok=True)
-    half = RECORD.with_suffix(".new")
-    with half.open("w") as stream:
-        json.dump(record, stream, indent=1, sort_keys=True)
-        stream.flush()
-        os.fsync(stream.fileno())
-    half.chmod(0o600)
-    half.replace(RECORD)
+    replace_file(RECORD, json.dumps(record, indent=1, sort_keys=True), 0o600)
+
+
+def name_process(name: str) -> None:
+    """Give this process a name by which whoever ends a killed command's processes knows what not to interrupt."""
+    Path("/proc/self/comm").write_text(name)
 
 
 def claimed_by() -> str | None:

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_record import replace_file
 
 DOCUMENTATION = r"""
 module: testbed_service
@@ -351,14 +352,9 @@ def end_processes(prefix: str, keep: list[str]) -> None:
 
 
 def write(path: Path, content: str, mode: int) -> None:
-    """Replace the file in one step, never readable for more accounts than the mode says."""
+    """Replace the file in one step, in a folder that is made where it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(path.name + ".testbed-new")  # a name that neither manager reads
-    half.unlink(missing_ok=True)
-    os.close(os.open(half, os.O_CREAT | os.O_WRONLY, mode))
-    half.chmod(mode)
-    half.write_text(content)
-    half.replace(path)
+    replace_file(path, content, mode)
 
 
 def healthy(service: dict) -> bool:

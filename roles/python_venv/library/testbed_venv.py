@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_record import replace_file
 
 DOCUMENTATION = r"""
 module: testbed_venv
@@ -92,12 +93,8 @@ def missing_names(venv: Path, params: dict) -> list[str]:
 def run_as(owner: str, params: dict, command: list[str]) -> None:
     """Run a command as the account. Raises VenvError with the end of what it said."""
     home = pwd.getpwnam(owner).pw_dir
-    settings = {
-        "PATH": PATH,
-        "LANG": "C.UTF-8",
-        "HOME": home,
-        "TESTBED_SERVICE": "testbed-venv",
-    }  # `down` stops it by that
+    settings = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": home}
+    settings["TESTBED_RUN"] = os.environ.get("TESTBED_RUN", "")  # it is ended by that when the command is killed
     settings.update({"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"})
     settings.update({"PIP_CACHE_DIR": CACHE} if owner == "root" else {"PIP_NO_CACHE_DIR": "1"})
     settings.update({key: str(value) for key, value in params["environment"].items()})
@@ -127,9 +124,7 @@ def alone(venv: Path) -> Iterator[None]:
 
 def write_stamp(venv: Path, stamp: dict) -> None:
     """Say what the environment was made from, in one step."""
-    half = stamp_file(venv).with_suffix(".new")
-    half.write_text(json.dumps(stamp, indent=1))
-    half.replace(stamp_file(venv))
+    replace_file(stamp_file(venv), json.dumps(stamp, indent=1), 0o644)
 
 
 def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
