@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_record import load, save
+from ansible.module_utils.testbed_record import load, name_process, replace_file, save
 
 DOCUMENTATION = r"""
 module: testbed_packages
@@ -48,6 +48,10 @@ APT::Sandbox::User "root";
 #clear APT::Update::Post-Invoke-Success;
 """
 MARKS = Path("/var/lib/apt/extended_states")
+JOURNAL = Path("/var/lib/dpkg/updates")
+CONFOLD = ["--force-confdef", "--force-confold"]  # an administrator's own settings stay
+APT_INSTALL = ["apt-get", "--yes", "--no-install-recommends", "--fix-broken"]
+APT_INSTALL += [word for option in CONFOLD for word in ("-o", f"Dpkg::Options::={option}")] + ["install"]
 AUTOREMOVE = ["-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"]
 
 
@@ -87,8 +91,7 @@ def services_stay_down() -> Iterator[None]:
     put_policy_back()
     if POLICY.exists():
         POLICY.replace(POLICY_ASIDE)
-    POLICY.write_text(POLICY_TEXT)
-    POLICY.chmod(0o755)
+    replace_file(POLICY, POLICY_TEXT, 0o755)
     try:
         yield
     finally:
@@ -140,13 +143,30 @@ def fetch_apart(settings: Path, deadline: float) -> None:
     run(["apt-get", f"--config-file={settings}", "update"], deadline)
 
 
-def install(names: list[str], max_age: int, deadline: float) -> None:
-    """Install the packages: repair dpkg, refresh an old index, record, install. Raises AptError."""
-    command = ["apt-get", "--yes", "--no-install-recommends", "--fix-broken"]
-    command += ["-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold", "install", *names]
+def interrupted() -> str:
+    """Return what a dpkg that was killed left half done, in dpkg's words; nothing when all is well."""
+    journal = [path.name for path in JOURNAL.glob("[0-9]*")]
+    audit = subprocess.check_output(["dpkg", "--audit"], text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    return audit or ("dpkg was interrupted" if journal else "")
+
+
+def repair(deadline: float) -> None:
+    """Let dpkg end what it was doing when it was killed, and apt fetch anew what was half unpacked. Raises AptError."""
     with services_stay_down():
-        if subprocess.check_output(["dpkg", "--audit"]):
-            run(["dpkg", "--configure", "-a", "--force-confdef", "--force-confold"], deadline)
+        try:
+            run(["dpkg", "--configure", "-a", *CONFOLD], deadline)
+        except AptError:  # it cannot configure what it has only half of
+            if not interrupted():
+                raise
+        if interrupted():
+            run([*APT_INSTALL], deadline)
+            run(["dpkg", "--configure", "-a", *CONFOLD], deadline)
+
+
+def install(names: list[str], max_age: int, deadline: float) -> None:
+    """Install the packages: refresh an old index, record, install. Raises AptError."""
+    command = [*APT_INSTALL, *names]
+    with services_stay_down():
         fresh = index_age() < max_age
         if not fresh:
             run(["apt-get", "update"], deadline)
@@ -215,6 +235,18 @@ def unneeded(ours: set[str], deadline: float, private: str | None = None) -> lis
     return sorted(ours & {name for name, _ in listed})
 
 
+def mend(module: AnsibleModule, broken: str, deadline: float) -> str:
+    """Repair what a killed dpkg left, and return what it was; another's package may stay broken, and is told."""
+    try:
+        repair(deadline)
+    except AptError as error:
+        ours = {*load()["packages"], *load()["dependencies"], *module.params["names"]}
+        if any(line.split()[0] in ours for line in interrupted().splitlines() if line.startswith(" ")):
+            raise
+        module.warn(f"dpkg has packages that are not whole, and not the testbed's: {error}")
+    return "" if interrupted() == broken else broken
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -227,9 +259,14 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    name_process("testbed-package")
     deadline = time.monotonic() + module.params["lock_timeout"]
-    there, changes = states(), []
+    changes: list = []
     try:
+        broken = interrupted()
+        if broken and not module.check_mode:
+            broken = mend(module, broken, deadline)
+        there = states()
         if module.params["state"] == "present":
             names = [name for name in module.params["names"] if there.get(name) not in ("ii", "hi")]
             if names and module.check_mode:
@@ -243,7 +280,7 @@ def main() -> None:
                 {"kind": "service", "name": name, "action": "change", "detail": "off: it is not the testbed's"}
                 for name in off
             ]
-            changed = bool(names or off)
+            changed = bool(names or off or broken)
         else:
             record = load()
             recorded = {*record["packages"], *record["dependencies"]}
@@ -262,11 +299,16 @@ def main() -> None:
                     shutil.rmtree(SUPERVISOR_LOGS)
                 if recorded:
                     save({**record, "packages": [], "dependencies": []})
-            changed = bool(names)
+            changed = bool(names or broken)
             changes = [{"kind": "package", "name": name, "action": "remove"} for name in names]
     except AptError as error:
         module.fail_json(msg=f"{error}. Put that right (network, apt sources, free space), then run this again")
     lines = "".join(f"{name}\n" for name in names)
+    if broken:
+        lines += f"dpkg --configure -a: {broken}"
+        changes.append(
+            {"kind": "package", "name": "dpkg", "action": "change", "detail": "completes what was half done"}
+        )
     before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
     module.exit_json(changed=changed, packages=names, testbed_changes=changes, diff={"before": before, "after": after})
 
