@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -20,7 +23,7 @@ options:
   database: {type: str, required: true, description: Database to make}
   passwords: {type: dict, required: true, description: 'Passwords of admin, writer and reader'}
   data_dir: {type: str, required: true, description: Its data}
-  open: {type: bool, default: false, description: 'Authentication is off just now: set all passwords'}
+  by_token: {type: bool, default: false, description: 'InfluxDB shares a secret with us (see token): set all passwords'}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
@@ -38,13 +41,13 @@ class Refused(Exception):
 
 
 class Influx:
-    """InfluxQL over HTTP as one user; without a user, no login is sent."""
+    """InfluxQL over HTTP as one user, or with a token; without either, no login is sent."""
 
-    def __init__(self, url: str, user: str = "", password: str = "") -> None:
+    def __init__(self, url: str, user: str = "", password: str = "", bearer: str = "") -> None:
         """Remember where to ask, and as whom."""
         self.url = url
-        login = base64.b64encode(f"{user}:{password}".encode()).decode()
-        self.headers = {"Authorization": f"Basic {login}"} if user else {}
+        login = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode() if user else f"Bearer {bearer}"
+        self.headers = {"Authorization": login} if user or bearer else {}
         self.open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
     def ask(self, statement: str) -> list[list]:
@@ -59,6 +62,21 @@ class Influx:
         if "error" in result:
             raise Refused(200, result["error"])
         return [row for series in result.get("series", []) for row in series.get("values", [])]
+
+
+def token(user: str, password: str) -> str:
+    """Return a token (JWT, HS256) that lets in as the user for a minute.
+
+    InfluxDB's shared secret is the SHA-256 of the password, in hex (see the role): who knows one may know the other.
+    """
+
+    def encoded(part: bytes) -> str:
+        return base64.urlsafe_b64encode(part).decode().rstrip("=")
+
+    claims = {"username": user, "exp": int(time.time()) + 60}
+    signed = ".".join(encoded(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    secret = hashlib.sha256(password.encode()).hexdigest().encode()
+    return f"{signed}.{encoded(hmac.new(secret, signed.encode(), hashlib.sha256).digest())}"
 
 
 def quoted(password: str) -> str:
@@ -141,15 +159,15 @@ def main() -> None:
             "database": {"type": "str", "required": True},
             "passwords": {"type": "dict", "required": True, "no_log": True},
             "data_dir": {"type": "str", "required": True},
-            "open": {"type": "bool", "default": False},
+            "by_token": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     url, database, passwords = (module.params[key] for key in ("url", "database", "passwords"))
     admin, done = Influx(url, "admin", passwords["admin"]), []
     try:
-        if module.params["open"]:
-            admin = Influx(url)
+        if module.params["by_token"]:
+            admin = Influx(url, bearer=token("admin", passwords["admin"]))
             users = dict(admin.ask("SHOW USERS"))
             done.append(set_admin(admin, users, passwords["admin"]))
         else:
@@ -163,7 +181,7 @@ def main() -> None:
                     module.exit_json(changed=True, **everything(database))
                 users = {}
                 done.append(set_admin(Influx(url), users, passwords["admin"]))
-        done += converge(admin, users, database, passwords, module.params["open"], module.check_mode)
+        done += converge(admin, users, database, passwords, module.params["by_token"], module.check_mode)
     except Refused as refused:
         problem(module, f"refused: {refused}")
     except OSError as error:
