@@ -54,6 +54,11 @@ class Stage:
         self._tell_slow_step()
         self._step, self._step_began = text, time.monotonic()
 
+    @property
+    def now(self) -> str:
+        """What is being done now; empty when nothing was said."""
+        return self._step
+
     def note(self, text: str) -> None:
         """Print a line that stays, above the line of the stage."""
         self._console.print(Text(f"    {text}"))

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import tempfile
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any, TextIO
 import ansible_runner
 import yaml
 
+from provision import locks
 from provision.changes import Change, Collector
 from provision.console import Stage
 from provision.errors import ConvergeError
@@ -183,6 +183,7 @@ def _run(
         envvars=environment,
         verbosity=verbosity or None,
         event_handler=watch.event,
+        cancel_callback=lambda: False,  # else ansible-runner takes the signals for itself
         quiet=True,
     )
 
@@ -233,18 +234,11 @@ def run_playbook(
         "LC_ALL": "C.UTF-8",  # there on every machine; Ansible refuses a locale that is not
     }
     (folder / "tmp").mkdir()
-    seen = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
+    seen = {name: value for name, value in os.environ.items() if name in {*ENVIRONMENT, locks.VARIABLE}}
     password = vault.password_path(work)
     with log.open("a", encoding="utf-8") as log_file, _only_environment(seen | network_environment(os.environ)):
         watch = _Watch(stage, log_file, Redaction(secret_values(secret_variables)))
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            runner = _run(folder, playbook, secret_file, password, environment, watch, check=check, verbosity=verbosity)
-        finally:  # ansible-runner puts its own in their place and leaves them
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-    if runner.status == "canceled":
-        raise KeyboardInterrupt
+        runner = _run(folder, playbook, secret_file, password, environment, watch, check=check, verbosity=verbosity)
     if runner.status != "successful":
         what = (
             "\n".join(dict.fromkeys(watch.failures))

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets as random
 from dataclasses import dataclass
 from typing import Any
 
-from provision import converge
+from provision import converge, locks
 from provision.changes import Change, resolve
-from provision.console import stage
 from provision.credentials import ensure, identities
 from provision.errors import ApiError, TestbedError
 from provision.paths import PLAYBOOKS
 from provision.secrets import KeyPair, Secrets
 from provision.session import Session
 from provision.spec import ExternalTelemetry, ManagedTelemetry, TelemetryCredentials, Testbed
+
+UP = ("Prepare secrets", "Bring up the server", "Make sure of everybody's key", "Bring up agents and clients")
+DOWN = ("Remove the testbed",)
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,14 @@ def up(session: Session) -> Outcome:
     """Bring the testbed up, or up to date, and complete a re-key that was begun. Raises `TestbedError`."""
     if not session.vault.exists:
         look_whose(session, {"whose_id": ""})
-    with stage(session.console, "Prepare secrets and wheels") as current:
+    with session.stage("Prepare secrets and wheels") as current:
         secrets = session.vault.ensure(session.testbed)
         hosts = session.inventory
         variables = _secret_variables(session.testbed, secrets)
         current.result = "ready"
     whose = {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}
     server = _play(session, "server", "Bring up the server", whose, variables)
-    with stage(session.console, "Make sure of everybody's key") as current:
+    with session.stage("Make sure of everybody's key") as current:
         everybody = identities.of(session.testbed, hosts)
         url, system = session.testbed.server.url("api"), secrets.clearml.apiserver
         held = {} if secrets.rekeying else ensure.read_held(session.work / "held")
@@ -92,14 +95,14 @@ def check_up(session: Session) -> list[Change]:
     """Return what `up` would change, and change nothing. Raises `TestbedError`."""
     if not session.vault.exists:
         look_whose(session, {"whose_id": ""})
-    with stage(session.console, "Prepare secrets and wheels") as current:
+    with session.stage("Prepare secrets and wheels") as current:
         secrets = session.vault.ensure(session.testbed)
         variables = _secret_variables(session.testbed, secrets)
         session.inventory  # noqa: B018 (builds the wheels)
         current.result = "in memory"
     whose = {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}
     found = _play(session, "server", "Check the server", whose, variables).changes
-    with stage(session.console, "Check everybody's key") as current:
+    with session.stage("Check everybody's key") as current:
         changed, keys = _check_keys(session, secrets, resolve(found))
         current.result = f"{len(keys)} keys"
     variables["testbed_keys"] = {name: key.model_dump() for name, key in keys.items()}
@@ -157,7 +160,7 @@ def down(session: Session, *, purge: bool) -> converge.PlayResult:
 def _play(
     session: Session, name: str, title: str, variables: dict[str, Any], secret_variables: dict[str, Any]
 ) -> converge.PlayResult:
-    with stage(session.console, title) as current:
+    with session.stage(title) as current:
         result = converge.run_playbook(
             PLAYBOOKS / f"{name}.yml",
             session.inventory,
@@ -165,7 +168,11 @@ def _play(
             stage=current,
             log=session.log,
             work=session.work,
-            variables={"testbed_private_dir": str(session.work), **variables},
+            variables={
+                "testbed_private_dir": str(session.work),
+                "testbed_run": os.environ.get(locks.VARIABLE, ""),
+                **variables,
+            },
             secret_variables=secret_variables,
             check=session.check,
             verbosity=session.verbosity,

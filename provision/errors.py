@@ -21,7 +21,10 @@ class Exit(IntEnum):
     FAILED = 1, "Something failed, or is not well; the message says what and what to do."
     BAD_INPUT = 2, "The command line or `testbed.yaml` is wrong; nothing was changed."
     DECLINED = 3, "You did not agree, or nobody was there to ask; nothing was changed."
+    BUSY = 4, "Another command works on this testbed or machine; nothing was changed."
+    HUNG_UP = 129, "Stopped, as the terminal was closed; run the same command again to go on."
     STOPPED = 130, "Stopped with Ctrl-C; run the same command again to go on."
+    TERMINATED = 143, "Stopped with SIGTERM; run the same command again to go on."
 
 
 class TestbedError(Exception):
@@ -66,7 +69,17 @@ class ConvergeError(TestbedError):
 
 
 class BusyError(TestbedError):
-    """Another command works on this testbed."""
+    """Another command works on this testbed or machine; nothing was changed."""
+
+    exit_code = Exit.BUSY
+
+
+class StoppedError(TestbedError):
+    """The command was stopped (Ctrl-C, SIGTERM, closed terminal); the message says what was done and what was not."""
+
+    def __init__(self, message: str, remedy: str, *, exit_code: int) -> None:
+        super().__init__(message, remedy)
+        self.exit_code = exit_code
 
 
 class ApiError(TestbedError):

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from provision import inventory, wheels
+from provision import console as progress
+from provision import inventory, leftovers, locks, stopping, wheels
 from provision.converge import private_dir
-from provision.errors import BusyError, TestbedError
+from provision.errors import StoppedError, TestbedError
 from provision.paths import make_private, state_dir, write_private
 from provision.secrets import UnsavedVault, Vault
 from provision.spec import Testbed
@@ -43,6 +43,41 @@ class Session:
     log: Path
     check: bool = False
     verbosity: int = 0
+    to_do: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    _now: tuple[str, progress.Stage] | None = None
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[progress.Stage]:
+        """Show a stage while the block runs, and keep in mind what was done."""
+        self.to_do = [other for other in self.to_do if not title.startswith(other)]
+        with progress.stage(self.console, title) as current:
+            self._now = title, current
+            yield current
+        self._now = None
+        self.done.append(title)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Say what was done and what was not when the block is stopped. Raises `StoppedError`."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            raise StoppedError(*self._told(), exit_code=stopping.exit_code()) from None
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names of all hosts."""
+        return sorted(self.inventory["all"]["hosts"])
+
+    def _told(self) -> tuple[str, str]:
+        """Return what to say when the command is stopped: what was done and what was not, and the way on."""
+        lines = [f"  done         {title}" for title in self.done]
+        if self._now:
+            title, stage = self._now
+            lines.append(f"  stopped in   {title}" + (f", at {stage.now}" if stage.now else ""))
+        lines += [f"  not started  {title}" for title in self.to_do]
+        return "\n".join([f"stopped {stopping.reason()}", *lines]), "Run the same command again to go on."
 
     @cached_property
     def inventory(self) -> dict[str, Any]:
@@ -76,22 +111,40 @@ def open_session(
     vault_password_file: Path | None,
     *,
     changes: bool = True,
+    on_hosts: bool = True,
     verbosity: int = 0,
+    stages: Sequence[str] = (),
 ) -> Iterator[Session]:
-    """Yield a session on `testbed`, locked on this machine if the command `changes` anything.
+    """Yield a session on `testbed`; a command that `changes` anything holds the testbed and this machine meanwhile.
 
-    Raises `BusyError` when another command works on it.
+    `on_hosts`: whether it touches more than the administrator's own files. `stages`: what the command will do.
+    What a killed command left is ended first, and what this one started when it does not come to its end.
+    Raises `BusyError` when another command works on the testbed, `StoppedError` when this one was stopped.
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
     make_private(state)
-    with _lock(state, testbed.name, verb) if changes else contextlib.nullcontext():
-        logs = state / "logs"
-        logs.mkdir(exist_ok=True)
-        log = logs / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-        with private_dir(state, "run-" if changes else "look-") as work, _ansible_at_home(work):
-            vault = Vault(testbed.name, vault_password_file)
-            yield Session(testbed, vault, console, state, work, log, verbosity=verbosity)
+    logs = state / "logs"
+    logs.mkdir(exist_ok=True)
+    log = logs / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    run = locks.this_command(testbed.name, verb)
+    with ExitStack() as held:
+        if changes:
+            if on_hosts:
+                held.enter_context(locks.hold(locks.MACHINE_LOCK, "this machine", run, shared=True))
+            held.enter_context(locks.hold(state / "lock", f"testbed {testbed.name}", run))
+            held.enter_context(_mark(run))
+        work = held.enter_context(private_dir(state, f"{'run' if changes else 'look'}-{os.getpid()}-"))
+        held.enter_context(_ansible_at_home(work))
+        vault = Vault(testbed.name, vault_password_file)
+        session = Session(testbed, vault, console, state, work, log, verbosity=verbosity, to_do=list(stages))
+        with session.stoppable():
+            if changes and on_hosts:
+                leftovers.end(console, session.inventory_file, session.hosts, run, own=False)
+                held.enter_context(leftovers.ended_unless_well(console, session.inventory_file, session.hosts, run))
+            if changes:
+                _remove_leavings(state)
+            yield session
 
 
 @contextmanager
@@ -104,20 +157,26 @@ def open_check(
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
+    run = locks.this_command(testbed.name, verb)
     with (
-        _lock(state, testbed.name, verb) if (state / "lock").exists() else contextlib.nullcontext(),
+        locks.hold(locks.MACHINE_LOCK, "this machine", run, shared=True),
+        locks.hold(state / "lock", f"testbed {testbed.name}", run) if (state / "lock").exists() else nullcontext(),
+        _mark(run),
         private_dir(Path(tempfile.gettempdir()), f"{CHECK_FOLDER}{os.getpid()}-") as work,
         _ansible_at_home(work),
     ):
         vault = UnsavedVault(testbed.name, vault_password_file, work)
-        yield Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
+        session = Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
+        ended = leftovers.ended_unless_well(console, session.inventory_file, session.hosts, run)
+        with session.stoppable(), ended:
+            yield session
 
 
 def remove_killed_checks() -> None:
     """Remove the private folders of this user's checks that were killed."""
     for left in Path(tempfile.gettempdir()).glob(f"{CHECK_FOLDER}*"):
         process = left.name.removeprefix(CHECK_FOLDER).partition("-")[0]
-        with contextlib.suppress(FileNotFoundError):  # it has ended meanwhile
+        with suppress(FileNotFoundError):  # it has ended meanwhile
             if left.lstat().st_uid == os.geteuid() and not Path("/proc", process).exists():
                 shutil.rmtree(left, ignore_errors=True)
 
@@ -139,21 +198,21 @@ def _ansible_at_home(work: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(state: Path, testbed: str, verb: str) -> Iterator[None]:
-    with (state / "lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BusyError(
-                f"testbed {testbed}: another command works on it: {file.read().strip()}", "Wait until it has ended."
-            ) from None
-        file.truncate(0)
-        file.write(f"`{verb}`, process {os.getpid()}, since {time.strftime('%H:%M:%S')}\n")
-        file.flush()
-        for left in state.glob("run-*"):  # of a command that was killed
-            shutil.rmtree(left, ignore_errors=True)
+def _mark(run: str) -> Iterator[None]:
+    """Let every process that this one starts carry whose it is."""
+    os.environ[locks.VARIABLE] = run
+    try:
         yield
+    finally:
+        del os.environ[locks.VARIABLE]
+
+
+def _remove_leavings(state: Path) -> None:
+    """Remove the private folders of commands that were killed."""
+    for left in [*state.glob("run-*"), *state.glob("look-*")]:
+        of = re.match(r"(run|look)-(\d+)-", left.name)
+        if of is None or not Path("/proc", of[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def need_root() -> None:

@@ -69,6 +69,7 @@ def up(
     """
     from provision import deploy
     from provision.session import need_root, open_check, open_session
+    from provision.smoke import STAGE
 
     if diff and not check:
         raise click.UsageError("--diff goes with --check")
@@ -84,7 +85,9 @@ def up(
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     confirm("Go ahead?", yes)
     need_root()
-    with open_session(testbed, "up", console, vault_password_file, verbosity=verbose) as session:
+    with open_session(
+        testbed, "up", console, vault_password_file, verbosity=verbose, stages=(*deploy.UP, STAGE)
+    ) as session:
         report = bring_up(session, prove=prove)
     show_up(console, report, as_json=as_json)
 
@@ -92,6 +95,7 @@ def up(
 def bring_up(session: Session, *, prove: bool) -> UpReport:
     """Bring the session's testbed up, check it, and return what that gave. Raises `TestbedError`."""
     from provision import deploy, reports
+    from provision.paths import write_private
 
     testbed = session.testbed
     wanted = testbed.model_dump_json()
@@ -102,7 +106,7 @@ def bring_up(session: Session, *, prove: bool) -> UpReport:
     checks = _check(session, level)
     healthy = all_well(checks)
     if healthy:
-        session.proven.write_text(wanted, encoding="utf-8")
+        write_private(session.proven, wanted.encode())
     return reports.UpReport(
         testbed=testbed.name,
         healthy=healthy,
@@ -156,11 +160,12 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: Level, as_
     """
     from provision import reports
     from provision.session import need_root, open_session
+    from provision.smoke import STAGE
 
     testbed = load(spec)
     need_root()
     console = make_console(stderr=as_json)
-    with open_session(testbed, "smoke", console, vault_password_file) as session:
+    with open_session(testbed, "smoke", console, vault_password_file, stages=[STAGE]) as session:
         checks = _check(session, level)
         log = str(session.log)
     healthy = all_well(checks)
@@ -252,11 +257,11 @@ def down(
         console.print(f"Data in {testbed.data_dir}, users' homes and the secrets stay.")
     confirm("Remove it?", yes)
     need_root()
-    with open_session(testbed, "down", console, vault_password_file, verbosity=verbose) as session:
+    with open_session(testbed, "down", console, vault_password_file, verbosity=verbose, stages=deploy.DOWN) as session:
         removed = deploy.down(session, purge=purge)
-    if purge:
-        shutil.rmtree(config_dir(testbed.name), ignore_errors=True)
-        shutil.rmtree(state_dir(testbed.name))
+        if purge:
+            shutil.rmtree(config_dir(testbed.name), ignore_errors=True)
+            shutil.rmtree(state_dir(testbed.name))
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
     if as_json:
         log = None if purge else str(session.log)

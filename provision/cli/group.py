@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from provision import stopping
 from provision.cli import streams
 from provision.errors import DeclinedError, Exit, TestbedError
 
@@ -85,7 +86,8 @@ class _Main(Verbs):
             _fail(context, str(error), "Mend that (space, owner, mode) and run the same command again.", Exit.FAILED)
         except KeyboardInterrupt:
             click.echo(err=True)  # the terminal shows ^C
-            _fail(context, "stopped", "Run the same command again to go on.", Exit.STOPPED)
+            again = "Run the same command again to go on."
+            _fail(context, f"stopped {stopping.reason()}", again, stopping.exit_code())
         except Exception as error:
             what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
             _fail(
@@ -129,6 +131,7 @@ def main(context: click.Context) -> None:
     How it is:                         testbed status
     For a script:                      testbed status --json
     """
+    stopping.listen()
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
     # Ansible's and the linters' programs are beside this Python
     os.environ["LC_ALL"] = "C.UTF-8"  # there on every machine; programs refuse a locale that is not

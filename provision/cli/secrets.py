@@ -109,7 +109,8 @@ def import_(
     from provision.session import open_session
 
     testbed = load(spec)
-    with open_session(testbed, "secrets-import", make_console(stderr=as_json), vault_password_file) as session:
+    console = make_console(stderr=as_json)
+    with open_session(testbed, "secrets-import", console, vault_password_file, on_hosts=False) as session:
         found = exchange.read(file, testbed.name, _passphrase(passphrase_file, twice=False))
         done = exchange.take(session.vault, found.secrets, replace=replace)
     report = reports.ImportReport(
@@ -165,6 +166,7 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
     """
     from provision import deploy
     from provision.session import need_root, open_session
+    from provision.smoke import STAGE
 
     testbed, console = load(spec), make_console(stderr=as_json)
     console.print(f"This replaces every secret of testbed [bold]{testbed.name}[/]. Data stays. What people notice:")
@@ -178,7 +180,8 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
     ):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     need_root()
-    with open_session(testbed, "secrets-rekey", console, vault_password_file) as session:
+    stages = (*deploy.UP, STAGE)
+    with open_session(testbed, "secrets-rekey", console, vault_password_file, stages=stages) as session:
         try:
             session.vault.load()
             deploy.look_whose(session)

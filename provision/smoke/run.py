@@ -7,11 +7,11 @@ from typing import Literal
 
 import pytest
 
-from provision.console import stage
 from provision.errors import TestbedError
 from provision.paths import ROOT
 from provision.reports import Check
 from provision.session import Session
+from provision.smoke import STAGE
 from provision.smoke.plugin import StackPlugin
 
 Level = Literal["quick", "full"]
@@ -22,8 +22,7 @@ def run(session: Session, level: Level) -> list[Check]:
     secrets = session.vault.load()
     if secrets is None or secrets.toolkit is None:
         raise TestbedError(f"testbed {session.testbed.name} is not up: it has no keys", "Bring it up: testbed up")
-    with stage(session.console, f"Check the stack ({level})") as current:
-        plugin = StackPlugin(session, secrets, tell=current.step)
+    with session.stage(f"{STAGE} ({level})") as current:
         arguments = [
             str(ROOT / "tests" / "stack"),
             f"--rootdir={ROOT / 'tests' / 'stack'}",
@@ -34,12 +33,21 @@ def run(session: Session, level: Level) -> list[Check]:
             *(["-m", "not full"] if level == "quick" else []),
         ]  # fmt: skip
         with (
-            session.log.open("a", encoding="utf-8") as log,
+            session.log.open("a", encoding="utf-8", buffering=1) as log,
             contextlib.redirect_stdout(log),
             contextlib.redirect_stderr(log),
         ):
+
+            def tell(text: str) -> None:
+                if text != current.now:
+                    log.write(f"STEP {text}\n")
+                current.step(text)
+
+            plugin = StackPlugin(session, secrets, tell)
             code = pytest.main(arguments, plugins=[plugin])
         if code == pytest.ExitCode.INTERRUPTED:
+            passed = sum(check.result == "passed" for check in plugin.checks)
+            current.result = f"{passed} of {len(plugin.checks)} checks passed before it was stopped"
             raise KeyboardInterrupt
         failed = sum(check.result == "failed" for check in plugin.checks)
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED) or not plugin.checks:

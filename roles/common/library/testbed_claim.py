@@ -49,8 +49,7 @@ def claim(module: AnsibleModule) -> None:
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(wanted[path])
         if not marked:
-            replace_file(MARKER, json.dumps(claimant) + "
-", 0o644)
+            replace_file(MARKER, json.dumps(claimant) + "\n", 0o644)
     lines = [str(path) for path in [*missing, *wrong]] + ([] if marked else [str(MARKER)])
     changes = [{"kind": "folder", "name": str(path), "action": "add"} for path in sorted(made)]
     changes += [

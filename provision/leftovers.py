@@ -1,0 +1,94 @@
+"""Ends what a command left running on the testbed's hosts, before another one begins beside it.
+
+Ansible runs in sessions of its own and as other users, so a killed command leaves processes behind that nobody's kill
+reaches. They are found by what they carry in their environment (see leftovers_on_host), wherever they went.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from provision import hosts, locks
+from provision.console import Stage, stage
+from provision.errors import BusyError, TestbedError
+
+# a package that is being installed is waited for; what does not end at SIGTERM is killed
+UNINTERRUPTED_S = 900
+GENTLE_S = 10
+HARD_S = 30
+
+# what was signalled and what is waited for: name, process ID, whose it is
+Found = tuple[list[tuple[str, int, str]], list[tuple[str, int, str]]]
+
+_SCRIPT = (Path(__file__).parent / "leftovers_on_host.py").read_text(encoding="utf-8")
+
+
+def end(console: Console, inventory_file: Path, names: list[str], run: str, *, own: bool) -> None:
+    """End all processes on hosts `names` that commands other than `run` left there; with `own`, those of `run`.
+
+    Package managers are waited for. Raises `BusyError` when something does not end.
+    """
+    first = {name: _signal(inventory_file, name, run, own, "SIGTERM") for name in names}
+    left = {name: found for name, found in first.items() if any(found)}
+    if left:
+        title = "End what this command started" if own else "End what a killed command left"
+        with stage(console, title) as current:
+            for name, found in left.items():
+                current.result += f"{name}: {_end(current, inventory_file, name, run, own, found)} processes  "
+
+
+def _end(current: Stage, inventory_file: Path, name: str, run: str, own: bool, found: Found) -> int:
+    """Wait until the processes `found` and what they start have ended; return how many there were."""
+    began = time.monotonic()
+    seen: set[int] = set()
+    told: set[str] = set()
+    while any(found):
+        signalled, waits = found
+        for _, pid, of in signalled + waits:
+            seen.add(pid)
+            if not own and of not in told:
+                told.add(of)
+                current.note(f"{name}: left by {of}")
+        waited = time.monotonic() - began
+        if waited > UNINTERRUPTED_S or (not waits and waited > HARD_S):
+            there = ", ".join(f"{program} ({pid})" for program, pid, _ in signalled + waits)
+            raise BusyError(f"{name}: what a stopped command left does not end: {there}", "Wait, or end it yourself.")
+        for program in sorted({program for program, _, _ in waits} - told):
+            told.add(program)
+            current.note(f"{name}: wait for {program}, which must not be interrupted")
+        time.sleep(0.2)
+        found = _signal(inventory_file, name, run, own, "SIGTERM" if waited < GENTLE_S else "SIGKILL")
+    return len(seen)
+
+
+def _signal(inventory_file: Path, name: str, run: str, own: bool, number: str) -> Found:
+    host = hosts.connect(inventory_file, name)
+    done = host.run(
+        "/usr/bin/python3 -I -c %s %s %s %s %s", _SCRIPT, locks.VARIABLE, run, "own" if own else "others", number
+    )
+    if done.rc != 0:
+        raise TestbedError(f"{name}: its processes cannot be looked at: {done.stderr.strip()}", "Mend the host.")
+    told = json.loads(done.stdout)
+    signalled, waits = (
+        [(str(program), int(pid), str(of)) for program, pid, of in told[key]] for key in ("signalled", "waits")
+    )
+    return signalled, waits
+
+
+@contextmanager
+def ended_unless_well(console: Console, inventory_file: Path, names: list[str], run: str) -> Iterator[None]:
+    """Run the block; when it is stopped or fails, end what it started."""
+    try:
+        yield
+    except BaseException:
+        try:
+            end(console, inventory_file, names, run, own=True)
+        except TestbedError as error:  # what stopped the command is more to the point
+            console.print(error.message, markup=False, soft_wrap=True)
+        raise
