@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_host import service_manager
 from ansible.module_utils.testbed_record import load, name_process, replace_file, save
 
 DOCUMENTATION = r"""
@@ -194,12 +195,12 @@ def switched_on(services: list[str]) -> list[str]:
     ours = {*load()["packages"]} & {*services}
     links = {path.name[3:] for path in Path("/etc").glob("rc[2-5].d/S*")}
     units = {path.stem for path in Path("/etc/systemd/system").glob("*.wants/*.service")}
-    return sorted(ours & (units if Path("/run/systemd/system").exists() else links))
+    return sorted(ours & (units if service_manager() == "systemd" else links))
 
 
 def switch_off(service: str, deadline: float) -> None:
     """Stop the package's own service, now and at boot. Raises AptError."""
-    if Path("/run/systemd/system").exists():
+    if service_manager() == "systemd":
         run(["systemctl", "disable", "--now", service], deadline)
     else:
         run(["update-rc.d", service, "disable"], deadline)

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_host import service_manager
 from ansible.module_utils.testbed_record import replace_file
 
 DOCUMENTATION = r"""
@@ -33,8 +34,11 @@ module: testbed_service
 short_description: Keep a service up, or remove services
 options:
   name: {type: str, description: 'The service, testbed-<what>'}
-  state: {type: str, choices: [present, absent], default: present, description: 'Up, or (absent) gone'}
-  manager: {type: str, choices: [systemd, supervisord], required: true, description: Who keeps the service up}
+  state:
+    type: str
+    choices: [present, absent, possible]
+    default: present
+    description: 'Up, or (absent) gone; possible only asks the service manager whether it would take services'
   description: {type: str, description: One line for the machine's administrator}
   command: {type: list, elements: str, description: Absolute program and its arguments; no secret}
   user: {type: str, default: root, description: Account that it runs as}
@@ -60,8 +64,7 @@ author: [The testbed's authors (@clearml-testbed)]
 
 SPEC = {
     "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "manager": {"type": "str", "choices": ["systemd", "supervisord"], "required": True},
+    "state": {"type": "str", "choices": ["present", "absent", "possible"], "default": "present"},
     "description": {"type": "str"},
     "command": {"type": "list", "elements": "str"},
     "user": {"type": "str", "default": "root"},
@@ -208,6 +211,15 @@ def wait_until(true: Callable[[], bool], seconds: float) -> bool:
 class Systemd:
     """Services as systemd units."""
 
+    def validate(self) -> None:
+        """Raise ServiceError when systemd cannot be asked, as in a container that only has its folder."""
+        done = run("systemctl", "show", "--property", "Version")
+        if done.returncode != 0:
+            raise ServiceError(
+                f"systemd runs this machine (/run/systemd/system is there) and does not answer: {done.stderr.strip()}. "
+                "Mend it, or take that folder away where systemd does not run. Nothing was changed"
+            )
+
     def files(self, service: dict) -> dict[Path, tuple[str, int]]:
         """Return what defines the service as {path: (content, mode)}."""
         return systemd_files(service)
@@ -257,6 +269,15 @@ class SocketTransport(xmlrpc.client.Transport):
 
 class Supervisord:
     """Services as programs of supervisord, which is started when it does not run."""
+
+    def validate(self) -> None:
+        """Raise ServiceError when this machine's supervisord would not see our programs."""
+        conf = Path(SUPERVISOR_CONF)
+        if conf.exists() and not re.search(r"(?m)^files\s*=.*conf\.d/\*\.conf", conf.read_text(errors="replace")):
+            raise ServiceError(
+                f"{conf} does not include {PROGRAMS}/*.conf, where the testbed's services go. "
+                f"Add `files = {PROGRAMS}/*.conf` to its [include] section. Nothing was changed"
+            )
 
     def files(self, service: dict) -> dict[Path, tuple[str, int]]:
         """Return what defines the service as {path: (content, mode)}."""
@@ -463,9 +484,12 @@ def main() -> None:
             ("state", "absent", ["prefix"]),
         ],
     )
-    manager = Systemd() if module.params["manager"] == "systemd" else Supervisord()
+    manager = Systemd() if service_manager() == "systemd" else Supervisord()
     try:
-        if module.params["state"] == "absent":
+        if module.params["state"] == "possible":
+            manager.validate()
+            module.exit_json(changed=False)
+        elif module.params["state"] == "absent":
             take_down(module, manager)
         elif not hasattr(signal, f"SIG{module.params['stop_signal']}"):
             raise ServiceError(f"stop_signal {module.params['stop_signal']!r} is no signal; say TERM, INT or QUIT")

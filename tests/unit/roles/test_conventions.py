@@ -141,3 +141,16 @@ class TestRole:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         assert (role / "README.md").read_text() == module.readme(role), "run `python roles/readme.py`"
+
+
+def test_every_distribution_has_a_name_for_every_package_that_roles_ask_for() -> None:
+    releases = yaml.safe_load((ROOT / "roles/common/vars/main.yml").read_text())["common_releases"]
+    assert set(releases) == {"bookworm", "focal", "jammy", "noble"}
+    asked = {
+        name
+        for file in TASK_FILES
+        for listed in re.findall(r"common_packages: (.*)", file.read_text())
+        for name in re.findall(r"[a-z][a-z0-9-]+", " ".join(re.findall(r"\[[^\]]*\]", listed)))
+    }
+    assert asked >= {"git", "influxdb", "logrotate", "supervisor", "venv"}
+    assert {release: asked - set(names) for release, names in releases.items() if asked - set(names)} == {}

@@ -33,6 +33,7 @@ def load(role: str, name: str, folder: str = "library") -> ModuleType:
 
 
 record = load("common", "testbed_record", "module_utils")
+host = load("common", "testbed_host", "module_utils")
 check = load("common", "testbed_check")
 claim = load("common", "testbed_claim")
 let_in = load("common", "testbed_let_in")
@@ -263,6 +264,36 @@ def a_service(**changes: Any) -> dict[str, Any]:
     values = {key: spec.get("default") for key, spec in service.SPEC.items()}
     values |= {"name": "testbed-x", "description": "100% x", "command": ["/bin/x", "a b", "$HOME", "50%"], "log": "/l"}
     return values | {"environment": {"A": "1%", "B": "x y"}} | changes
+
+
+class TestServiceManager:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(host, "RUNS_SYSTEMD", tmp_path / "run/systemd/system")
+        monkeypatch.setattr(service, "SUPERVISOR_CONF", str(tmp_path / "supervisord.conf"))
+
+    def test_systemd_counts_when_it_runs_and_not_when_it_is_only_installed(self) -> None:
+        assert host.service_manager() == "supervisord"
+        host.RUNS_SYSTEMD.mkdir(parents=True)
+        assert host.service_manager() == "systemd"
+
+    def test_a_supervisord_that_would_not_see_our_programs_is_told_before_anything_is_changed(self) -> None:
+        service.Supervisord().validate()  # not installed yet: its package's own settings are fine
+        Path(service.SUPERVISOR_CONF).write_text("[include]\nfiles = /etc/supervisor/conf.d/*.conf\n")
+        service.Supervisord().validate()
+        Path(service.SUPERVISOR_CONF).write_text("[include]\nfiles = /srv/programs/*.conf\n")
+        with pytest.raises(service.ServiceError, match="does not include .* Nothing was changed"):
+            service.Supervisord().validate()
+
+    def test_a_systemd_that_does_not_answer_is_told_before_anything_is_changed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "systemctl").write_text("#!/bin/sh\necho 'Failed to connect to bus' >&2; exit 1\n")
+        (tmp_path / "systemctl").chmod(0o755)
+        monkeypatch.setattr(service, "PATH", str(tmp_path))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        with pytest.raises(service.ServiceError, match="Failed to connect to bus.* Nothing was changed"):
+            service.Systemd().validate()
 
 
 class TestService:
