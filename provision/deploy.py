@@ -50,6 +50,11 @@ def describe(testbed: Testbed) -> list[str]:
         lines.append(
             f"SSH keys of the administrators {names} in authorized_keys of the account that manages this machine"
         )
+    if proxy := testbed.proxy:
+        lines.append(f"Package indexes by way of the proxy {' and '.join(dict.fromkeys(proxy.by_scheme.values()))}")
+    if mirrors := testbed.mirrors:
+        kinds = {"Debian or Ubuntu": mirrors.apt, "Python": mirrors.pip}
+        lines += [f"{kind} packages from {url}, and from no other index" for kind, url in kinds.items() if url]
     return [
         *lines,
         f"Data in {testbed.data_dir}, programs in /opt/testbed, settings in /etc/testbed",

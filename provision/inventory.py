@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from provision.paths import HOST_PINS
-from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Testbed
+from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Mirrors, Proxy, Testbed
 
 LOCAL_HOST = "local"
 
@@ -19,6 +20,10 @@ NETWORK_VARIABLES = re.compile(
     r"|SSL_CERT_(FILE|DIR)|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE)$",
     re.IGNORECASE,
 )
+INDEX_VARIABLES = re.compile(r"^PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|TRUSTED_HOST)$", re.IGNORECASE)
+PROXY_VARIABLES = re.compile(r"^((https?|ftp|all|no)_proxy|PIP_PROXY)$", re.IGNORECASE)
+CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
+CA_BUNDLE = "/etc/testbed/ca-bundle.crt"  # on the hosts: the system's certificates and those of the spec
 PASSWORD_IN_URL = re.compile(r"[^/\s]*@")
 
 
@@ -45,6 +50,83 @@ def network_environment(environment: Mapping[str, str], direct: Iterable[str] = 
         hosts = dict.fromkeys([*filter(None, given.split(",")), "localhost", "127.0.0.1", *direct])
         found["no_proxy"] = found["NO_PROXY"] = ",".join(hosts)
     return found
+
+
+def spec_environment(proxy: Proxy | None, mirrors: Mirrors | None, direct: Iterable[str]) -> dict[str, str]:
+    """Return the environment in which apt, pip and the agents' tasks reach package indexes as the spec says."""
+    found = {}
+    if proxy:
+        for scheme, url in proxy.by_scheme.items():
+            found[f"{scheme}_proxy"] = found[f"{scheme.upper()}_PROXY"] = url
+        hosts = ",".join(dict.fromkeys([*proxy.no_proxy, "localhost", "127.0.0.1", "::1", *direct]))
+        found["no_proxy"] = found["NO_PROXY"] = hosts
+    if mirrors and mirrors.pip:
+        # no index but this one, whatever the host's own pip.conf adds
+        found |= {"PIP_INDEX_URL": mirrors.pip, "PIP_CONFIG_FILE": "/dev/null"}
+    if ca_files(proxy, mirrors):
+        found |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)
+    return found
+
+
+def ca_files(proxy: Proxy | None, mirrors: Mirrors | None) -> list[str]:
+    """Return the files of the administrator's machine with certificates that hosts are to trust."""
+    files = [section.ca_file for section in (proxy, mirrors) if section and section.ca_file]
+    return [str(file.expanduser().absolute()) for file in files]
+
+
+def _is_direct(host: str, proxy: Proxy) -> bool:
+    return any(f".{host}".endswith(f".{name.lstrip('.')}") for name in proxy.no_proxy)
+
+
+def apt_direct(proxy: Proxy | None, mirrors: Mirrors | None) -> list[str]:
+    """Return the hosts that apt reaches without the proxy, by name, for it takes no domains."""
+    if proxy is None:
+        return []
+    urls = [url for url in (mirrors.apt, mirrors.apt_security) if url] if mirrors else []
+    found = [host for url in urls if (host := urllib.parse.urlsplit(url).hostname) and _is_direct(host, proxy)]
+    return list(dict.fromkeys([*(name for name in proxy.no_proxy if not name.startswith(".")), *found]))
+
+
+def pip_settings(testbed: Testbed) -> dict[str, str]:
+    """Return what `pip.conf` in a user's environment says, so that `pip install` there goes the spec's way."""
+    proxy, mirrors, found = testbed.proxy, testbed.mirrors, {}
+    index = mirrors.pip if mirrors and mirrors.pip else None
+    if index:
+        found["index-url"] = index
+    if proxy:
+        target = urllib.parse.urlsplit(index or "https://")
+        # pip asks no_proxy only for a proxy that comes from the environment
+        if not _is_direct(target.hostname or "", proxy):
+            found["proxy"] = proxy.by_scheme.get(target.scheme, "")
+    if ca_files(proxy, mirrors):
+        found["cert"] = CA_BUNDLE
+    return {key: value for key, value in found.items() if value}
+
+
+def _downloads(testbed: Testbed, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What the spec says wins over the environment of the administrator's machine, kind by kind."""
+    proxy, mirrors = testbed.proxy, testbed.mirrors
+    direct = [testbed.server.host or testbed.server.bind]
+    if telemetry_host := urllib.parse.urlsplit(testbed.telemetry.url).hostname:
+        direct.append(telemetry_host)
+    said = {
+        name
+        for name in environment
+        if (proxy and PROXY_VARIABLES.match(name))
+        or (mirrors and mirrors.pip and INDEX_VARIABLES.match(name))
+        or (ca_files(proxy, mirrors) and (name in CA_VARIABLES or name == "SSL_CERT_DIR"))
+    }
+    given = {name: value for name, value in environment.items() if name not in said}
+    return {
+        "common_environment": network_environment(given, direct) | spec_environment(proxy, mirrors, direct),
+        "common_proxy": proxy.by_scheme if proxy else {},
+        "common_apt_direct": apt_direct(proxy, mirrors),
+        "common_apt_mirror": (mirrors and mirrors.apt) or "",
+        "common_apt_security_mirror": (mirrors and mirrors.apt_security) or "",
+        "common_ca_files": ca_files(proxy, mirrors),
+        "common_ca_bundle": CA_BUNDLE,
+        "common_pip_settings": pip_settings(testbed),
+    }
 
 
 def build(
@@ -75,8 +157,8 @@ def build(
         "common_data_dir": testbed.data_dir,
         "common_account": account,
         "common_administrators": testbed.administrator_lines,
-        "common_environment": network_environment(environment, [testbed.server.host or testbed.server.bind]),
         "common_ports": _ports(testbed),
+        **_downloads(testbed, environment),
         "python_venv_constraints": str(HOST_PINS),
         "workload_wheel": str(wheels.workload),
         "clearml_conf_api_url": testbed.server.url("api"),

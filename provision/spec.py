@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from provision.errors import SpecError
 from provision.paths import EXAMPLE
@@ -53,6 +62,19 @@ Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
 HostName = Annotated[str, StringConstraints(pattern=HOST)]
 Url = Annotated[str, StringConstraints(pattern=URL)]
+
+
+def _without_login(value: Any) -> Any:
+    # before the pattern's own message, which shows what it found
+    if isinstance(value, str) and "@" in value:
+        raise ValueError(
+            "must not hold a user or a password, which every process on the hosts could read; "
+            "let the proxy or mirror admit the hosts by their addresses, or run a forwarder that knows the password"
+        )
+    return value
+
+
+OpenUrl = Annotated[Url, BeforeValidator(_without_login)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
@@ -286,6 +308,52 @@ def _public_key(line: str) -> str:
     return found
 
 
+class Proxy(Section):
+    """The way to package indexes; the testbed's own services are always reached directly."""
+
+    http: OpenUrl | None = None
+    """Proxy for `http://` URLs."""
+    https: OpenUrl | None = None
+    """Proxy for `https://` URLs; without it, the same."""
+    no_proxy: tuple[HostName, ...] = ()
+    """What is reached directly: names, addresses, or `.example` for all below it."""
+    ca_file: Path | None = None
+    """For a proxy that opens TLS: a PEM file here with certificates that hosts trust beside their system's."""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if self.http is None and self.https is None:
+            raise ValueError("needs `http` or `https`: http://HOST:PORT of the proxy")
+        return self
+
+    @property
+    def by_scheme(self) -> dict[str, str]:
+        """The proxy's URL for `http` and for `https`."""
+        found = {"http": self.http, "https": self.https or self.http}
+        return {scheme: url for scheme, url in found.items() if url}
+
+
+class Mirrors(Section):
+    """Where hosts get packages from, in place of the indexes that they are set up with."""
+
+    apt: OpenUrl | None = None
+    """Archive of the hosts' distribution."""
+    apt_security: OpenUrl | None = None
+    """That of the security updates, which Debian keeps apart; without it, Ubuntu's are taken from `apt`."""
+    pip: OpenUrl | None = None
+    """Simple index of Python packages; no other is asked then."""
+    ca_file: Path | None = None
+    """A PEM file here with certificates that hosts trust beside their system's."""
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if self.apt is None and self.pip is None:
+            raise ValueError("needs `apt` or `pip`: the URL of a mirror")
+        if self.apt_security is not None and self.apt is None:
+            raise ValueError("has `apt_security` but no `apt`: name the archive itself, too")
+        return self
+
+
 class Testbed(Section):
     """A whole testbed, as testbed.yaml describes it."""
 
@@ -307,6 +375,10 @@ class Testbed(Section):
     """Who works with the testbed: each gets a Linux account, an environment and a key."""
     administrators: tuple[Administrator, ...] = ()
     """Who may log in by SSH to the account that manages the hosts."""
+    proxy: Proxy | None = None
+    """The way to package indexes, where there is no direct one."""
+    mirrors: Mirrors | None = None
+    """Where packages come from, in place of the indexes that the hosts are set up with."""
 
     @field_validator("telemetry", mode="before")
     @classmethod

@@ -1,8 +1,10 @@
-"""A host that boots systemd, in a container of a Docker Engine of the lab's own; Ansible reaches it by SSH."""
+"""Hosts in containers, on a Docker Engine of the lab's own. None of them reaches anything outside of the lab."""
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,10 +16,9 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IMAGE = "testbed-lab:bookworm"
-NAME = "testbed-lab-systemd"
 # --privileged needs CAP_SYS_RESOURCE, which small virtual machines lack; systemd does without
 RUN = [
-    *("--network", "none", "--stop-signal", "SIGRTMIN+3", "--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE"),
+    *("--stop-signal", "SIGRTMIN+3", "--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE"),
     *("--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined"),
     *("--security-opt", "systempaths=unconfined", "-v", "/sys/fs/cgroup:/sys/fs/cgroup:rw"),
     *("--tmpfs", "/run", "--tmpfs", "/run/lock"),
@@ -25,51 +26,95 @@ RUN = [
 
 
 @dataclass(frozen=True)
+class Engine:
+    """The lab's Docker Engine; `folder` has its socket, the key that its hosts accept, and logs."""
+
+    folder: Path
+
+    @property
+    def docker(self) -> tuple[str, ...]:
+        """The client's command."""
+        return ("docker", "--host", f"unix://{self.folder}/docker.sock")
+
+    def run(self, *arguments: str) -> str:
+        """Run a docker command, which must succeed, and return what it printed."""
+        done = subprocess.run([*self.docker, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+    def start(self, name: str, *options: str, command: tuple[str, ...] = ()) -> Host:
+        """Start a host; without a command it boots systemd."""
+        self.run("run", "--detach", "--name", name, *RUN, *options, IMAGE, *command)
+        host = Host(self, name)
+        if not command:
+            host.run("systemctl", "is-system-running", "--wait", check=False)
+        return host
+
+
+@dataclass(frozen=True)
 class Host:
     """A running host."""
 
-    folder: Path
-    docker: tuple[str, ...]
+    engine: Engine
+    name: str
 
-    def run(self, *command: str, check: bool = True) -> str:
-        """Run a command on the host and return what it printed."""
-        done = subprocess.run([*self.docker, "exec", NAME, *command], capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-        return done.stdout
+    def run(self, *command: str, check: bool = True, options: tuple[str, ...] = (), data: bytes | None = None) -> str:
+        """Run a command on the host, as root unless `options` of docker's say otherwise, and return what it printed."""
+        called = [*self.engine.docker, "exec", *(["--interactive"] if data else []), *options, self.name, *command]
+        done = subprocess.run(called, input=data, capture_output=True, check=False)
+        out = done.stdout.decode(errors="replace")
+        assert not check or done.returncode == 0, f"{command}: {out}{done.stderr.decode(errors='replace')}"
+        return out
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a file on the host, with its folder."""
+        self.run("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "sh", path, data=content)
+
+    def ssh_options(self) -> list[str]:
+        """Return ssh's options that lead to the host by its name, and pin its key."""
+        known = self.engine.folder / f"{self.name}.known_hosts"
+        known.write_text(f"{self.name} {self.run('cat', '/etc/ssh/ssh_host_ed25519_key.pub')}")
+        # sshd speaks over docker's own pipe: the host needs no network, and no port of this machine
+        sshd = ["exec", "-i", self.name, "sh", "-c", "mkdir -p /run/sshd; exec /usr/sbin/sshd -i"]
+        options = [f"UserKnownHostsFile={known}", "StrictHostKeyChecking=yes"]
+        options += [f"ProxyCommand={shlex.join([*self.engine.docker, *sshd])}"]
+        return [word for option in options for word in ("-o", option)]
+
+    def inventory(self) -> Path:
+        """Return an inventory that reaches the host by SSH."""
+        variables = {"ansible_user": "root", "ansible_ssh_private_key_file": str(self.engine.folder / "key")}
+        variables["ansible_ssh_common_args"] = shlex.join(self.ssh_options())
+        path = self.engine.folder / f"{self.name}.json"
+        path.write_text(json.dumps({"all": {"hosts": {self.name: variables}}}))
+        return path
 
     def play(self, playbook: Path, *arguments: str) -> str:
         """Run a playbook on the host and return what Ansible printed; it must succeed."""
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
-        environment |= {"ANSIBLE_HOME": str(self.folder / "ansible"), "ANSIBLE_HOST_KEY_CHECKING": "false"}
+        environment |= {"ANSIBLE_HOME": str(self.engine.folder / "ansible")}
         ansible = Path(sys.executable).with_name("ansible-playbook")
-        command = [str(ansible), "-i", str(self.folder / "inventory.ini"), str(playbook), *arguments]
+        command = [str(ansible), "-i", str(self.inventory()), str(playbook), *arguments]
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
 
 @pytest.fixture(scope="session")
-def systemd_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A host that runs systemd, and nothing of a testbed."""
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A Docker Engine with the image of a Debian host that can boot systemd."""
     folder = tmp_path_factory.mktemp("lab")
-    socket = folder / "docker.sock"
-    docker = ("docker", "--host", f"unix://{socket}")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
     subprocess.run([str(HERE / "dockerd.sh"), "start", str(folder)], check=True)
     try:
-        image = [str(HERE / "image.sh"), str(socket), IMAGE, str(folder), str(folder / "key.pub")]
+        image = [str(HERE / "image.sh"), str(folder / "docker.sock"), IMAGE, str(folder), str(folder / "key.pub")]
         subprocess.run(image, check=True)
-        subprocess.run([*docker, "run", "--detach", "--name", NAME, *RUN, IMAGE], check=True, stdout=subprocess.DEVNULL)
-        # sshd speaks over docker's own pipe: the host needs no network, and no port of this machine
-        sshd = f"{' '.join(docker)} exec -i {NAME} sh -c 'mkdir -p /run/sshd; exec /usr/sbin/sshd -i'"
-        ssh = f'-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o "ProxyCommand={sshd}"'
-        (folder / "inventory.ini").write_text(
-            f"host ansible_user=root ansible_ssh_private_key_file={folder}/key\n"
-            f"[all:vars]\nansible_ssh_common_args={ssh}\n"
-        )
-        host = Host(folder, docker)
-        host.run("systemctl", "is-system-running", "--wait", check=False)
-        yield host
-        subprocess.run([*docker, "rm", "--force", "--volumes", NAME], check=True, stdout=subprocess.DEVNULL)
+        yield Engine(folder)
     finally:
         subprocess.run([str(HERE / "dockerd.sh"), "stop", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def systemd_host(engine: Engine) -> Iterator[Host]:
+    """A host that runs systemd, without any network, and nothing of a testbed."""
+    yield engine.start("testbed-lab-systemd", "--network", "none")
+    engine.run("rm", "--force", "--volumes", "testbed-lab-systemd")

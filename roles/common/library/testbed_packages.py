@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_apt import LISTS, SOURCES, options
 from ansible.module_utils.testbed_host import service_manager
 from ansible.module_utils.testbed_record import load, name_process, replace_file, save
 
@@ -27,6 +28,10 @@ options:
   state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
   services_off: {type: list, elements: str, default: [], description: Services that stay off if their package is ours}
   index_age: {type: int, default: 86400, description: Seconds after which an index is fetched anew}
+  proxy: {type: dict, default: {}, description: 'Proxy for apt by scheme, http and https'}
+  direct: {type: list, elements: str, default: [], description: Hosts that apt reaches without it}
+  mirror: {type: bool, default: false, description: 'Use the sources that testbed_sources wrote, and no others'}
+  ca_bundle: {type: str, default: "", description: Certificates for https sources and proxies; empty for the usual ones}
   lock_timeout: {type: int, default: 300, description: Seconds to wait for another apt or dpkg}
 author: [The testbed's authors (@clearml-testbed)]
 """
@@ -99,9 +104,13 @@ def services_stay_down() -> Iterator[None]:
         put_policy_back()
 
 
-def index_age() -> float:
-    """Return the age of the package index in seconds."""
-    return time.time() - max([stamp.stat().st_mtime for stamp in INDEX_STAMPS if stamp.exists()], default=0)
+def index_age(mirror: bool) -> float:
+    """Return the age of the package index in seconds; one older than the mirror's sources is of another mirror."""
+    stamps = (LISTS / "partial",) if mirror else INDEX_STAMPS
+    newest = max([stamp.stat().st_mtime for stamp in stamps if stamp.exists()], default=0)
+    if mirror and SOURCES.exists() and SOURCES.stat().st_mtime > newest:
+        newest = 0
+    return time.time() - newest
 
 
 def planned(output: str, verb: str) -> list[tuple[str, bool]]:
@@ -110,24 +119,30 @@ def planned(output: str, verb: str) -> list[tuple[str, bool]]:
     return [(words[1].split(":")[0], not words[2].startswith("[")) for words in lines]
 
 
-def to_come(names: list[str], max_age: int, private: str, deadline: float) -> list[dict]:
+def to_come(names: list[str], params: dict, private: str, deadline: float) -> list[dict]:
     """Return the packages that `install` would add, with all that comes along, as changes. Raises AptError.
 
     Nothing of apt's is written: neither its caches, nor the index, which is fetched into a private folder if it is old.
     """
+    if (params["mirror"] and not SOURCES.exists()) or not Path(params["ca_bundle"] or "/").exists():
+        # apt cannot be asked before the sources and certificates are written
+        detail = "and what it needs, from the mirror" if params["mirror"] else "and what it needs"
+        return [{"kind": "package", "name": name, "action": "add", "detail": detail} for name in names]
+    own = options(params["proxy"], params["direct"], params["mirror"], params["ca_bundle"])
     settings = Path(private) / "apt.conf"
+    apart = ["apt-get", f"--config-file={settings}", *own]
     settings.write_text(f'{APART}Dir::Log "{private}";\n')
     simulate = ["--yes", "--no-install-recommends", "--fix-broken", "--simulate", "install", *names]
-    fresh = index_age() < max_age
+    fresh = index_age(params["mirror"]) < params["index_age"]
     if not fresh:
-        fetch_apart(settings, deadline)
+        apart += fetch_apart(settings, apart, deadline)
     try:
-        said = run(["apt-get", f"--config-file={settings}", *simulate], deadline)
+        said = run([*apart, *simulate], deadline)
     except AptError:
         if not fresh:
             raise
-        fetch_apart(settings, deadline)  # as in `install`
-        said = run(["apt-get", f"--config-file={settings}", *simulate], deadline)
+        apart += fetch_apart(settings, apart, deadline)  # as in `install`
+        said = run([*apart, *simulate], deadline)
     whose = {name: "" if name in names else f"for {', '.join(names)}" for name, _ in planned(said, "Inst")}
     return [
         {"kind": "package", "name": name, "action": "add" if is_new else "change", "detail": whose[name]}
@@ -135,13 +150,18 @@ def to_come(names: list[str], max_age: int, private: str, deadline: float) -> li
     ]
 
 
-def fetch_apart(settings: Path, deadline: float) -> None:
-    """Fetch the package index into the folder of the settings, and have the settings name it. Raises AptError."""
+def fetch_apart(settings: Path, apart: list[str], deadline: float) -> list[str]:
+    """Fetch the package index into the folder of the settings; return the options that name it. Raises AptError."""
     lists = settings.parent / "lists"
     (lists / "partial").mkdir(parents=True)
-    with settings.open("a") as file:
-        file.write(f'Dir::State::lists "{lists}";\n')
-    run(["apt-get", f"--config-file={settings}", "update"], deadline)
+    there = ["-o", f"Dir::State::lists={lists}"]  # the last word, also after those of a mirror
+    run([*apart, *there, "update"], deadline)
+    return there
+
+
+def apt_get(params: dict) -> list[str]:
+    """Return the command that goes the spec's way to packages."""
+    return ["apt-get", *options(params["proxy"], params["direct"], params["mirror"], params["ca_bundle"])]
 
 
 def interrupted() -> str:
@@ -151,7 +171,7 @@ def interrupted() -> str:
     return audit or ("dpkg was interrupted" if journal else "")
 
 
-def repair(deadline: float) -> None:
+def repair(apt: list[str], deadline: float) -> None:
     """Let dpkg end what it was doing when it was killed, and apt fetch anew what was half unpacked. Raises AptError."""
     with services_stay_down():
         try:
@@ -160,23 +180,24 @@ def repair(deadline: float) -> None:
             if not interrupted():
                 raise
         if interrupted():
-            run([*APT_INSTALL], deadline)
+            run([*apt, *APT_INSTALL[1:]], deadline)
             run(["dpkg", "--configure", "-a", *CONFOLD], deadline)
 
 
-def install(names: list[str], max_age: int, deadline: float) -> None:
+def install(names: list[str], params: dict, deadline: float) -> None:
     """Install the packages: refresh an old index, record, install. Raises AptError."""
-    command = [*APT_INSTALL, *names]
+    apt = apt_get(params)
+    command = [*apt, *APT_INSTALL[1:], *names]
     with services_stay_down():
-        fresh = index_age() < max_age
+        fresh = index_age(params["mirror"]) < params["index_age"]
         if not fresh:
-            run(["apt-get", "update"], deadline)
+            run([*apt, "update"], deadline)
         try:
             record_and_run(command, names, deadline)
         except AptError:
             if not fresh:
                 raise
-            run(["apt-get", "update"], deadline)  # an index can be too old (or empty) whatever its date says
+            run([*apt, "update"], deadline)  # an index can be too old (or empty) whatever its date says
             record_and_run(command, names, deadline)
 
 
@@ -239,7 +260,7 @@ def unneeded(ours: set[str], deadline: float, private: str | None = None) -> lis
 def mend(module: AnsibleModule, broken: str, deadline: float) -> str:
     """Repair what a killed dpkg left, and return what it was; another's package may stay broken, and is told."""
     try:
-        repair(deadline)
+        repair(apt_get(module.params), deadline)
     except AptError as error:
         ours = {*load()["packages"], *load()["dependencies"], *module.params["names"]}
         if any(line.split()[0] in ours for line in interrupted().splitlines() if line.startswith(" ")):
@@ -257,6 +278,10 @@ def main() -> None:
             "services_off": {"type": "list", "elements": "str", "default": []},
             "index_age": {"type": "int", "default": 86400},
             "lock_timeout": {"type": "int", "default": 300},
+            "proxy": {"type": "dict", "default": {}},
+            "direct": {"type": "list", "elements": "str", "default": []},
+            "mirror": {"type": "bool", "default": False},
+            "ca_bundle": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -271,9 +296,9 @@ def main() -> None:
         if module.params["state"] == "present":
             names = [name for name in module.params["names"] if there.get(name) not in ("ii", "hi")]
             if names and module.check_mode:
-                changes = to_come(names, module.params["index_age"], module.tmpdir, deadline)
+                changes = to_come(names, module.params, module.tmpdir, deadline)
             elif names:
-                install(names, module.params["index_age"], deadline)
+                install(names, module.params, deadline)
             off = switched_on(module.params["services_off"])
             for service in off if not module.check_mode else []:
                 switch_off(service, deadline)

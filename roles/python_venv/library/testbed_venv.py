@@ -36,6 +36,7 @@ options:
   constraints: {type: str, required: true, description: Name of the pip constraints file}
   digests: {type: dict, required: true, description: SHA-256 of wheels and constraints by name}
   environment: {type: dict, default: {}, description: 'Settings for pip: proxy, CA, index'}
+  pip_settings: {type: dict, default: {}, description: 'The same for whoever uses the environment, in its pip.conf'}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
@@ -44,6 +45,7 @@ FILES = Path("/opt/testbed/wheels")
 FETCHED = FILES / "fetched"
 CACHE = "/opt/testbed/cache/pip"
 FETCHER = Path("/opt/testbed/venvs/.fetcher")
+PIP_CONF_HEADER = "# Written by the ClearML testbed toolkit, which overwrites changes made here."
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -62,7 +64,9 @@ def wanted_stamp(params: dict) -> dict:
     version = subprocess.run([params["interpreter"], "-c", question], capture_output=True, text=True, check=False)
     if version.returncode != 0:
         raise VenvError(f"{params['interpreter']} does not run. Name a Python that does in python_venv_interpreter")
+    settings = {"pip_settings": params["pip_settings"]} if params["pip_settings"] else {}
     return {
+        **settings,
         "python": version.stdout.strip(),
         "requirements": sorted(params["requirements"]),
         "wheels": [[name, params["digests"][name], extras] for name, extras in wheels_wanted(params)],
@@ -129,14 +133,30 @@ def write_stamp(venv: Path, stamp: dict) -> None:
 
 def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
     """Put wheels of all that pip's arguments ask for where every account can read them. Raises VenvError."""
+    unfetched = {"pip_settings": {}}  # they change nothing of what is fetched
     with alone(FETCHER):
         there = read_stamp(FETCHER)
         if there is None or there.get("python") != stamp["python"]:
             run_as("root", params, [params["interpreter"], "-m", "venv", "--clear", str(FETCHER)])
-        if there != stamp:
+        if there is None or {**there, **unfetched} != {**stamp, **unfetched}:
             pip = [str(FETCHER / "bin/python"), "-m", "pip"]
             run_as("root", params, [*pip, "wheel", "--wheel-dir", str(FETCHED), *arguments])
             write_stamp(FETCHER, stamp)
+
+
+def write_pip_conf(venv: Path, before: dict, params: dict) -> None:
+    """Say in the environment's pip.conf where packages come from; take away what we said before. Raises VenvError."""
+    settings = params["pip_settings"]
+    if settings == before and (venv / "pip.conf").exists() == bool(settings):
+        return
+    lines = [PIP_CONF_HEADER, "[global]", *(f"{key} = {value}" for key, value in sorted(settings.items()))]
+    text = "\n".join(lines) + "\n" if settings else ""
+    # as the owner, for root writes to no folder of another account
+    # TEXT is no secret: a login is refused where the settings come from
+    replace = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.unlink(missing_ok=True); t = sys.argv[2]"
+    if text or before:
+        replace += "; t and f.write_text(t)"
+        run_as(params["owner"], params, [str(venv / "bin/python"), "-c", replace, str(venv / "pip.conf"), text])
 
 
 def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
@@ -154,6 +174,7 @@ def make(venv: Path, stamp: dict, there: dict | None, params: dict) -> None:
     if there and wheels and there.get("wheels") != stamp["wheels"]:  # a new build may carry the same version
         run_as(owner, params, [*install, "--force-reinstall", "--no-deps", *[str(FILES / name) for name, _ in names]])
     run_as(owner, params, [*install, *params["requirements"], *wheels])
+    write_pip_conf(venv, (there or {}).get("pip_settings", {}), params)
     write_stamp(venv, stamp)
 
 
@@ -184,6 +205,7 @@ def main() -> None:
             "digests": {"type": "dict", "required": True},
             "state": {"type": "str", "choices": ["present", "compared"], "default": "present"},
             "environment": {"type": "dict", "default": {}},
+            "pip_settings": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )

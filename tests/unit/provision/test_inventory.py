@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+import yaml
+
 from provision import inventory, spec
 from provision.credentials import identities
 from provision.inventory import Wheels
+from provision.paths import ROLES
 
 WHEELS = Wheels(lite=Path("/w/lite.whl"), workload=Path("/w/workload.whl"))
 
@@ -72,6 +76,101 @@ def test_only_what_reaches_package_indexes_is_handed_on_and_no_password():
 
 def test_without_a_proxy_nothing_is_said_of_one():
     assert inventory.network_environment({"PIP_CERT": "/ca.pem"}) == {"PIP_CERT": "/ca.pem"}
+
+
+PROXY = "proxy: {http: 'http://proxy:3128', no_proxy: [.inside.example]}\n"
+MIRROR = "mirrors: {apt: 'http://m.inside.example/debian', pip: 'https://m.inside.example/simple', ca_file: ca.pem}\n"
+ADMINISTRATORS = {
+    "https_proxy": "http://other:1",
+    "ALL_PROXY": "socks5://other:1",
+    "no_proxy": "somewhere",
+    "PIP_PROXY": "http://other:1",
+    "PIP_INDEX_URL": "https://other/simple",
+    "PIP_EXTRA_INDEX_URL": "https://other/extra",
+    "PIP_FIND_LINKS": "/wheels",
+    "PIP_CERT": "/other.pem",
+    "SSL_CERT_DIR": "/certs",
+    "PIP_DEFAULT_TIMEOUT": "9",
+}
+
+
+def _everywhere(text, environment=None):
+    return _build("server: {host: server.example}\n" + text, environment)[1]["all"]["vars"]
+
+
+def test_what_the_spec_says_of_a_proxy_wins_over_the_administrators_environment():
+    found = _everywhere(PROXY, ADMINISTRATORS)["common_environment"]
+    proxies = {name for name in found if "proxy" in name.lower()} - {"no_proxy", "NO_PROXY"}
+    assert proxies == {"http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"}
+    assert {found[name] for name in proxies} == {"http://proxy:3128"}
+    # the index is not the spec's business then
+    assert found["PIP_INDEX_URL"] == "https://other/simple"
+    assert found["PIP_CERT"] == "/other.pem"
+
+
+def test_the_testbeds_own_services_never_go_by_a_proxy():
+    external = "telemetry: {source: external, dialect: 1, url: 'http://influx.example:8086', database: d}\n"
+    for environment in ({}, ADMINISTRATORS):
+        found = _everywhere(PROXY + external, environment)["common_environment"]
+        hosts = [".inside.example", "localhost", "127.0.0.1", "::1", "server.example", "influx.example"]
+        assert found["no_proxy"].split(",") == found["NO_PROXY"].split(",") == hosts
+    assert "influx.example" in _everywhere(external, {"http_proxy": "http://other:1"})["common_environment"]["no_proxy"]
+
+
+def test_a_mirror_in_the_spec_is_the_only_index():
+    found = _everywhere(MIRROR, ADMINISTRATORS)
+    environment = found["common_environment"]
+    assert {name: value for name, value in environment.items() if name.startswith("PIP_")} == {
+        "PIP_INDEX_URL": "https://m.inside.example/simple",
+        "PIP_CONFIG_FILE": "/dev/null",  # whatever the host's pip.conf adds
+        "PIP_CERT": inventory.CA_BUNDLE,
+        "PIP_DEFAULT_TIMEOUT": "9",
+        "PIP_PROXY": "http://other:1",
+    }
+    assert "SSL_CERT_DIR" not in environment
+    assert environment["REQUESTS_CA_BUNDLE"] == environment["SSL_CERT_FILE"] == inventory.CA_BUNDLE
+    assert found["common_apt_mirror"] == "http://m.inside.example/debian"
+    assert found["common_ca_files"] == [str(Path("ca.pem").absolute())]
+
+
+@pytest.mark.parametrize(
+    ("text", "settings"),
+    [
+        ("", {}),
+        (PROXY, {"proxy": "http://proxy:3128"}),
+        ("proxy: {http: 'http://p:1', https: 'http://q:2', ca_file: x}\n", {"proxy": "http://q:2", "cert": "CA"}),
+        (MIRROR, {"index-url": "https://m.inside.example/simple", "cert": "CA"}),
+        (PROXY + MIRROR, {"index-url": "https://m.inside.example/simple", "cert": "CA"}),
+        (
+            "proxy: {http: 'http://p:1', no_proxy: [side.example]}\n" + MIRROR,
+            {"index-url": "https://m.inside.example/simple", "cert": "CA", "proxy": "http://p:1"},
+        ),
+        (
+            "proxy: {https: 'http://p:1'}\nmirrors: {pip: 'http://m/simple'}\n",
+            {"index-url": "http://m/simple"},
+        ),
+    ],
+)
+def test_a_users_pip_goes_the_same_way(text, settings):
+    found = {
+        key: value.replace(inventory.CA_BUNDLE, "CA") for key, value in inventory.pip_settings(_testbed(text)).items()
+    }
+    assert found == settings
+
+
+def test_apt_is_told_each_host_that_it_reaches_directly():
+    assert _everywhere(PROXY + MIRROR)["common_apt_direct"] == ["m.inside.example"]
+    assert _everywhere(PROXY)["common_apt_direct"] == _everywhere(MIRROR)["common_apt_direct"] == []
+    assert _everywhere("proxy: {http: 'http://p:1', no_proxy: [a.example]}\n")["common_apt_direct"] == ["a.example"]
+
+
+def _testbed(text):
+    return _build("server: {}\n" + text)[0]
+
+
+def test_the_role_and_the_inventory_agree_on_where_certificates_lie():
+    defaults = yaml.safe_load((ROLES / "common/defaults/main.yml").read_text())
+    assert defaults["common_ca_bundle"] == inventory.CA_BUNDLE
 
 
 def test_an_ipv6_address_is_bracketed_in_urls():

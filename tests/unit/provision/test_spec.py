@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from provision import spec
 from provision.cli import main
 from provision.errors import SpecError
+from provision.paths import ROOT
 
 GOOD = """\
 name: lab
@@ -31,7 +33,7 @@ def test_commented_lines_of_the_example_show_the_defaults():
     # the alternative, an external InfluxDB, is not a default
     end = next(number for number, line in enumerate(lines) if line.startswith("# Or an InfluxDB"))
     start = next(number for number, line in enumerate(lines) if line.startswith("agents:"))
-    # nor are administrators, of whom only their owner knows
+    # nor are administrators, proxy and mirrors, of which only their owner knows
     last = next(number for number, line in enumerate(lines) if line.startswith("# Administrators"))
     shown = [
         line.replace("# ", "", 1)
@@ -55,6 +57,17 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         ("", "t.yaml: is empty"),
         ("# only a comment\n", "t.yaml: is empty"),
         ("[" * 3000, "t.yaml: bad YAML"),
+        (
+            GOOD + "proxy: {http: 'http://me:pass-word@p:1'}\n",
+            "t.yaml:6: `proxy.http` must not hold a user or a",
+        ),
+        (GOOD + "mirrors: {pip: 'https://token@m/simple'}\n", "t.yaml:6: `mirrors.pip` must not hold a user or a"),
+        (GOOD + "proxy: {http: 'socks5://p:1'}\n", "`proxy.http` must be http://HOST[:PORT]"),
+        (GOOD + "proxy: {no_proxy: [a]}\n", "`proxy` needs `http` or `https`"),
+        (GOOD + "proxy: {http: 'http://p:1', no_proxy: ['a b']}\n", "`proxy.no_proxy.0` must be a host name"),
+        (GOOD + "mirrors: {ca_file: ca.pem}\n", "`mirrors` needs `apt` or `pip`"),
+        (GOOD + "mirrors: {apt_security: 'http://m/x', pip: 'http://m/y'}\n", "`mirrors` has `apt_security` but no"),
+        (GOOD + "mirrors: {pypi: 'http://m/y'}\n", "`mirrors.pypi` is unknown; allowed here: apt, apt_security, pip"),
         (GOOD + "external: 1\n", "t.yaml:6: `external` is unknown"),
         (GOOD + "telemetry: {source: external, external: {}}\n", "`telemetry.external` is unknown"),
         ("- a\n", "t.yaml:1: expected keys"),
@@ -103,6 +116,23 @@ def test_a_wrong_file_is_told_what_where_and_what_to_do(text, message):
         spec.parse(text, "t.yaml")
     assert message in error.value.message
     assert error.value.remedy
+
+
+def test_what_the_docs_and_the_example_show_of_proxy_and_mirrors_is_accepted():
+    shown = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/hosts.md").read_text(), re.DOTALL)
+    example = spec.EXAMPLE.read_text()
+    shown.append(re.sub(r"(?m)^# ", "", example[example.index("# proxy:") :]))
+    assert len(shown) == 3
+    for text in shown:
+        testbed = spec.parse(GOOD + text, "shown")
+        assert testbed.proxy or testbed.mirrors
+
+
+def test_a_password_in_a_url_is_not_repeated():
+    with pytest.raises(SpecError) as error:
+        spec.parse(GOOD + "proxy: {http: 'http://me:pass-word@p:1', https: 'me:pass-word@p'}\n", "t.yaml")
+    assert "pass-word" not in str(error.value)
+    assert str(error.value).count("must not hold") == 2
 
 
 def test_every_mistake_is_told_at_once():

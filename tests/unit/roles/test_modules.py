@@ -34,10 +34,12 @@ def load(role: str, name: str, folder: str = "library") -> ModuleType:
 
 record = load("common", "testbed_record", "module_utils")
 host = load("common", "testbed_host", "module_utils")
+apt = load("common", "testbed_apt", "module_utils")
 check = load("common", "testbed_check")
 claim = load("common", "testbed_claim")
 let_in = load("common", "testbed_let_in")
 packages = load("common", "testbed_packages")
+sources = load("common", "testbed_sources")
 service = load("managed_service", "testbed_service")
 venv = load("python_venv", "testbed_venv")
 
@@ -266,6 +268,46 @@ def a_service(**changes: Any) -> dict[str, Any]:
     return values | {"environment": {"A": "1%", "B": "x y"}} | changes
 
 
+class TestSources:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(packages, "SOURCES", tmp_path / "etc/mirror.sources")
+        monkeypatch.setattr(packages, "LISTS", tmp_path / "lists")
+        monkeypatch.setattr(sources, "SYSTEM_BUNDLE", tmp_path / "system.crt")
+
+    def test_without_settings_apt_is_left_to_the_machine(self) -> None:
+        assert apt.options({}, [], False, "") == []
+
+    def test_a_mirror_is_the_only_source_and_the_machines_lists_are_left_alone(self) -> None:
+        words = apt.options({"http": "http://proxy:1"}, ["m.example"], True, "/ca.crt")
+        asked = ["apt-config", *words, "dump", "--format", "%F=%v%n"]
+        settings = dict(
+            line.split("=", 1) for line in subprocess.check_output(asked, text=True).splitlines() if "=" in line
+        )
+        assert settings["Acquire::http::Proxy"] == "http://proxy:1"
+        assert settings["Acquire::http::Proxy::m.example"] == "DIRECT"
+        assert settings["Acquire::https::CAInfo"] == "/ca.crt"
+        assert settings["Dir::Etc::sourcelist"] == "/dev/null"
+        assert settings["Dir::Etc::sourceparts"] == "/etc/testbed/apt"
+        assert settings["Dir::State::lists"] == "/opt/testbed/apt/lists"
+        assert settings["Dir::Cache::pkgcache"] == settings["Dir::Cache::srcpkgcache"] == ""
+
+    def test_another_mirrors_index_is_too_old(self) -> None:
+        assert packages.index_age(mirror=True) > 86400
+        (packages.LISTS / "partial").mkdir(parents=True)
+        assert packages.index_age(mirror=True) < 60
+        packages.SOURCES.parent.mkdir()
+        packages.SOURCES.write_text("Types: deb\n")
+        later = (packages.LISTS / "partial").stat().st_mtime + 1
+        os.utime(packages.SOURCES, (later, later))
+        assert packages.index_age(mirror=True) > 86400
+
+    def test_the_systems_certificates_stay_trusted(self) -> None:
+        assert sources.bundle("ours") == "ours\n"
+        sources.SYSTEM_BUNDLE.write_text("system\n")
+        assert sources.bundle("ours\n") == "system\nours\n"
+
+
 class TestServiceManager:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -362,6 +404,7 @@ class TestVenv:
         monkeypatch.setattr(venv, "STAMPS", tmp_path / "stamps")
         values = {"path": str(tmp_path / "venv"), "owner": "root", "interpreter": sys.executable, "requirements": []}
         values |= {"wheels": [], "constraints": "c.txt", "digests": {"c.txt": "1"}, "environment": {}}
+        values |= {"pip_settings": {}}
         return values
 
     def test_a_half_made_environment_has_no_stamp(self, params: dict[str, Any]) -> None:
@@ -369,6 +412,22 @@ class TestVenv:
         (folder / "bin").mkdir(parents=True)
         (folder / "bin/python").touch()
         assert venv.read_stamp(folder) is None
+
+    def test_its_pip_conf_says_what_the_spec_says_until_it_says_nothing(self, params: dict[str, Any]) -> None:
+        folder = Path(params["path"])
+        (folder / "bin").mkdir(parents=True)
+        (folder / "bin/python").symlink_to(sys.executable)
+        settings = {"index-url": "https://mirror.example/simple", "cert": "/ca.crt"}
+        venv.write_pip_conf(folder, {}, {**params, "pip_settings": settings})
+        listed = subprocess.check_output(
+            [sys.executable, "-m", "pip", "config", "list"],
+            text=True,
+            env={"PATH": os.environ["PATH"], "PIP_CONFIG_FILE": str(folder / "pip.conf"), "HOME": "/nowhere"},
+        )
+        assert "global.index-url='https://mirror.example/simple'" in listed
+        assert "global.cert='/ca.crt'" in listed
+        venv.write_pip_conf(folder, settings, params)
+        assert not (folder / "pip.conf").exists()
 
     def test_one_whose_python_is_gone_counts_as_half_made(self, params: dict[str, Any]) -> None:
         folder = Path(params["path"])
