@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import pwd
 import socket
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def load(role: str, name: str, folder: str = "library") -> ModuleType:
 record = load("common", "testbed_record", "module_utils")
 host = load("common", "testbed_host", "module_utils")
 apt = load("common", "testbed_apt", "module_utils")
+accounts = load("common", "testbed_accounts")
 check = load("common", "testbed_check")
 claim = load("common", "testbed_claim")
 let_in = load("common", "testbed_let_in")
@@ -235,6 +237,45 @@ class TestLetIn:
         record.save({**record.load(), "let_in": {"gone": {"file_made": True, "folder_made": True}}})
         assert let_in.converge("ada", [], False) == []
         assert record.load()["let_in"] == {}
+
+
+class TestKilledHalfWay:
+    """What a kill left half made is made anew, and nobody sees it half made."""
+
+    @pytest.mark.parametrize("mode", [0o600, 0o755])
+    def test_a_file_is_replaced_whole_with_its_mode(self, tmp_path: Path, mode: int) -> None:
+        path = tmp_path / "file"
+        path.write_text("old")
+        (tmp_path / "file.testbed-new").write_text("half of a kil")
+        record.replace_file(path, "new", mode)
+        assert path.read_text() == "new"
+        assert path.stat().st_mode & 0o777 == mode
+        assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+    def test_a_file_that_cannot_be_written_stays_as_it_was(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        path.write_text("old")
+        with pytest.raises(UnicodeEncodeError):
+            record.replace_file(path, "half and \ud800", 0o644)
+        assert path.read_text() == "old"
+
+    @pytest.mark.parametrize("system", [True, False])
+    def test_a_home_is_there_whole_or_not_at_all(self, tmp_path: Path, system: bool) -> None:
+        home = tmp_path / "home"
+        (tmp_path / "home.testbed-new/half").mkdir(parents=True)
+        accounts.make_home({"name": pwd.getpwuid(os.getuid()).pw_name, "home": str(home), "system": system})
+        there = {entry.name for entry in home.iterdir()}
+        assert there == (set() if system else {entry.name for entry in Path("/etc/skel").iterdir()})
+        assert home.stat().st_mode & 0o777 == (0o700 if system else 0o750)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
+
+    def test_a_record_that_was_removed_half_way_is_forgotten(self, tmp_path: Path, monkeypatch: Any) -> None:
+        for module in (record, claim):
+            monkeypatch.setattr(module, "RECORD", tmp_path / "record/installed.json")
+        record.RECORD.parent.mkdir()
+        params = {"name": "ours", "data_dir": str(tmp_path / "data"), "purge": True}
+        claim.release(SimpleNamespace(params=params, check_mode=False, exit_json=lambda **_: None))
+        assert not record.RECORD.parent.exists()
 
 
 class TestPackages:
