@@ -410,7 +410,7 @@ def comparable(content: str) -> str:
 
 def needs_of(service: dict) -> list[str]:
     """Return what must be there before the service can start, as `kind name`."""
-    manager = ["package supervisor"] if service["manager"] == "supervisord" else []
+    manager = ["package supervisor"] if service_manager() == "supervisord" else []
     paths = [f"path {path}" for path in (service["command"][0], *service["files"])]
     return [*manager, *service["needs"], f"account {service['user']}", *paths]
 
