@@ -40,10 +40,11 @@ def test_nothing_would_change_after_up(command):
     assert done.stdout.strip() == "Nothing would change."
 
 
-def test_another_user_brings_an_account_an_environment_files_and_a_key(check):
+def test_another_user_brings_an_account_a_home_an_environment_files_and_a_key(check):
     assert check("\n  - name: researcher", "\n  - name: newcomer\n  - name: researcher") == {
         ("account", "add"): {"newcomer"},
         ("environment", "add"): {"/home/newcomer/clearml-venv"},
+        ("folder", "add"): {"/home/newcomer"},
         ("file", "add"): {"~newcomer/clearml.conf", "~newcomer/telemetry.env"},
         ("file", "change"): {"/etc/testbed/clearml-lite.yaml"},
         ("service", "restart"): {"testbed-clearml-lite"},
