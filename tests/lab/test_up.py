@@ -56,7 +56,7 @@ KINDS = [
     ),
     pytest.param(
         Kind("root", "/root/testbed", PROXIED, apt_by="proxy", pip_by="proxy"),
-        id="systemd, root, all by a proxy",
+        id="systemd, root, proxied",
         marks=pytest.mark.full,
     ),
     pytest.param(
