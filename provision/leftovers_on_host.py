@@ -92,7 +92,8 @@ def main(variable: str, run: str, whose: str, number: str) -> None:
     signalled, waits = sort(there, run, whose == "own", os.getpid())
     for pid in signalled:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.Signals[number])
+            # at SIGTERM, Ansible's workers end all that they started, and with it a package manager at work
+            os.kill(pid, signal.SIGKILL if there[pid].is_ansible else signal.Signals[number])
     told = {"signalled": signalled, "waits": waits}
     print(json.dumps({key: [[there[pid].name, pid, there[pid].run] for pid in pids] for key, pids in told.items()}))
 
