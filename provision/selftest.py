@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,8 @@ def run(pytest_arguments: list[str], *, lab: bool = False, full: bool = False) -
             "Run ./testbed test in a checkout; to check a running testbed: testbed smoke",
         )
     console = Console(highlight=False)
+    # a shell starts what it puts behind with Ctrl-C ignored, and the tests that press it would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     pytest = [sys.executable, "-P", "-m", "pytest"]
     if pytest_arguments:
         # a -m of the caller's own comes later, so it is the one that counts

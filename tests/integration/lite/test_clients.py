@@ -175,7 +175,7 @@ def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
     task = lite.run_python(ENQUEUE, conf).strip().splitlines()[-1]
     environment = os.environ | {
         "CLEARML_CONFIG_FILE": str(conf),
-        "CLEARML_WORKER_ID": "tests:0",
+        "CLEARML_WORKER_ID": "tests-lite:0",
         "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": sys.executable,
         "HOME": str(lite.folder),
     }
@@ -196,10 +196,10 @@ def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
         os.killpg(agent.pid, signal.SIGKILL)
         agent.wait()
     assert document["status"] == "completed", log.read_text()
-    assert document["last_worker"] == "tests:0"
+    assert document["last_worker"] == "tests-lite:0"
     assert document["hyperparams"]["General"]["steps"]["value"] == "3"
     assert document["last_iteration"] == 2
     assert [artifact["key"] for artifact in document["execution"]["artifacts"]] == ["result"]
     console = lite.call("events.get_task_log", {"task": task, "batch_size": 1000})["events"]
     assert any("REMOTE DONE" in line["msg"] for line in console)
-    assert [worker["id"] for worker in workers] == ["tests:0"]
+    assert [worker["id"] for worker in workers] == ["tests-lite:0"]

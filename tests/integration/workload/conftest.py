@@ -172,7 +172,7 @@ def conf(server: LiteServer) -> Path:
 def agent(server: LiteServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The queue of a real agent that runs tasks in the environment of these tests, without building one."""
     home = tmp_path_factory.mktemp("agent")
-    conf = server.client_conf("agent", f'agent {{ worker_name: "tests", venvs_dir: "{home}/venvs" }}')
+    conf = server.client_conf("agent", f'agent {{ worker_name: "tests-workload", venvs_dir: "{home}/venvs" }}')
     prepared = {"CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1", "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": sys.executable}
     settings = environment(home, conf, **prepared)
     command = [str(Path(sys.executable).with_name("clearml-agent")), "daemon", "--foreground"]

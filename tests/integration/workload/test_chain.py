@@ -17,8 +17,8 @@ def chain(influx, filled, conf, agent, tmp_path_factory):
     """Results of one run, by step."""
     home = tmp_path_factory.mktemp("home")
     influx.env_file(home, INFLUXDB_MEASUREMENT=filled)
-    process = start(home, "chain", f"--queue={agent}", "--timeout=280", "--json-lines", conf=conf)
-    return {result["step"]: result for result in results(process, timeout=300)}
+    process = start(home, "chain", f"--queue={agent}", "--timeout=900", "--json-lines", conf=conf)
+    return {result["step"]: result for result in results(process, timeout=960)}
 
 
 @pytest.fixture
