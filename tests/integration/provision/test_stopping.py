@@ -70,6 +70,7 @@ def work(tmp_path):
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_listen,
         )
         started.append(process)
         return process
@@ -81,6 +82,12 @@ def work(tmp_path):
         process.communicate()
     for pid in _carrying(variable):
         os.kill(pid, signal.SIGKILL)
+
+
+def _listen() -> None:
+    """Let signals stop the process, also where the tests run in the background or under nohup."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _carrying(variable: str) -> list[int]:
