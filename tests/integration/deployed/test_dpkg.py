@@ -30,8 +30,9 @@ def _state() -> str:
 def package(tmp_path):
     """A package of this test's own, as a file."""
     control = tmp_path / "package/DEBIAN"
-    control.mkdir(parents=True, mode=0o755)
-    control.parent.chmod(0o755)
+    control.mkdir(parents=True)
+    for folder in (control, control.parent):  # dpkg-deb takes no private ones, which `./testbed test` makes
+        folder.chmod(0o755)
     (control / "control").write_text(
         f"Package: {NAME}\nVersion: 1\nArchitecture: all\nMaintainer: tests <tests@localhost>\nDescription: of a test\n"
     )
