@@ -40,6 +40,7 @@ def test_nothing_would_change_after_up(command):
     assert done.stdout.strip() == "Nothing would change."
 
 
+@pytest.mark.long
 def test_another_user_brings_an_account_a_home_an_environment_files_and_a_key(check):
     assert check("\n  - name: researcher", "\n  - name: newcomer\n  - name: researcher") == {
         ("account", "add"): {"newcomer"},
@@ -52,6 +53,7 @@ def test_another_user_brings_an_account_a_home_an_environment_files_and_a_key(ch
     }
 
 
+@pytest.mark.long
 def test_another_port_changes_every_conf_and_restarts_what_reads_it(check):
     assert check("  # ports: {api: 8008", "  ports: {api: 8018") == {
         ("file", "change"): {"/etc/testbed/clearml-lite.yaml", *CONFS},
