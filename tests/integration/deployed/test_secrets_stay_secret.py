@@ -60,10 +60,13 @@ def _holds(path: Path, needles: list[bytes]) -> bool:
 
 
 def _regular_files(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        device = Path(parent).stat().st_dev
+        # what is mounted there, such as the namespaces of containers, is no file of ours
+        folders[:] = [name for name in folders if (Path(parent) / name).lstat().st_dev == device]
         for name in names:
             path = Path(parent) / name
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and path.stat().st_dev == device:
                 yield path
 
 
