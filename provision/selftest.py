@@ -82,7 +82,7 @@ def run(pytest_arguments: list[str], *, lab: bool = False, full: bool = False) -
     steps = _pytest_steps(_chosen(lab, full, deployed), lab=lab or full, deployed=deployed)
     if full and deployed:  # the last: they take the testbed down
         compare = ["tests/integration/removal"] if "TESTBED_BEFORE" in os.environ else []
-        steps["removal"] = ["-m", "removes", "tests/integration/docs", *compare]
+        steps["removal"] = ["-m", "removes", "tests/integration/docs", *compare, "tests/lab/campaigns"]
     for name, arguments in steps.items():
         console.rule(name)
         began = time.monotonic()
