@@ -131,7 +131,7 @@ def test_no_secret_is_in_a_log_an_argument_list_or_an_environment_at_the_highest
     over = threading.Event()
 
     def watch() -> None:
-        while not over.is_set():
+        while not over.wait(0.01):  # the command needs the cores, too
             for process in Path("/proc").glob("[0-9]*"):
                 for name, found in seen.items():
                     try:
