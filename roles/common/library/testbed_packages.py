@@ -42,7 +42,8 @@ POLICY_TEXT = "#!/bin/sh\n# testbed: packages are being installed, their service
 INDEX_STAMPS = (Path("/var/lib/apt/periodic/update-success-stamp"), Path("/var/lib/apt/lists/partial"))
 LOCK_WORDS = ("Could not get lock", "lock is held", "was locked by another process", "Unable to lock")
 SUPERVISOR_PID = Path("/var/run/supervisord.pid")
-SUPERVISOR_LOGS = Path("/var/log/supervisor")  # the package leaves them behind
+# the package leaves its logs behind, and supervisord that was killed these
+SUPERVISOR_LEAVINGS = (Path("/var/log/supervisor"), SUPERVISOR_PID, Path("/var/run/supervisor.sock"))
 # apt writes none of its caches and logs, takes no lock, drops no privileges, and runs no hook of the machine's
 APART = """\
 Dir::Cache::pkgcache "";
@@ -240,6 +241,15 @@ def stop_supervisor(deadline: float) -> None:
         time.sleep(0.1)
 
 
+def clear_supervisor() -> None:
+    """Remove what supervisord leaves when it goes: its logs, and after a kill its pid file and socket."""
+    for path in SUPERVISOR_LEAVINGS:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def unneeded(ours: set[str], deadline: float, private: str | None = None) -> list[str]:
     """Mark our packages as automatic and return those that nothing else on the machine needs.
 
@@ -321,8 +331,8 @@ def main() -> None:
                     stop_supervisor(deadline)
                 if names:
                     run(["apt-get", "--yes", "purge", *names], deadline)
-                if "supervisor" in names and SUPERVISOR_LOGS.exists():
-                    shutil.rmtree(SUPERVISOR_LOGS)
+                if "supervisor" in names:
+                    clear_supervisor()
                 if recorded:
                     save({**record, "packages": [], "dependencies": []})
             changed = bool(names or broken)

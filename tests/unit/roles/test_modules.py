@@ -349,6 +349,22 @@ class TestSources:
         assert sources.bundle("ours\n") == "system\nours\n"
 
 
+class TestSupervisor:
+    def test_what_a_killed_supervisord_leaves_goes_with_its_package(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left = [tmp_path / "log", tmp_path / "supervisord.pid", tmp_path / "supervisor.sock"]
+        monkeypatch.setattr(packages, "SUPERVISOR_LEAVINGS", left)
+        packages.clear_supervisor()  # it ended by itself: there is nothing
+        left[0].mkdir()
+        (left[0] / "supervisord.log").touch()
+        left[1].write_text("4711\n")
+        with socket.socket(socket.AF_UNIX) as stale:
+            stale.bind(str(left[2]))
+        packages.clear_supervisor()
+        assert list(tmp_path.iterdir()) == []
+
+
 class TestServiceManager:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
