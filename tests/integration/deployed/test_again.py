@@ -61,7 +61,8 @@ def test_a_port_in_use_is_found_before_anything_changes(command, tmp_path):
     assert _files() == before
 
 
-def test_a_second_testbed_on_this_machine_is_refused(command, tmp_path):
+def test_a_second_testbed_on_this_machine_is_refused(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))  # its secrets are nobody's
     file = tmp_path / "testbed.yaml"
     file.write_text(spec.EXAMPLE.read_text().replace("name: local ", "name: other "))
     before = _files()
