@@ -119,7 +119,7 @@ def test_keys_are_those_that_were_issued(came, announced):
     testbed = spec.load(spec.EXAMPLE)
     secrets = Vault(testbed.name).load()
     assert secrets is not None
-    with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
+    with ClearmlApi(testbed.server.url("api"), secrets.clearml.apiserver) as api:
         labels = {
             entry["label"]
             for user in (ADMIN_USER, AGENT_USER, *(user.name for user in testbed.users))
