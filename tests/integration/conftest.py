@@ -1,4 +1,4 @@
-"""A live clearml-lite on free ports, for every test that wants one."""
+"""A live clearml-lite on free ports, and the command with the built-in testbed, for every test that wants one."""
 
 import base64
 import os
@@ -15,6 +15,8 @@ import bcrypt
 import httpx
 import pytest
 import yaml
+
+from provision import spec
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN_SECRET = "token-secret-of-the-tests-" + "0123456789" * 2
@@ -157,3 +159,20 @@ def lite(make_server: Callable[[], LiteServer]) -> LiteServer:
     server = make_server()
     server.start()
     return server
+
+
+@pytest.fixture(scope="session")
+def command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`./testbed`, with the built-in testbed, as a person calls it."""
+
+    def call(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        where = [] if "--spec" in arguments else ["--spec", str(spec.EXAMPLE)]
+        return subprocess.run(
+            [str(REPOSITORY / "testbed"), verb, *arguments, *where],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return call

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable
 
@@ -10,7 +9,6 @@ import pytest
 
 from provision import spec
 from provision.clearml_api import ClearmlApi
-from provision.paths import ROOT
 from provision.secrets import Secrets, Vault
 
 pytestmark = pytest.mark.deployed
@@ -33,23 +31,6 @@ def secrets(testbed) -> Secrets:
 def api(testbed, secrets):
     with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
         yield api
-
-
-@pytest.fixture(scope="session")
-def command(testbed) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`./testbed`, with the built-in testbed, as a person calls it."""
-
-    def call(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        where = [] if "--spec" in arguments else ["--spec", str(spec.EXAMPLE)]
-        return subprocess.run(
-            [str(ROOT / "testbed"), verb, *arguments, *where],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return call
 
 
 @pytest.fixture(scope="session")

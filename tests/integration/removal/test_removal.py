@@ -7,47 +7,36 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 
 from provision import spec
-from provision.paths import ROOT
+from tests.integration.removal import snapshot
 
 pytestmark = pytest.mark.removes
 
 
-def _down(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(ROOT / "testbed"), "down", "--spec", str(spec.EXAMPLE), *arguments],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def test_down_asks_first():
-    assert _down().returncode == 3
+def test_down_asks_first(command):
+    assert command("down").returncode == 3
     assert Path("/etc/testbed/testbed.json").exists()
 
 
-def test_down_keeps_data_and_purge_leaves_nothing(snapshot):
+def test_down_keeps_data_and_purge_leaves_nothing(command):
     before = json.loads(Path(os.environ["TESTBED_BEFORE"]).read_text())
     testbed = spec.load(spec.EXAMPLE)
     kept = [Path(testbed.data_dir) / name for name in ("clearml-lite", "influxdb")]
     kept += [Path(f"~{user.name}").expanduser() for user in testbed.users]
 
-    done = _down("--yes")
+    done = command("down", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert [path for path in kept if not path.exists()] == [], "`down` without --purge keeps data"
     assert not Path("/opt/testbed").exists()
     running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
     assert [line for line in running if line and "/opt/testbed/" in " ".join(line)] == []
 
-    done = _down("--yes", "--purge")
+    done = command("down", "--yes", "--purge")
     assert done.returncode == 0, done.stdout + done.stderr
     after = snapshot.take()
     for kind in before:
@@ -55,5 +44,5 @@ def test_down_keeps_data_and_purge_leaves_nothing(snapshot):
         assert (sorted(came), sorted(gone)) == ([], []), f"{kind}: left behind, taken away"
     assert not Path("~/.config/testbed/local").expanduser().exists()
 
-    again = _down("--yes", "--purge")
+    again = command("down", "--yes", "--purge")
     assert again.returncode == 0, "there is nothing left to remove, and that is no error: " + again.stderr

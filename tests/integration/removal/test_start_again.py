@@ -6,7 +6,6 @@ Runs after the removal, on the machine that it left; removes its own testbed at 
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from provision.credentials.ensure import user_id
 from provision.paths import HOST_MARKER, ROOT, config_dir, state_dir
 from provision.secrets import KeyPair, Vault
 from provision.spec import ADMIN_USER, AGENT_USER
+from tests.integration.removal import snapshot
 
 pytestmark = pytest.mark.removes
 
@@ -27,31 +27,29 @@ SETTINGS = ("/etc/testbed/", "/etc/supervisor/conf.d/", "/etc/systemd/system/tes
 WORKING = ("/opt/testbed/cache/", "/opt/testbed/stamps/", "/opt/testbed/wheels/fetched/")
 
 
-def _testbed(*arguments: str) -> str:
-    done = subprocess.run(
-        [str(ROOT / "testbed"), *arguments, "--spec", str(spec.EXAMPLE)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def touched(snapshot) -> Callable[[], Paths]:
+def said(command) -> Callable[..., str]:
+    """What a command that must succeed prints."""
+
+    def call(*arguments: str) -> str:
+        done = command(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
+def _touched() -> Paths:
     """Everything on this machine but what pytest and this checkout's own tools are at work on."""
-    left_out = [str(ROOT), "/root/.cache/"]
-    return lambda: snapshot.touched(tuple(left_out))
+    return snapshot.touched((str(ROOT), "/root/.cache/"))
 
 
 @pytest.fixture(scope="module")
-def announced(touched) -> list[dict[str, object]]:
+def announced(said) -> list[dict[str, object]]:
     assert not HOST_MARKER.exists(), "this machine carries a testbed: ./testbed down --yes --purge"
-    before, temporary = touched(), {*Path("/tmp").iterdir()}
-    found = json.loads(_testbed("up", "--check", "--diff", "--json"))["changes"]
-    after = touched()
+    before, temporary = _touched(), {*Path("/tmp").iterdir()}
+    found = json.loads(said("up", "--check", "--diff", "--json"))["changes"]
+    after = _touched()
     assert {path for path in {*before, *after} if before.get(path) != after.get(path)} == set()
     left = {*Path("/tmp").iterdir()} - temporary
     assert {path for path in left if "ansible" in path.name or "testbed" in path.name} == set()
@@ -61,13 +59,13 @@ def announced(touched) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def came(announced, snapshot) -> Iterator[dict[str, set[str]]]:
+def came(announced, said) -> Iterator[dict[str, set[str]]]:
     """What `up` brought: packages, accounts and files that were not there before."""
     before = snapshot.take()
-    _testbed("up", "--yes")
+    said("up", "--yes")
     after = snapshot.take()
     yield {kind: {*after[kind]} - {*before[kind]} for kind in after}
-    _testbed("down", "--yes", "--purge")
+    said("down", "--yes", "--purge")
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +144,6 @@ def test_texts_of_files_are_shown_but_no_secret_ones(announced):
     assert shown["/etc/testbed/clearml-lite.yaml"] == shown["~researcher/clearml.conf"] == ""
 
 
-def test_after_up_nothing_would_change(came):
-    assert json.loads(_testbed("up", "--check", "--json"))["changes"] == []
-    assert "Nothing would change." in _testbed("up", "--check")
+def test_after_up_nothing_would_change(came, said):
+    assert json.loads(said("up", "--check", "--json"))["changes"] == []
+    assert "Nothing would change." in said("up", "--check")

@@ -10,7 +10,6 @@ The points are spread over the steps of each command: tasks of the playbooks, an
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -28,6 +27,7 @@ import yaml
 from provision import spec
 from provision.paths import ROOT, config_dir, state_dir
 from provision.secrets import Vault
+from tests.integration.removal import snapshot
 
 pytestmark = pytest.mark.removes
 
@@ -86,16 +86,6 @@ def plan(rounds: int, seed: int) -> list[list[Kill]]:
         ]
         for number in range(rounds)
     ]
-
-
-def _snapshot() -> dict[str, list[str]]:
-    described = importlib.util.spec_from_file_location("snapshot", ROOT / "tests/integration/removal/snapshot.py")
-    assert described is not None
-    assert described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    found: dict[str, list[str]] = module.take()
-    return found
 
 
 def _start(verb: str, output: Path) -> subprocess.Popen[bytes]:
@@ -203,7 +193,7 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
     """A machine without a testbed, and in the end the table."""
     code, output, _ = _run("down", tmp_path_factory.mktemp("first") / "down")
     assert code == 0, output
-    found = Campaign(plan(ROUNDS, SEED), _snapshot())
+    found = Campaign(plan(ROUNDS, SEED), snapshot.take())
     yield found
     text = table(found.rows)
     print(f"\n{text}")
@@ -257,7 +247,7 @@ def test_the_next_run_completes(number: int, campaign: Campaign, tmp_path: Path)
         assert _carrying() == {}, "what a command started ends with it, and services carry no mark of it"
         _whole_files()
         if kill.verb == "down":
-            after = _snapshot()
+            after = snapshot.take()
             for what, before in campaign.before.items():
                 came, gone = {*after[what]} - {*before}, {*before} - {*after[what]}
                 assert (sorted(came), sorted(gone)) == ([], []), f"{what}: left behind, taken away"
