@@ -42,7 +42,6 @@ class PlayResult:
 
     changed: int = 0
     ok: int = 0
-    changed_tasks: list[str] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
 
 
@@ -97,8 +96,6 @@ class _Watch:
         match event.get("event"):
             case "runner_on_start":
                 self.stage.step(f"{host}: {task}")
-            case "runner_on_ok" if result.get("changed"):
-                self.result.changed_tasks.append(task)
             case kind if kind in FAILED_EVENTS and not data.get("ignore_errors"):
                 self.failures.append(self.redact(f"{host}: {task}: {_reason(result)}"))
             case "playbook_on_stats":

@@ -103,27 +103,23 @@ def take(vault: Vault, secrets: Secrets, *, replace: bool) -> Imported:
 
     Raises `SecretsError` where there are others and `replace` is not said.
     """
-    unreadable = None
     try:
         here = vault.load()
     except SecretsError as error:
-        here, unreadable = None, error
-    if here == secrets:
-        return Imported("same")
-    if not vault.exists:
-        vault.save(secrets)
-        return Imported("new")
+        what, kind = f"there is a vault that cannot be opened ({error.message})", "unreadable"
+    else:
+        if here is None:
+            vault.save(secrets)
+            return Imported("new")
+        if here == secrets:
+            return Imported("same")
+        what, kind = f"there are other secrets of this testbed already (id {here.id})", "replaced"
     if not replace:
-        what = f"there is a vault that cannot be opened ({unreadable.message})" if unreadable else _difference(here)
         raise SecretsError(
             f"{vault.path}: {what}",
             "Nothing was changed. Take those of the file with --replace: the vault is kept beside under another name.",
         )
     vault.check_password()
-    kept = vault.move_aside("unreadable" if unreadable else "replaced")
+    kept = vault.move_aside(kind)
     vault.save(secrets)
     return Imported("replaced", kept)
-
-
-def _difference(here: Secrets | None) -> str:
-    return f"there are other secrets of this testbed already (id {here.id})" if here else "there are other secrets"

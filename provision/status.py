@@ -92,7 +92,7 @@ def _versions(session: Session) -> dict[str, str | None]:
 
 def _disk(session: Session) -> list[Disk]:
     found = []
-    for name in sorted(session.inventory["all"]["hosts"]):
+    for name in session.hosts:
         done = hosts.connect(session.inventory_file, name).run(
             "df --block-size=1 --output=size,avail %s | tail -n 1", session.testbed.data_dir
         )
