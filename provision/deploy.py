@@ -64,22 +64,12 @@ def describe(testbed: Testbed) -> list[str]:
 
 def up(session: Session) -> Outcome:
     """Bring the testbed up, or up to date, and complete a re-key that was begun. Raises `TestbedError`."""
-    if not session.vault.exists:
-        look_whose(session, {"whose_id": ""})
-    with session.stage("Prepare secrets and wheels") as current:
-        secrets = session.vault.ensure(session.testbed)
-        hosts = session.inventory
-        variables = _secret_variables(session.testbed, secrets)
-        current.result = "ready"
-    whose = {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}
+    secrets, whose, variables = _prepare(session)
     server = _play(session, "server", "Bring up the server", whose, variables)
     with session.stage("Make sure of everybody's key") as current:
-        everybody = identities.of(session.testbed, hosts)
+        everybody = identities.of(session.testbed, session.inventory)
         url, system = session.testbed.server.url("api"), secrets.clearml.apiserver
-        held = {} if secrets.rekeying else ensure.read_held(session.work / "held")
-        if secrets.toolkit is not None and not secrets.rekeying:
-            held[identities.TOOLKIT] = secrets.toolkit
-        keys = ensure.ensure_all(url, system, session.testbed.name, everybody, held)
+        keys = ensure.ensure_all(url, system, session.testbed.name, everybody, _held(session, secrets))
         issued = sum(found.issued for found in keys.values())
         toolkit = keys[identities.TOOLKIT].key
         if toolkit != secrets.toolkit:
@@ -98,14 +88,7 @@ def up(session: Session) -> Outcome:
 
 def check_up(session: Session) -> list[Change]:
     """Return what `up` would change, and change nothing. Raises `TestbedError`."""
-    if not session.vault.exists:
-        look_whose(session, {"whose_id": ""})
-    with session.stage("Prepare secrets and wheels") as current:
-        secrets = session.vault.ensure(session.testbed)
-        variables = _secret_variables(session.testbed, secrets)
-        session.inventory  # noqa: B018 (builds the wheels)
-        current.result = "in memory"
-    whose = {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}
+    secrets, whose, variables = _prepare(session)
     found = _play(session, "server", "Check the server", whose, variables).changes
     with session.stage("Check everybody's key") as current:
         changed, keys = _check_keys(session, secrets, resolve(found))
@@ -119,13 +102,33 @@ def check_down(session: Session, *, purge: bool) -> list[Change]:
     return resolve(_play(session, "down", "Check what is there", {"testbed_purge": purge}, {}).changes)
 
 
+def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]:
+    """Return the secrets, what the server's playbook is told of them in clear, and its secret variables."""
+    if not session.vault.exists:
+        look_whose(session, {"whose_id": ""})
+    with session.stage("Prepare secrets and wheels") as current:
+        secrets = session.vault.ensure(session.testbed)
+        session.inventory  # noqa: B018 (builds the wheels)
+        variables = _secret_variables(session.testbed, secrets)
+        current.result = "in memory" if session.check else "ready"
+    return secrets, {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}, variables
+
+
+def _held(session: Session, secrets: Secrets) -> dict[str, KeyPair]:
+    """Return the keys that hosts and the vault have, by holder; in a re-key none counts."""
+    if secrets.rekeying:
+        return {}
+    held = ensure.read_held(session.work / "held")
+    if secrets.toolkit is not None:
+        held[identities.TOOLKIT] = secrets.toolkit
+    return held
+
+
 def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tuple[list[Change], dict[str, KeyPair]]:
     """Return the keys to come and to go as changes, and a key for everybody: where it is to come, one made up."""
     testbed = session.testbed
     everybody = identities.of(testbed, session.inventory)
-    held = {} if secrets.rekeying else ensure.read_held(session.work / "held")
-    if secrets.toolkit is not None and not secrets.rekeying:
-        held[identities.TOOLKIT] = secrets.toolkit
+    held = _held(session, secrets)
     url = ensure.read_url(session.work / "held") or testbed.server.url("api")
     decisions = {identity.name: ensure.Decision(held.get(identity.name)) for identity in everybody}
     server = "service testbed-clearml-lite"

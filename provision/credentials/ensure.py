@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from provision.clearml_api import ClearmlApi
 from provision.credentials.identities import Identity
@@ -20,6 +21,7 @@ COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"
 AT_ONCE = 8
 PAGE = 500
 UNKNOWN_USER = (400, 6)  # HTTP status and ClearML's subcode of an impersonation that failed
+Found = TypeVar("Found")
 HELD_URL = re.compile(r'"?api_server"?\s*[:=]\s*"([^"]*)"')
 HELD_KEY = re.compile(r'"?(access_key|secret_key)"?\s*[:=]\s*"([^"]*)"')
 
@@ -80,21 +82,17 @@ def ensure_all(
     A held key that logs in as its user is kept; else a new one is issued. Every other key with the identity's label is
     an orphan (of a run that was killed, of a host that is gone) and is revoked. Raises `ApiError`.
     """
-    admin_key = KeyPair(access_key=system.user_key, secret_key=system.user_secret)
-    with ClearmlApi(url, admin_key) as admin:
-        admin.login()
 
-        def ensure(identity: Identity) -> Ensured:
-            return _ensure(admin, url, identity, identity.label(testbed), held.get(identity.name))
+    def ensure(admin: ClearmlApi, identity: Identity) -> Ensured:
+        return _ensure(admin, url, identity, identity.label(testbed), held.get(identity.name))
 
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip([identity.name for identity in identities], pool.map(ensure, identities), strict=True))
+    return _for_each(url, system, identities, ensure)
 
 
 def revoke_others(url: str, system: SystemKey, keep: Collection[str]) -> int:
     """Revoke every key of every user but those with an access key in `keep`; return how many. Raises `ApiError`."""
     revoked = 0
-    with ClearmlApi(url, KeyPair(access_key=system.user_key, secret_key=system.user_secret)) as admin:
+    with _as_server(url, system) as admin:
         for user in _users(admin):
             for entry in admin.call("auth.get_credentials", impersonate=user)["credentials"]:
                 if entry["access_key"] not in keep:
@@ -115,20 +113,30 @@ def decide_all(
     url: str, system: SystemKey, testbed: str, identities: list[Identity], held: Mapping[str, KeyPair]
 ) -> dict[str, Decision]:
     """Return what `ensure_all` would do, by name; only reads. Raises `ApiError`."""
-    admin_key = KeyPair(access_key=system.user_key, secret_key=system.user_secret)
-    with ClearmlApi(url, admin_key) as admin:
+
+    def decide(admin: ClearmlApi, identity: Identity) -> Decision:
+        try:
+            return _decide(admin, url, identity, identity.label(testbed), held.get(identity.name))
+        except ApiError as error:
+            if (error.code, error.subcode) == UNKNOWN_USER:  # one that the server gets in the same run
+                return Decision(None)
+            raise
+
+    return _for_each(url, system, identities, decide)
+
+
+def _for_each(
+    url: str, system: SystemKey, identities: list[Identity], work: Callable[[ClearmlApi, Identity], Found]
+) -> dict[str, Found]:
+    """Do `work` for every identity, some at once, with the server's own key; return what it gave, by name."""
+    with _as_server(url, system) as admin, ThreadPoolExecutor(AT_ONCE) as pool:
         admin.login()
+        found = pool.map(lambda identity: work(admin, identity), identities)
+        return dict(zip([identity.name for identity in identities], found, strict=True))
 
-        def decide(identity: Identity) -> Decision:
-            try:
-                return _decide(admin, url, identity, identity.label(testbed), held.get(identity.name))
-            except ApiError as error:
-                if (error.code, error.subcode) == UNKNOWN_USER:  # one that the server gets in the same run
-                    return Decision(None)
-                raise
 
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return dict(zip([identity.name for identity in identities], pool.map(decide, identities), strict=True))
+def _as_server(url: str, system: SystemKey) -> ClearmlApi:
+    return ClearmlApi(url, KeyPair(access_key=system.user_key, secret_key=system.user_secret))
 
 
 def works(url: str, key: KeyPair, username: str | None = None) -> bool:
