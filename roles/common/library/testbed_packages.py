@@ -57,8 +57,8 @@ APT::Sandbox::User "root";
 MARKS = Path("/var/lib/apt/extended_states")
 JOURNAL = Path("/var/lib/dpkg/updates")
 CONFOLD = ["--force-confdef", "--force-confold"]  # an administrator's own settings stay
-APT_INSTALL = ["apt-get", "--yes", "--no-install-recommends", "--fix-broken"]
-APT_INSTALL += [word for option in CONFOLD for word in ("-o", f"Dpkg::Options::={option}")] + ["install"]
+INSTALL = ["--yes", "--no-install-recommends", "--fix-broken"]
+INSTALL += [word for option in CONFOLD for word in ("-o", f"Dpkg::Options::={option}")] + ["install"]
 AUTOREMOVE = ["-o", "APT::AutoRemove::RecommendsImportant=false", "-o", "APT::AutoRemove::SuggestsImportant=false"]
 
 
@@ -133,7 +133,7 @@ def to_come(names: list[str], params: dict, private: str, deadline: float) -> li
     settings = Path(private) / "apt.conf"
     apart = ["apt-get", f"--config-file={settings}", *own]
     settings.write_text(f'{APART}Dir::Log "{private}";\n')
-    simulate = ["--yes", "--no-install-recommends", "--fix-broken", "--simulate", "install", *names]
+    simulate = [*INSTALL, "--simulate", *names]
     fresh = index_age(params["mirror"]) < params["index_age"]
     if not fresh:
         apart += fetch_apart(settings, apart, deadline)
@@ -181,14 +181,14 @@ def repair(apt: list[str], deadline: float) -> None:
             if not interrupted():
                 raise
         if interrupted():
-            run([*apt, *APT_INSTALL[1:]], deadline)
+            run([*apt, *INSTALL], deadline)
             run(["dpkg", "--configure", "-a", *CONFOLD], deadline)
 
 
 def install(names: list[str], params: dict, deadline: float) -> None:
     """Install the packages: refresh an old index, record, install. Raises AptError."""
     apt = apt_get(params)
-    command = [*apt, *APT_INSTALL[1:], *names]
+    command = [*apt, *INSTALL, *names]
     with services_stay_down():
         fresh = index_age(params["mirror"]) < params["index_age"]
         if not fresh:
