@@ -8,7 +8,7 @@ import pwd
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_record import load, save
+from ansible.module_utils.testbed_record import load, replace_file, save
 
 DOCUMENTATION = r"""
 module: testbed_let_in
@@ -55,22 +55,17 @@ def with_block(text: str, lines: list[str]) -> str:
 
 def read(path: Path) -> str:
     """Return the file's text, whatever bytes it has; empty where there is no file."""
-    return path.read_text(errors="surrogateescape") if path.exists() else ""
+    return path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else ""
 
 
 def write(path: Path, text: str, owner: pwd.struct_passwd) -> None:
     """Replace the file in one step, with the owner and mode that it has, or the account's and 0600."""
     path = path.resolve()  # where it is a link, the file behind it
-    half = path.with_name(path.name + ".testbed-new")
-    half.unlink() if half.exists() else None
-    with os.fdopen(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", errors="surrogateescape") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    found = path.stat() if path.exists() else None
-    os.chown(half, found.st_uid if found else owner.pw_uid, found.st_gid if found else owner.pw_gid)
-    half.chmod(found.st_mode & 0o7777 if found else 0o600)
-    half.replace(path)
+    if path.exists():
+        found = path.stat()
+        replace_file(path, text, found.st_mode & 0o7777, (found.st_uid, found.st_gid))
+    else:
+        replace_file(path, text, 0o600, (owner.pw_uid, owner.pw_gid))
 
 
 def place(owner: pwd.struct_passwd, text: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testbed_apt import LISTS, SOURCES
+from ansible.module_utils.testbed_record import replace_file
 
 DOCUMENTATION = r"""
 module: testbed_sources
@@ -31,15 +32,6 @@ def folder(path: Path) -> None:
     """Make the folder so that apt's own account can look into it, whatever the umask."""
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o755)
-
-
-def write(path: Path, content: str) -> None:
-    """Replace the file in one step."""
-    folder(path.parent)
-    half = path.with_name(f".{path.name}.new")
-    half.write_text(content)
-    half.chmod(0o644)
-    half.replace(path)
 
 
 def main() -> None:
@@ -67,7 +59,8 @@ def main() -> None:
         if module.check_mode:
             continue
         if content:
-            write(path, content)
+            folder(path.parent)
+            replace_file(path, content, 0o644)
         else:
             path.unlink()
     if apt and not module.check_mode:

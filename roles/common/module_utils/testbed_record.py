@@ -19,15 +19,19 @@ def load() -> dict:
     return record
 
 
-def replace_file(path: Path, content: str, mode: int) -> None:
+def replace_file(path: Path, content: str, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Write a file in one step: a kill, or a machine that goes down, leaves the old one or the new one.
 
-    It is never readable for more accounts than the mode says.
+    It is never readable for more accounts than the mode says. `owner`: the IDs of user and group, if not ours.
+    Bytes that are no UTF-8 are those that `errors="surrogateescape"` has read.
     """
     half = path.with_name(f"{path.name}.testbed-new")  # a name that no service manager reads
     half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "w", encoding="utf-8") as stream:
-        os.fchmod(stream.fileno(), mode)  # whatever the umask
+    descriptor = os.open(half, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as stream:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)  # whatever the umask
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
