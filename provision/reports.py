@@ -208,7 +208,7 @@ class ImportReport(Report):
 
 
 class VersionReport(Report):
-    """`testbed version`: what runs here."""
+    """`testbed version --json`: what runs here."""
 
     version: str = Field(description="The toolkit's version (PEP 440); a commit that is no release is in it.")
     python: str = Field(description="Version of the Python that runs the command.")

@@ -133,9 +133,9 @@ def main(context: click.Context) -> None:
     """
     stopping.listen()
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
-    # Ansible's and the linters' programs are beside this Python
     os.environ["LC_ALL"] = "C.UTF-8"  # there on every machine; programs refuse a locale that is not
     context.meta[PASSPHRASE] = os.environ.pop(PASSPHRASE_VARIABLE, None)  # for `secrets`; no child process inherits it
+    # Ansible's and the linters' programs are beside this Python
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 

@@ -1,7 +1,7 @@
 """Every command block of README and docs runs, in the setting that the comment above it names:
 
     <!-- run: SETTING -->          or  <!-- run: SETTING, long -->, for the lab tier
-    <!-- not run: REASON -->       shown by the test as skipped
+    <!-- not run: REASON -->       for `./testbed test` and the README's `./testbed up --yes` alone, which CI runs
 
 | setting | the reader is |
 | --- | --- |
