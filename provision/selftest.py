@@ -40,7 +40,7 @@ def _is_shell(path: Path) -> bool:
     return first.startswith(b"#!") and first.rstrip().endswith((b"sh", b"bash"))
 
 
-def _built_in_is_up() -> bool:
+def built_in_is_up() -> bool:
     """Return whether this machine carries the built-in testbed: tests must not touch one of somebody's own."""
     built_in = spec.load(EXAMPLE)
     proven = state_dir(built_in.name) / "proven"
@@ -75,7 +75,7 @@ def run(pytest_arguments: list[str], *, lab: bool = False, full: bool = False) -
         # a -m of the caller's own comes later, so it is the one that counts
         chosen = _chosen(lab=True, full=full, deployed=True)
         return subprocess.run([*pytest, "-m", chosen, *pytest_arguments], cwd=ROOT, check=False).returncode
-    deployed = _built_in_is_up()
+    deployed = built_in_is_up()
     if not deployed:
         console.print("The built-in testbed is not up here (./testbed up --yes): tests of a deployed one are left out.")
     failed = _lint(console)

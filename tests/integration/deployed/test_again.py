@@ -68,7 +68,7 @@ def test_a_second_testbed_on_this_machine_is_refused(command, tmp_path, monkeypa
     before = _files()
     done = command("up", "--yes", "--spec", str(file))
     assert done.returncode == 1
-    assert "local" in done.stderr
+    assert "this machine already carries the testbed 'local'" in done.stderr
     assert "Traceback" not in done.stderr
     assert _files() == before
 

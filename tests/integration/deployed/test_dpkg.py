@@ -50,7 +50,8 @@ def packages(tmp_path):
     """Run module testbed_packages as a role does, wanting no package; return what it said it changed."""
 
     def run(*arguments: str) -> str:
-        command = ["ansible", "localhost", "-c", "local", "-m", "testbed_packages", "-a", "state=present", *arguments]
+        ansible = str(Path(sys.executable).with_name("ansible"))
+        command = [ansible, "localhost", "-c", "local", "-m", "testbed_packages", "-a", "state=present", *arguments]
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "HOME": str(tmp_path),
@@ -58,7 +59,6 @@ def packages(tmp_path):
             "ANSIBLE_LIBRARY": str(ROLES / "common/library"),
             "ANSIBLE_MODULE_UTILS": str(ROLES / "common/module_utils"),
         }
-        command[0] = str(Path(sys.executable).with_name("ansible"))
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

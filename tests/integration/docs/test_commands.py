@@ -33,7 +33,7 @@ import yaml
 
 from provision import spec
 from provision.paths import ROOT
-from provision.selftest import _built_in_is_up
+from provision.selftest import built_in_is_up
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(?:<!-- ([^\n]*) -->\n)?^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -118,7 +118,7 @@ def test_commands_run_as_written(found, tmp_path, request):
     name = found[0].setting.partition(", ")[0]
     if name == "removes":
         request.addfinalizer(lambda: up(tmp_path))
-        if not _built_in_is_up():
+        if not built_in_is_up():
             up(tmp_path)
     if name == "checkout":
         copy_checkout(tmp_path)

@@ -17,7 +17,7 @@ PROMPT = "ready> "
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory):
-    """`shell(TYPED)` types, presses Tab and returns the line as it stands then."""
+    """`shell(TYPED, EXPECTED)` types, presses Tab and awaits the line as it is to stand then."""
     folder = tmp_path_factory.mktemp("completion")
     (folder / "my-testbed.yaml").write_text("")
     (folder / "testbed").write_text(f'#!/bin/sh\nexec {sys.executable} -P -m provision "$@"\n')

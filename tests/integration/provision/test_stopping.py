@@ -19,7 +19,7 @@ WORK = """
 import sys
 from pathlib import Path
 
-from provision import cli, converge, locks
+from provision import converge, locks
 from provision.cli.group import load, main, make_console
 from provision.session import open_session
 

@@ -17,6 +17,7 @@ from provision.paths import ROOT
 from provision.secrets import KeyPair, Vault
 
 TESTBED = str(ROOT / "testbed")
+COLOUR = r"\x1b\[[0-9;]*3[0-9]m"
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -113,16 +114,16 @@ def test_status_in_a_pipe_has_no_control_characters(environment, lab):
 
 
 @pytest.mark.parametrize(
-    ("settings", "refused"),
-    [({"NO_COLOR": "1"}, r"\x1b\[[0-9;]*3[0-9]m"), ({"TERM": "dumb"}, r"\x1b")],
-    ids=["NO_COLOR", "dumb"],
+    ("settings", "pattern", "shown"),
+    [({}, COLOUR, True), ({"NO_COLOR": "1"}, COLOUR, False), ({"TERM": "dumb"}, r"\x1b", False)],
+    ids=["xterm", "NO_COLOR", "dumb"],
 )
-def test_a_terminal_without_colours_gets_none(environment, lab, settings, refused):
+def test_colours_are_for_terminals_that_have_and_want_them(environment, lab, settings, pattern, shown):
     terminal = screen("status", "--spec", str(lab), environment={**environment, **settings}, columns=40)
     terminal.expect(pexpect.EOF)
     assert "testbed-clearml-lite" in terminal.before
     assert re.search(r"no\s+keys", terminal.before)
-    assert not re.search(refused, terminal.before)
+    assert bool(re.search(pattern, terminal.before)) == shown
 
 
 @pytest.mark.parametrize(

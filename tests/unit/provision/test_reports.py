@@ -27,6 +27,7 @@ KEYS = {
     "SecretsCheck": {"name", "result", "remedy"},
     "ExportReport": {"testbed", "id", "file"},
     "ImportReport": {"testbed", "id", "exported", "result", "kept"},
+    "VersionReport": {"version", "python", "ansible_core", "data"},
     "ErrorReport": {"error"},
     "Problem": {"message", "remedy", "exit_code"},
     "Check": {"name", "result", "seconds", "reference", "message"},
@@ -42,6 +43,10 @@ KEYS = {
 @pytest.mark.parametrize("name", KEYS)
 def test_the_keys_that_scripts_rely_on_are_there(name):
     assert KEYS[name] <= set(getattr(reports, name).model_fields)
+
+
+def test_every_document_is_among_them():
+    assert {model.__name__ for model in reports.Report.__subclasses__()} == set(KEYS)
 
 
 @pytest.mark.parametrize("model", reports.Report.__subclasses__())

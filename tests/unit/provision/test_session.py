@@ -6,7 +6,7 @@ import os
 import subprocess
 import tempfile
 
-from provision import session
+from provision import session, spec
 
 
 def test_the_folders_of_killed_checks_go_and_those_at_work_stay(tmp_path, monkeypatch):
@@ -24,13 +24,11 @@ def test_the_folders_of_killed_checks_go_and_those_at_work_stay(tmp_path, monkey
 
 
 def test_a_check_leaves_no_folder_and_makes_no_state(tmp_path, monkeypatch):
-    from provision import spec
-
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     testbed = spec.load(spec.EXAMPLE)
-    with session.open_check(testbed, "up --check", None, None) as check:  # type: ignore[arg-type]
+    with session.open_check(testbed, "up --check", None, None) as check:
         secrets = check.vault.ensure(testbed)
         assert check.vault.encrypt("x").startswith(b"$ANSIBLE_VAULT")
         assert secrets.influxdb.admin
