@@ -33,7 +33,7 @@ def current() -> str:
     return importlib.metadata.version(DISTRIBUTION)
 
 
-def find(root: Path = Path(__file__).parent.parent, archived: str = ARCHIVED) -> str:
+def find(root: Path = Path(__file__).parent.parent) -> str:
     """Return the version (PEP 440) of the sources below `root`: a clone, an archive of git, or a source distribution.
 
     A commit after tag v1.2.3 has version 1.2.4.devN+gCOMMIT, with N commits since the tag; `.dirty` is added to what
@@ -41,7 +41,7 @@ def find(root: Path = Path(__file__).parent.parent, archived: str = ARCHIVED) ->
     """
     if (root / ".git").exists():  # a file in a work tree; a repository around ours is none of ours
         return _of_clone(root)
-    node, _, described = archived.partition(" ")
+    node, _, described = ARCHIVED.partition(" ")
     if re.fullmatch(r"[0-9a-f]{40}", node):
         return _of_description(described) or _development(FIRST, 0, node)
     if (root / "PKG-INFO").exists():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -68,16 +70,14 @@ def start():
 
 
 def _end(inventory, own=False, run=MINE):
-    console = Console(file=open(os.devnull, "w"), width=200)  # noqa: SIM115, PTH123
-    with console.capture() as shown:
-        leftovers.end(console, inventory, ["local"], run, own=own)
-    return shown.get()
+    shown = io.StringIO()
+    leftovers.end(Console(file=shown, width=200), inventory, ["local"], run, own=own)
+    return shown.getvalue()
 
 
 def _lives(pid):
     try:
-        with open(f"/proc/{pid}/stat") as file:  # noqa: PTH123
-            return file.read().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
