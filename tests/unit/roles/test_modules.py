@@ -252,6 +252,12 @@ class TestKilledHalfWay:
         assert path.stat().st_mode & 0o777 == mode
         assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="gives a file away")
+    def test_a_file_goes_to_the_owner_that_is_named(self, tmp_path: Path) -> None:
+        record.replace_file(tmp_path / "file", "new", 0o640, (65534, 65533))
+        found = (tmp_path / "file").stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (65534, 65533, 0o640)
+
     def test_a_file_that_cannot_be_written_stays_as_it_was(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.write_text("old")
