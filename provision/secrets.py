@@ -49,6 +49,11 @@ class SystemKey(Secret):
     user_key: str
     user_secret: str
 
+    @property
+    def pair(self) -> KeyPair:
+        """The same, as a key pair to log in with."""
+        return KeyPair(access_key=self.user_key, secret_key=self.user_secret)
+
 
 class ServerSecrets(Secret):
     """What the official server ships with public defaults for; all of it is generated here."""

@@ -92,7 +92,7 @@ def ensure_all(
 def revoke_others(url: str, system: SystemKey, keep: Collection[str]) -> int:
     """Revoke every key of every user but those with an access key in `keep`; return how many. Raises `ApiError`."""
     revoked = 0
-    with _as_server(url, system) as admin:
+    with ClearmlApi(url, system.pair) as admin:
         for user in _users(admin):
             for entry in admin.call("auth.get_credentials", impersonate=user)["credentials"]:
                 if entry["access_key"] not in keep:
@@ -129,14 +129,10 @@ def _for_each(
     url: str, system: SystemKey, identities: list[Identity], work: Callable[[ClearmlApi, Identity], Found]
 ) -> dict[str, Found]:
     """Do `work` for every identity, some at once, with the server's own key; return what it gave, by name."""
-    with _as_server(url, system) as admin, ThreadPoolExecutor(AT_ONCE) as pool:
+    with ClearmlApi(url, system.pair) as admin, ThreadPoolExecutor(AT_ONCE) as pool:
         admin.login()
         found = pool.map(lambda identity: work(admin, identity), identities)
         return dict(zip([identity.name for identity in identities], found, strict=True))
-
-
-def _as_server(url: str, system: SystemKey) -> ClearmlApi:
-    return ClearmlApi(url, KeyPair(access_key=system.user_key, secret_key=system.user_secret))
 
 
 def works(url: str, key: KeyPair, username: str | None = None) -> bool:

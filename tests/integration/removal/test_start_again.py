@@ -15,7 +15,7 @@ from provision import spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials.ensure import user_id
 from provision.paths import HOST_MARKER, ROOT, config_dir, state_dir
-from provision.secrets import KeyPair, Vault
+from provision.secrets import Vault
 from provision.spec import ADMIN_USER, AGENT_USER
 from tests.integration.removal import snapshot
 
@@ -117,10 +117,7 @@ def test_keys_are_those_that_were_issued(came, announced):
     testbed = spec.load(spec.EXAMPLE)
     secrets = Vault(testbed.name).load()
     assert secrets is not None
-    system = secrets.clearml.apiserver
-    with ClearmlApi(
-        testbed.server.url("api"), KeyPair(access_key=system.user_key, secret_key=system.user_secret)
-    ) as api:
+    with ClearmlApi(testbed.server.url("api"), secrets.clearml.apiserver.pair) as api:
         labels = {
             entry["label"]
             for user in (ADMIN_USER, AGENT_USER, *(user.name for user in testbed.users))
