@@ -33,7 +33,7 @@ CHECK_FOLDER = "testbed-check-"
 
 @dataclass
 class Session:
-    """One command's work on one testbed; made by `open_session`."""
+    """One command's work on one testbed; made by `open_session` or `open_check`."""
 
     testbed: Testbed
     vault: Vault
@@ -153,7 +153,8 @@ def open_check(
 ) -> Iterator[Session]:
     """Yield a session that leaves nothing behind: all that it writes is in a private folder, which goes.
 
-    It takes the testbed's lock where there is one. Raises `BusyError`.
+    It holds this machine, and the testbed where it has a lock. Raises `BusyError` when another command works there,
+    `StoppedError` when this one was stopped.
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
