@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from provision import spec
 from provision.clearml_api import ClearmlApi
+from provision.credentials.ensure import parse_key
+from provision.paths import state_dir
 from provision.secrets import Secrets, Vault
 
 pytestmark = pytest.mark.deployed
@@ -45,3 +51,118 @@ def eventually() -> Callable[..., object]:
         return found
 
     return wait
+
+
+def _values(found: object) -> Iterator[str]:
+    if isinstance(found, dict):
+        for value in found.values():
+            yield from _values(value)
+    elif isinstance(found, str):
+        yield found
+
+
+@pytest.fixture(scope="session")
+def find_secret_values(testbed) -> Callable[[], list[bytes]]:
+    """A function that reads every secret of the deployment: the vault's, and the secret keys that only hosts hold."""
+
+    def find() -> list[bytes]:
+        secrets = Vault(testbed.name).load()
+        values = set(_values(secrets.model_dump(exclude={"id"})))
+        confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
+        confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
+        for conf in confs:
+            key = parse_key(conf.read_text())
+            assert key is not None, conf
+            values.add(key.secret_key)
+        # an access key is a name, not a secret: it is shown in labels, logs and tables
+        public = {secrets.toolkit.access_key} | {
+            key["user_key"] for key in secrets.clearml.model_dump().values() if isinstance(key, dict)
+        }
+        return sorted(value.encode() for value in values - public)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def leavings(testbed) -> Callable[[], set[Path]]:
+    """A function that tells what Ansible, a check or a command that has ended could have left."""
+    homes = [Path("~").expanduser(), *(Path(f"~{user.name}").expanduser() for user in testbed.users)]
+    places = [home / ".ansible" for home in homes]
+    state = state_dir(testbed.name)
+
+    def there() -> set[Path]:
+        left = {path for path in Path("/tmp").iterdir() if "ansible" in path.name or "testbed-check" in path.name}
+        left |= {path for place in places for path in [place, *place.rglob("*")] if path.exists()}
+        return left | {
+            path for name in ("run-*", "look-*", "**/artifacts", "**/fact_cache") for path in state.glob(name)
+        }
+
+    return there
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An `up -vvv` on a testbed where nothing differs, and what was seen meanwhile; `seen`: cmdline and environ."""
+
+    done: subprocess.CompletedProcess[str]
+    files_before: dict[str, tuple[int, int]]
+    files_after: dict[str, tuple[int, int]]
+    received: int
+    left: set[Path]
+    seen: dict[str, set[bytes]]
+    secret_values: list[bytes]
+    log: str
+
+
+def _received_from_elsewhere() -> int:
+    lines = Path("/proc/net/dev").read_text().splitlines()[2:]
+    return sum(int(line.split(":")[1].split()[0]) for line in lines if not line.strip().startswith("lo:"))
+
+
+@pytest.fixture(scope="session")
+def files() -> Callable[[], dict[str, tuple[int, int]]]:
+    """A function that tells size and time of change of every file that `up` looks after."""
+
+    def there() -> dict[str, tuple[int, int]]:
+        return {
+            str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
+            for folder in ("/etc/testbed", "/opt/testbed/wheels", "/etc/supervisor", "/etc/systemd/system", "/home")
+            for path in Path(folder).rglob("*")
+            if path.is_file() and "clearml-venv" not in path.parts and ".clearml" not in path.parts
+        }
+
+    return there
+
+
+@pytest.fixture(scope="session")
+def second_up(command, testbed, files, leavings, find_secret_values) -> Watched:
+    """`up -vvv` where nothing differs. Where something did, because of other tests, `up` mended that before."""
+
+    def watched() -> Watched:
+        before, received, there = files(), _received_from_elsewhere(), leavings()
+        seen: dict[str, set[bytes]] = {"cmdline": set(), "environ": set()}
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.01):  # the command needs the cores, too
+                for process in Path("/proc").glob("[0-9]*"):
+                    for name, found in seen.items():
+                        try:
+                            found.add((process / name).read_bytes())
+                        except OSError:
+                            continue  # the process has ended
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            done = command("up", "--yes", "-vvv")
+        finally:
+            over.set()
+            watcher.join()
+        received = _received_from_elsewhere() - received
+        log = max((state_dir(testbed.name) / "logs").glob("up-*.log"), key=lambda path: path.stat().st_mtime)
+        left = leavings() - there
+        return Watched(done, before, files(), received, left, seen, find_secret_values(), log.read_text())
+
+    first = watched()
+    return first if "(quick)" in first.done.stdout else watched()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import socket
-from pathlib import Path
 
 import pytest
 
@@ -17,60 +16,43 @@ pytestmark = pytest.mark.deployed
 NOISE_BYTES = 1_000_000
 
 
-def _received_from_elsewhere() -> int:
-    lines = Path("/proc/net/dev").read_text().splitlines()[2:]
-    return sum(int(line.split(":")[1].split()[0]) for line in lines if not line.strip().startswith("lo:"))
-
-
-def _files() -> dict[str, tuple[int, int]]:
-    """Size and time of change of every file that `up` looks after."""
-    return {
-        str(path): (path.lstat().st_size, path.lstat().st_mtime_ns)
-        for folder in ("/etc/testbed", "/opt/testbed/wheels", "/etc/supervisor", "/etc/systemd/system", "/home")
-        for path in Path(folder).rglob("*")
-        if path.is_file() and "clearml-venv" not in path.parts and ".clearml" not in path.parts
-    }
-
-
-def test_a_second_up_changes_nothing_and_downloads_nothing(command):
-    command("up", "--yes")
-    files, received = _files(), _received_from_elsewhere()
-    done = command("up", "--yes")
+def test_a_second_up_changes_nothing_and_downloads_nothing(second_up):
+    done = second_up.done
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.findall(r"changed=(\d+)", done.stdout) == ["0", "0"], done.stdout
     assert "0 issued, 0 revoked" in done.stdout
     assert "(quick)" in done.stdout, "nothing changed, and yet the full chain ran"
-    assert _received_from_elsewhere() - received < NOISE_BYTES
-    assert _files() == files
+    assert second_up.received < NOISE_BYTES
+    assert second_up.files_after == second_up.files_before
 
 
-def test_a_port_in_use_is_found_before_anything_changes(command, tmp_path):
+def test_a_port_in_use_is_found_before_anything_changes(command, files, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         file = tmp_path / "testbed.yaml"
         text = spec.EXAMPLE.read_text().replace("  # ports: {api: 8008", f"  ports: {{api: {port}")
         assert str(port) in text
         file.write_text(text)
-        before = _files()
+        before = files()
         done = command("up", "--yes", "--spec", str(file))
     assert done.returncode == 1
     assert f"{port}" in done.stderr
     assert "python" in done.stderr, "the message names the process that holds the port"
     assert "server.ports.api" in done.stderr, "the message names the setting to change"
     assert "Traceback" not in done.stderr
-    assert _files() == before
+    assert files() == before
 
 
-def test_a_second_testbed_on_this_machine_is_refused(command, tmp_path, monkeypatch):
+def test_a_second_testbed_on_this_machine_is_refused(command, files, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))  # its secrets are nobody's
     file = tmp_path / "testbed.yaml"
     file.write_text(spec.EXAMPLE.read_text().replace("name: local ", "name: other "))
-    before = _files()
+    before = files()
     done = command("up", "--yes", "--spec", str(file))
     assert done.returncode == 1
     assert "this machine already carries the testbed 'local'" in done.stderr
     assert "Traceback" not in done.stderr
-    assert _files() == before
+    assert files() == before
 
 
 def test_status_tells_scripts_that_all_is_well(command, testbed):

@@ -33,11 +33,13 @@ def check(command, tmp_path):
     return call
 
 
-def test_nothing_would_change_after_up(command):
-    assert command("up", "--yes").returncode == 0
+def test_nothing_would_change_after_up(second_up, command, leavings):
+    assert second_up.done.returncode == 0
+    there = leavings()
     done = command("up", "--check")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "Nothing would change."
+    assert leavings() - there == set()
 
 
 @pytest.mark.long

@@ -6,14 +6,12 @@ import base64
 import json
 import os
 import stat
-import threading
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from provision.credentials.ensure import parse_key
 from provision.paths import ROOT, state_dir
 
 pytestmark = pytest.mark.deployed
@@ -21,29 +19,10 @@ pytestmark = pytest.mark.deployed
 CHUNK = 1 << 20
 
 
-def _values(found: object) -> Iterator[str]:
-    if isinstance(found, dict):
-        for value in found.values():
-            yield from _values(value)
-    elif isinstance(found, str):
-        yield found
-
-
 @pytest.fixture(scope="module")
-def needles(secrets, testbed) -> list[bytes]:
-    """Every secret of the deployment: the vault's, and the secret keys that only hosts hold."""
-    values = set(_values(secrets.model_dump(exclude={"id"})))
-    confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
-    confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
-    for conf in confs:
-        key = parse_key(conf.read_text())
-        assert key is not None, conf
-        values.add(key.secret_key)
-    # an access key is a name, not a secret: it is shown in labels, logs and tables
-    public = {secrets.toolkit.access_key} | {
-        key["user_key"] for key in secrets.clearml.model_dump().values() if isinstance(key, dict)
-    }
-    return sorted(value.encode() for value in values - public)
+def needles(find_secret_values) -> list[bytes]:
+    """Every secret of the deployment as it is now."""
+    return find_secret_values()
 
 
 def _holds(path: Path, needles: list[bytes]) -> bool:
@@ -115,62 +94,35 @@ def test_no_secret_is_in_the_repository(needles):
 
 
 @pytest.fixture(scope="module")
-def written(needles) -> list[bytes]:
-    """Every secret in every form that programs write text in."""
-    forms = set(needles)
-    for needle in needles:
+def written(second_up) -> list[bytes]:
+    """Every secret, as it was during that `up`, in every form that programs write text in."""
+    forms = set(second_up.secret_values)
+    for needle in second_up.secret_values:
         text = needle.decode()
         forms |= {json.dumps(text)[1:-1].encode(), urllib.parse.quote(text, safe="").encode()}
         forms |= {base64.b64encode(needle), base64.urlsafe_b64encode(needle), repr(text)[1:-1].encode()}
     return sorted(forms)
 
 
-def test_no_secret_is_in_a_log_an_argument_list_or_an_environment_at_the_highest_verbosity(written, command, testbed):
-    seen: dict[str, set[bytes]] = {"cmdline": set(), "environ": set()}
-    over = threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.01):  # the command needs the cores, too
-            for process in Path("/proc").glob("[0-9]*"):
-                for name, found in seen.items():
-                    try:
-                        found.add((process / name).read_bytes())
-                    except OSError:
-                        continue  # the process has ended
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        done = command("up", "--yes", "-vvv")
-    finally:
-        over.set()
-        watcher.join()
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_no_secret_is_in_a_log_an_argument_list_or_an_environment_at_the_highest_verbosity(written, second_up, testbed):
+    seen, done = second_up.seen, second_up.done
     assert any(b"ansible-playbook" in line for line in seen["cmdline"]), "the watch saw nothing"
     assert any(b"ANSIBLE_CONFIG=" in block for block in seen["environ"]), "the watch saw nothing of Ansible"
     for blocks in seen.values():
         assert [block for block in blocks if any(form in block for form in written)] == []
-    log = max((state_dir(testbed.name) / "logs").glob("up-*.log"), key=lambda path: path.stat().st_mtime)
-    assert "module_args" in log.read_text(encoding="utf-8"), "-vvv tells what modules were called with"
+    assert "module_args" in second_up.log, "-vvv tells what modules were called with"
     folders = [state_dir(testbed.name), Path("/var/log/testbed"), Path("/tmp")]
     assert [path for folder in folders for path in _regular_files(folder) if _holds(path, written)] == []
     assert not any(form in (done.stdout + done.stderr).encode() for form in written)
 
 
-@pytest.mark.parametrize("arguments", [["up", "--yes"], ["up", "--check"], ["smoke", "--level", "quick"], ["status"]])
-def test_ansible_leaves_nothing(command, testbed, arguments):
-    homes = [Path("~").expanduser(), *(Path(f"~{user.name}").expanduser() for user in testbed.users)]
-    places = [home / ".ansible" for home in homes]
-
-    def there() -> set[Path]:
-        left = {path for path in Path("/tmp").iterdir() if "ansible" in path.name or "testbed-check" in path.name}
-        return left | {path for place in places for path in [place, *place.rglob("*")] if path.exists()}
-
-    before = there()
-    assert command(*arguments).returncode == 0
-    assert there() - before == set()
-    state = state_dir(testbed.name)
-    assert [path for name in ("run-*", "look-*", "**/artifacts", "**/fact_cache") for path in state.glob(name)] == []
+def test_ansible_leaves_nothing(command, second_up, leavings, testbed):
+    assert second_up.left == set()
+    there = leavings()
+    for arguments in (["smoke", "--level", "quick"], ["status"]):
+        assert command(*arguments).returncode == 0
+    assert leavings() - there == set()
+    assert [path for path in there if path.is_relative_to(state_dir(testbed.name))] == [], "an earlier command left it"
 
 
 def test_confs_and_vault_are_for_their_owners_only(testbed):
