@@ -4,7 +4,7 @@
 set -euo pipefail
 socket=$1 name=$2 dir=$3 key=$4
 root=$dir/rootfs
-packages=systemd,sudo,systemd-sysv,dbus,openssh-server,python3,python3-venv,logrotate,procps,ca-certificates
+packages=systemd,sudo,systemd-sysv,dbus,iproute2,openssh-server,python3,python3-venv,logrotate,procps,ca-certificates
 sources=$(cat /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null || true)
 mirror=$(awk '/security/ {next} /^URIs:/ {print $2; exit} $1 == "deb" {for (i = 2; i <= NF; i++) if ($i ~ /:\/\//) {print $i; exit}}' <<<"$sources")
 debootstrap --variant=minbase --include="$packages" bookworm "$root" "$mirror" >"$dir/debootstrap.log" 2>&1 \

@@ -76,6 +76,7 @@ def host(engine: Engine, gateway: lab.Gateway, kind: Kind) -> Iterator[Host]:
     """A new host of that kind, with nothing on it but what a person needs to run `./testbed`."""
     shell = () if kind.boots_systemd else ("sh", "-c", "while :; do sleep 60; done")
     found = engine.start(NAME, "--network", lab.NETWORK, command=shell)
+    found.run("ip", "route", "delete", "default")  # Docker's internal networks have one, and firewall it
     found.write("/etc/apt/apt.conf.d/99lab", lab.apt_settings().encode())
     if kind.user != "root":
         found.run("useradd", "--create-home", "--shell", "/bin/bash", kind.user)
