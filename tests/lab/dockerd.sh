@@ -24,7 +24,7 @@ case $action in
     kill "$pid"
     tail --pid "$pid" -f /dev/null
     # it leaves the namespace that it began with mounted
-    awk -v dir="$dir/" 'index($2, dir) == 1 {print $2}' /proc/mounts | xargs --no-run-if-empty umount
+    awk -v dir="$dir/" 'index($2, dir) == 1 {print $2}' /proc/mounts | tac | xargs --no-run-if-empty umount
     ;;
   *)
     echo "usage: dockerd.sh start|stop DIR" >&2
