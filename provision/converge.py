@@ -24,7 +24,7 @@ from provision.changes import Change, Collector
 from provision.console import Stage
 from provision.errors import ConvergeError
 from provision.inventory import network_environment
-from provision.paths import ROLES, ROOT, write_private
+from provision.paths import ROLES, ROOT, make_private, write_private
 from provision.secrets import Vault
 
 # a shorter one is only hidden where it stands alone: it may be part of any word
@@ -185,6 +185,14 @@ def _run(
     )
 
 
+def temporary_dir(work: Path) -> Path:
+    """Return the folder, in the private folder `work`, in which Ansible and its modules make their temporary files.
+
+    Hosts have it under the same name.
+    """
+    return work / "tmp"
+
+
 @contextmanager
 def private_dir(parent: Path, prefix: str) -> Iterator[Path]:
     """Make a folder (0700) below `parent`, named `prefix` and more, that is gone after the block."""
@@ -215,22 +223,24 @@ def run_playbook(
     `verbosity` is Ansible's, for the log. Raises `ConvergeError` with the reason and the log's name.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{playbook.stem}-", dir=work))
+    temporary = temporary_dir(work)
+    make_private(temporary)
     secret_file = folder / "secret-variables.yml"
     write_private(secret_file, vault.encrypt(literal_yaml(secret_variables)))
     write_private(folder / "inventory.yml", yaml.safe_dump(inventory).encode())
-    write_private(folder / "variables.json", json.dumps(variables).encode())
+    # sudo does not hand TMPDIR on; plays give it to their modules by this variable
+    write_private(folder / "variables.json", json.dumps({**variables, "testbed_tmp": str(temporary)}).encode())
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(ROLES),
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
-        "ANSIBLE_REMOTE_TMP": str(folder / "remote"),
-        "TMPDIR": str(folder / "tmp"),  # what is killed leaves its files in a folder that goes
+        "ANSIBLE_REMOTE_TMP": str(temporary),
+        "TMPDIR": str(temporary),  # what is killed leaves its files in a folder that goes
         "PYTHONDONTWRITEBYTECODE": "1",
         "ANSIBLE_NOCOLOR": "1",
         "LC_ALL": "C.UTF-8",  # there on every machine; Ansible refuses a locale that is not
     }
-    (folder / "tmp").mkdir()
     seen = {name: value for name, value in os.environ.items() if name in {*ENVIRONMENT, locks.VARIABLE}}
     password = vault.password_path(work)
     with log.open("a", encoding="utf-8") as log_file, _only_environment(seen | network_environment(os.environ)):

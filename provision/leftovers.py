@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -29,21 +30,25 @@ Found = tuple[list[tuple[str, int, str]], list[tuple[str, int, str]]]
 _SCRIPT = (Path(__file__).parent / "leftovers_on_host.py").read_text(encoding="utf-8")
 
 
-def end(console: Console, inventory_file: Path, names: list[str], run: str, *, own: bool) -> None:
+def end(
+    console: Console, inventory_file: Path, names: list[str], run: str, *, own: bool, folders: Sequence[Path] = ()
+) -> None:
     """End all processes on hosts `names` that commands other than `run` left there; with `own`, those of `run`.
 
-    Package managers are waited for. Raises `BusyError` when something does not end.
+    Package managers are waited for. Then the `folders` that held the commands' temporary files are removed there: under
+    sudo they hold files of root's. Raises `BusyError` when something does not end.
     """
-    first = {name: _signal(inventory_file, name, run, own, "SIGTERM") for name in names}
+    signal = partial(_signal, inventory_file, run=run, own=own, folders=folders)
+    first = {name: signal(name, "SIGTERM") for name in names}
     left = {name: found for name, found in first.items() if any(found)}
     if left:
         title = "End what this command started" if own else "End what a killed command left"
         with stage(console, title) as current:
             for name, found in left.items():
-                current.result += f"{name}: {_end(current, inventory_file, name, run, own, found)} processes  "
+                current.result += f"{name}: {_end(current, signal, name, own, found)} processes  "
 
 
-def _end(current: Stage, inventory_file: Path, name: str, run: str, own: bool, found: Found) -> int:
+def _end(current: Stage, signal: Callable[[str, str], Found], name: str, own: bool, found: Found) -> int:
     """Wait until the processes `found` and what they start have ended; return how many there were."""
     began = time.monotonic()
     seen: set[int] = set()
@@ -63,15 +68,16 @@ def _end(current: Stage, inventory_file: Path, name: str, run: str, own: bool, f
             told.add(program)
             current.note(f"{name}: wait for {program}, which must not be interrupted")
         time.sleep(0.2)
-        found = _signal(inventory_file, name, run, own, "SIGTERM" if waited < GENTLE_S else "SIGKILL")
+        found = signal(name, "SIGTERM" if waited < GENTLE_S else "SIGKILL")
     return len(seen)
 
 
-def _signal(inventory_file: Path, name: str, run: str, own: bool, number: str) -> Found:
+def _signal(
+    inventory_file: Path, name: str, number: str, *, run: str, own: bool, folders: Sequence[Path] = ()
+) -> Found:
     host = hosts.connect(inventory_file, name)
-    done = host.run(
-        "/usr/bin/python3 -I -c %s %s %s %s %s", _SCRIPT, locks.VARIABLE, run, "own" if own else "others", number
-    )
+    arguments = [_SCRIPT, locks.VARIABLE, run, "own" if own else "others", number, *map(str, folders)]
+    done = host.run(f"/usr/bin/python3 -I -c{' %s' * len(arguments)}", *arguments)
     if done.rc != 0:
         raise TestbedError(f"{name}: its processes cannot be looked at: {done.stderr.strip()}", "Mend the host.")
     told = json.loads(done.stdout)
@@ -82,13 +88,15 @@ def _signal(inventory_file: Path, name: str, run: str, own: bool, number: str) -
 
 
 @contextmanager
-def ended_unless_well(console: Console, inventory_file: Path, names: list[str], run: str) -> Iterator[None]:
-    """Run the block; when it is stopped or fails, end what it started."""
+def ended_unless_well(
+    console: Console, inventory_file: Path, names: list[str], run: str, folders: Sequence[Path]
+) -> Iterator[None]:
+    """Run the block; when it is stopped or fails, end what it started, and remove the `folders` with its files."""
     try:
         yield
     except BaseException:
         try:
-            end(console, inventory_file, names, run, own=True)
+            end(console, inventory_file, names, run, own=True, folders=folders)
         except TestbedError as error:  # what stopped the command is more to the point
             console.print(error.message, markup=False, soft_wrap=True)
         raise

@@ -1,7 +1,8 @@
 """Signals what a testbed command left running on this machine. Runs on hosts, as root: Python 3.8, no library.
 
 Every process of a command carries an environment variable that says whose it is. Arguments: its name; its value; `own`
-for the processes that have that value, `others` for those that have another; the signal. Prints a JSON object:
+for the processes that have that value, `others` for those that have another; the signal; folders with the files of
+killed commands, which are removed when none of the processes is left. Prints a JSON object:
 `signalled` and `waits`, lists of [name, process ID, value]. In `waits` is what must not be interrupted; what is in
 `signalled` may not have ended yet. Containers' processes, which their host sees, are not this machine's.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -86,14 +88,17 @@ def sort(there: dict[int, Process], run: str, own: bool, myself: int) -> tuple[l
     return sorted(marked - spared), sorted(marked & spared)
 
 
-def main(variable: str, run: str, whose: str, number: str) -> None:
-    """Signal them once, and tell."""
+def main(variable: str, run: str, whose: str, number: str, *folders: str) -> None:
+    """Signal them once, or remove the folders, and tell."""
     there = processes(variable)
     signalled, waits = sort(there, run, whose == "own", os.getpid())
     for pid in signalled:
         with contextlib.suppress(ProcessLookupError):
             # at SIGTERM, Ansible's workers end all that they started, and with it a package manager at work
             os.kill(pid, signal.SIGKILL if there[pid].is_ansible else signal.Signals[number])
+    if not signalled and not waits:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
     told = {"signalled": signalled, "waits": waits}
     print(json.dumps({key: [[there[pid].name, pid, there[pid].run] for pid in pids] for key, pids in told.items()}))
 

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from provision import console as progress
 from provision import inventory, leftovers, locks, stopping, wheels
-from provision.converge import private_dir
+from provision.converge import private_dir, temporary_dir
 from provision.errors import StoppedError, TestbedError
 from provision.paths import make_private, state_dir, write_private
 from provision.secrets import UnsavedVault, Vault
@@ -140,10 +140,12 @@ def open_session(
         session = Session(testbed, vault, console, state, work, log, verbosity=verbosity, to_do=list(stages))
         with session.stoppable():
             if changes and on_hosts:
-                leftovers.end(console, session.inventory_file, session.hosts, run, own=False)
-                held.enter_context(leftovers.ended_unless_well(console, session.inventory_file, session.hosts, run))
+                where = (console, session.inventory_file, session.hosts, run)
+                leftovers.end(*where, own=False, folders=_leavings(state))
+                held.enter_context(leftovers.ended_unless_well(*where, [temporary_dir(work)]))
             if changes:
-                _remove_leavings(state)
+                for left in _leavings(state):
+                    shutil.rmtree(left, ignore_errors=True)
             yield session
 
 
@@ -168,18 +170,24 @@ def open_check(
     ):
         vault = UnsavedVault(testbed.name, vault_password_file, work)
         session = Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
-        ended = leftovers.ended_unless_well(console, session.inventory_file, session.hosts, run)
+        where = (console, session.inventory_file, session.hosts, run)
+        ended = leftovers.ended_unless_well(*where, [temporary_dir(work)])
         with session.stoppable(), ended:
             yield session
 
 
 def remove_killed_checks() -> None:
-    """Remove the private folders of this user's checks that were killed."""
+    """Remove the private folders of this user's checks that were killed, as far as they are this user's."""
+    for left in _killed_checks():
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _killed_checks() -> Iterator[Path]:
     for left in Path(tempfile.gettempdir()).glob(f"{CHECK_FOLDER}*"):
         process = left.name.removeprefix(CHECK_FOLDER).partition("-")[0]
         with suppress(FileNotFoundError):  # it has ended meanwhile
             if left.lstat().st_uid == os.geteuid() and not Path("/proc", process).exists():
-                shutil.rmtree(left, ignore_errors=True)
+                yield left
 
 
 @contextmanager
@@ -208,12 +216,14 @@ def _mark(run: str) -> Iterator[None]:
         del os.environ[locks.VARIABLE]
 
 
-def _remove_leavings(state: Path) -> None:
-    """Remove the private folders of commands that were killed."""
+def _leavings(state: Path) -> list[Path]:
+    """Return the private folders of commands that were killed."""
+    found = []
     for left in [*state.glob("run-*"), *state.glob("look-*")]:
         of = re.match(r"(run|look)-(\d+)-", left.name)
         if of is None or not Path("/proc", of[2]).exists():
-            shutil.rmtree(left, ignore_errors=True)
+            found.append(left)
+    return found + list(_killed_checks())
 
 
 def need_root() -> None:

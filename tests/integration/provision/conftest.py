@@ -32,9 +32,9 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     vault = Vault("lab")
 
-    def call(tasks, secret_variables=None):
+    def call(tasks, secret_variables=None, play=""):
         playbook = tmp_path / "play.yml"
-        playbook.write_text(f"- hosts: all\n  gather_facts: false\n  tasks:\n{tasks}")
+        playbook.write_text(f"- hosts: all\n  gather_facts: false\n{play}  tasks:\n{tasks}")
         call.stage = Steps()
         with converge.private_dir(tmp_path, "run-") as work:
             return converge.run_playbook(

@@ -69,9 +69,9 @@ def start():
         process.communicate()
 
 
-def _end(inventory, own=False, run=MINE):
+def _end(inventory, own=False, run=MINE, folders=()):
     shown = io.StringIO()
-    leftovers.end(Console(file=shown, width=200), inventory, ["local"], run, own=own)
+    leftovers.end(Console(file=shown, width=200), inventory, ["local"], run, own=own, folders=folders)
     return shown.getvalue()
 
 
@@ -91,6 +91,27 @@ def test_what_another_command_left_is_ended_and_told(inventory, start):
     said = _end(inventory)
     assert not any(map(_lives, pids))
     assert f"left by {KILLED}" in said
+
+
+def test_folders_of_killed_commands_go_when_the_last_process_has_ended(inventory, start, monkeypatch, tmp_path):
+    killed, other = tmp_path / "run-1-x", tmp_path / "other"
+    for folder in (killed, other):
+        (folder / "tmp/ansible_command_payload_x").mkdir(parents=True)
+    (killed / "to-other").symlink_to(other)
+    start("python3")
+    there = []
+
+    def signal(*arguments, **options):
+        there.append((killed / "tmp").exists())
+        return real_signal(*arguments, **options)
+
+    real_signal = leftovers._signal
+    monkeypatch.setattr(leftovers, "_signal", signal)
+    _end(inventory, folders=[killed, tmp_path / "gone"])
+    assert len(there) > 1
+    assert all(there), "it went while a process was there that may need it"
+    assert not killed.exists()
+    assert list(other.rglob("*payload*"))
 
 
 def test_what_ignores_sigterm_is_killed(inventory, start, monkeypatch):
@@ -148,7 +169,7 @@ def test_ansible_starts_nothing_more_while_its_package_manager_is_waited_for(inv
         text=True,
     )
     pids = [int(process.stdout.readline()) for _ in range(3)]
-    signalled, waits = leftovers._signal(inventory, "local", MINE, False, "SIGTERM")
+    signalled, waits = leftovers._signal(inventory, "local", "SIGTERM", run=MINE, own=False)
     assert [pid for _, pid, _ in signalled] == pids[:1]
     assert sorted(pid for _, pid, _ in waits) == sorted(pids[1:])
     assert process.wait() == -9, "at SIGTERM, a worker of Ansible would take the package manager with it"
