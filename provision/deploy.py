@@ -78,6 +78,8 @@ def up(session: Session) -> Outcome:
         revoked = sum(found.revoked for found in keys.values())
         if secrets.rekeying:  # whoever had the secrets could issue keys of any user, under any label
             revoked += ensure.revoke_others(url, system, {found.key.access_key for found in keys.values()})
+        else:
+            revoked += ensure.revoke_stale(url, system, session.testbed.name, everybody)
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
     rest = _play(session, "hosts", "Bring up agents and clients", {}, variables)
@@ -138,13 +140,19 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
     elif not any(f"{change.kind} {change.name}" == server and change.action == "add" for change in found):
         try:
             decisions = ensure.decide_all(url, secrets.clearml.apiserver, testbed.name, everybody, held)
+            changes += [
+                Change(
+                    "", "key", f"{stale.holder.name} {stale.access_key}", "revoke", f"{_whose(stale.holder)}, who left"
+                )
+                for stale in ensure.find_stale(url, secrets.clearml.apiserver, testbed.name, everybody)
+            ]
         except ApiError as error:
             if error.code != 0:
                 raise
             # the server is down, and `up` starts it: keys that are held are taken to work
     for identity in everybody:
         decision = decisions[identity.name]
-        told = Change("", "key", identity.name, "add", f"of {identity.user}, for {identity.purpose}", (server,))
+        told = Change("", "key", identity.name, "add", _whose(identity), (server,))
         if decision.kept is None:
             changes.append(told)
         changes += [
@@ -152,6 +160,10 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
         ]
     made_up = KeyPair(access_key=random.token_hex(10), secret_key=random.token_hex(20))
     return changes, {name: decision.kept or made_up for name, decision in decisions.items()}
+
+
+def _whose(identity: identities.Identity) -> str:
+    return f"of {identity.user}, for {identity.purpose}"
 
 
 def look_whose(session: Session, variables: dict[str, str] | None = None) -> None:

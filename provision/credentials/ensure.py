@@ -9,12 +9,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from provision.clearml_api import ClearmlApi
-from provision.credentials.identities import Identity
+from provision.credentials.identities import Identity, of_label
 from provision.errors import ApiError
 from provision.secrets import KeyPair, SystemKey
+from provision.spec import AGENT_USER
 
 # The company of the open-source server, official and lite; a fixed user's ID is the MD5 of "<company>:<username>".
 COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"
@@ -33,6 +34,15 @@ class Ensured:
     key: KeyPair
     issued: bool
     revoked: int
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A key of this testbed whose holder, a user or an agent's worker, is no longer in the spec."""
+
+    holder: Identity
+    user_id: str
+    access_key: str
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,35 @@ def ensure_all(
     return _for_each(url, system, identities, ensure)
 
 
+def find_stale(url: str, system: SystemKey, testbed: str, identities: Collection[Identity]) -> list[Stale]:
+    """Return the keys labelled by this testbed for users and workers that are not in `identities`. Raises `ApiError`.
+
+    A key counts by its label and by whose it is: labels are editable by their owners.
+    """
+    wanted = {(identity.user, identity.purpose) for identity in identities}
+    users = {identity.user for identity in identities}
+    at_home = {user_id(user) for user in users} - {user_id(AGENT_USER)}
+    stale = []
+    with ClearmlApi(url, system.pair) as admin:
+        for user in {*_users(admin)} - at_home:
+            for entry in _credentials(admin, user):
+                holder = of_label(entry.get("label") or "", testbed)
+                if holder is None or user_id(holder.user) != user or (holder.user, holder.purpose) in wanted:
+                    continue
+                if holder.user not in users or holder.is_worker:
+                    stale.append(Stale(holder, user, entry["access_key"]))
+    return sorted(stale, key=lambda found: (found.holder.name, found.access_key))
+
+
+def revoke_stale(url: str, system: SystemKey, testbed: str, identities: Collection[Identity]) -> int:
+    """Revoke what `find_stale` finds; return how many. Raises `ApiError`."""
+    stale = find_stale(url, system, testbed, identities)
+    with ClearmlApi(url, system.pair) as admin:
+        for found in stale:
+            admin.call("auth.revoke_credentials", impersonate=found.user_id, access_key=found.access_key)
+    return len(stale)
+
+
 def revoke_others(url: str, system: SystemKey, keep: Collection[str]) -> int:
     """Revoke every key of every user but those with an access key in `keep`; return how many. Raises `ApiError`."""
     revoked = 0
@@ -99,6 +138,16 @@ def revoke_others(url: str, system: SystemKey, keep: Collection[str]) -> int:
                     admin.call("auth.revoke_credentials", impersonate=user, access_key=entry["access_key"])
                     revoked += 1
     return revoked
+
+
+def _credentials(admin: ClearmlApi, user: str) -> list[dict[str, Any]]:
+    """Return a user's keys; one that cannot be impersonated (an internal one of the server's) has none of ours."""
+    try:
+        return list(admin.call("auth.get_credentials", impersonate=user)["credentials"])
+    except ApiError as error:
+        if (error.code, error.subcode) == UNKNOWN_USER:
+            return []
+        raise
 
 
 def _users(admin: ClearmlApi) -> Iterator[str]:

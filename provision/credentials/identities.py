@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,8 @@ from provision import inventory
 from provision.spec import ADMIN_USER, AGENT_USER, Testbed
 
 TOOLKIT = "toolkit"
+WORKER = "agent@"  # beginning of the purpose of a worker's key
+LABEL = re.compile(r"testbed:(\S+) user:(\S+) purpose:(\S+)")
 
 
 @dataclass(frozen=True)
@@ -19,16 +22,32 @@ class Identity:
     user: str
     purpose: str
 
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is a worker of an agent."""
+        return self.user == AGENT_USER and self.purpose.startswith(WORKER)
+
     def label(self, testbed: str) -> str:
         """Return the label that the key carries on the server."""
         return f"testbed:{testbed} user:{self.user} purpose:{self.purpose}"
+
+
+def of_label(label: str, testbed: str) -> Identity | None:
+    """Return whom a key with this label is for, where it is one of `testbed`'s."""
+    found = LABEL.match(label)
+    if found is None or found[1] != testbed:
+        return None
+    user, purpose = found[2], found[3]
+    if purpose.startswith(WORKER):
+        return Identity(f"agent/{purpose.removeprefix(WORKER)}", user, purpose)
+    return Identity(f"user/{user}", user, purpose)
 
 
 def of(testbed: Testbed, hosts: dict[str, Any]) -> list[Identity]:
     """Return every identity of `testbed`; `hosts` is its inventory."""
     people = [Identity(f"user/{user.name}", user.name, "client") for user in testbed.users]
     agents = [
-        Identity(f"agent/{host}/{worker.name}", AGENT_USER, f"agent@{host}/{worker.name}")
+        Identity(f"agent/{host}/{worker.name}", AGENT_USER, f"{WORKER}{host}/{worker.name}")
         for host in inventory.hosts(hosts, "agents")
         for worker in testbed.agents.workers
     ]

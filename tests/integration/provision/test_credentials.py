@@ -9,6 +9,7 @@ from provision.credentials import ensure
 from provision.credentials.identities import Identity
 from provision.errors import ApiError
 from provision.secrets import KeyPair, SystemKey
+from provision.spec import AGENT_USER
 
 ALICE = Identity("user/alice", "alice", "client")
 WORKER = Identity("agent/local/default", "bob", "agent@local/default")
@@ -78,6 +79,48 @@ def test_a_key_that_a_user_made_does_not_stand_in_for_the_testbeds(lite, ensured
     own = lite.call("auth.create_credentials", {"label": "my laptop"})["credentials"]
     key = KeyPair(access_key=own["access_key"], secret_key=own["secret_key"])
     assert ensured({"user/alice": key})["user/alice"].issued
+
+
+class TestWhoLeft:
+    """Keys of users and workers that are in the spec no more."""
+
+    GONE = Identity("agent/local/gone", AGENT_USER, "agent@local/gone")
+    HERE = Identity("agent/local/here", AGENT_USER, "agent@local/here")
+
+    @pytest.fixture
+    def server(self, make_server):
+        server = make_server()
+        server.config["users"].append(server.user(AGENT_USER, AGENT_USER))
+        server.start()
+        return server
+
+    def test_their_keys_are_found_and_revoked_and_no_others(self, server):
+        url, system = server.urls["api"], SystemKey(**server.config["credentials"]["apiserver"])
+        bob = Identity("user/bob", "bob", "client")
+        keys = _keys(ensure.ensure_all(url, system, "lab", [ALICE, bob, self.GONE, self.HERE], {}))
+        others = _keys(ensure.ensure_all(url, system, "lab-2", [bob, self.GONE], {}))
+        own = [
+            ("bob", "my laptop"),
+            ("bob", "testbed:lab user:alice purpose:client"),  # bob wrote that; it is no key that was issued to alice
+            ("alice", "testbed:lab user:alice purpose:laptop"),  # issued to a user who stays
+            ("alice", "testbed:lab user:ghost purpose:client"),
+        ]
+        kept = [server.call("auth.create_credentials", {"label": label}, user)["credentials"] for user, label in own]
+        stay = [ALICE, self.HERE]
+
+        found = ensure.find_stale(url, system, "lab", stay)
+        assert [(stale.holder.name, stale.access_key) for stale in found] == [
+            (name, keys[name].access_key) for name in ("agent/local/gone", "user/bob")
+        ]
+        assert all(ensure.works(url, key) for key in keys.values()), "to look revokes nothing"
+
+        assert ensure.revoke_stale(url, system, "lab", stay) == 2
+        assert {name for name, key in keys.items() if ensure.works(url, key)} == {"user/alice", "agent/local/here"}
+        assert all(ensure.works(url, key) for key in others.values()), "another testbed's"
+        assert all(
+            ensure.works(url, KeyPair(access_key=key["access_key"], secret_key=key["secret_key"])) for key in kept
+        )
+        assert ensure.revoke_stale(url, system, "lab", stay) == 0
 
 
 def test_a_server_that_does_not_answer_is_said(ensured):
