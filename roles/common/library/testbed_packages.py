@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_apt import LISTS, SOURCES, options
+from ansible.module_utils.testbed_apt import LISTS, SOURCES, bundle, options
 from ansible.module_utils.testbed_host import service_manager
 from ansible.module_utils.testbed_record import load, name_process, replace_file, save
 
@@ -30,7 +30,8 @@ options:
   index_age: {type: int, default: 86400, description: Seconds after which an index is fetched anew}
   proxy: {type: dict, default: {}, description: 'Proxy for apt by scheme, http and https'}
   direct: {type: list, elements: str, default: [], description: Hosts that apt reaches without it}
-  mirror: {type: bool, default: false, description: 'Use the sources that testbed_sources wrote, and no others'}
+  sources: {type: str, default: "", description: 'What testbed_sources wrote or will: these apt sources, and no others'}
+  ca: {type: str, default: "", description: 'Certificates that it puts beside those of the system'}
   ca_bundle: {type: str, default: "", description: Certificates for https sources and proxies; empty for the usual ones}
   lock_timeout: {type: int, default: 300, description: Seconds to wait for another apt or dpkg}
 author: [The testbed's authors (@clearml-testbed)]
@@ -123,18 +124,28 @@ def planned(output: str, verb: str) -> list[tuple[str, bool]]:
 def to_come(names: list[str], params: dict, private: str, deadline: float) -> list[dict]:
     """Return the packages that `install` would add, with all that comes along, as changes. Raises AptError.
 
-    Nothing of apt's is written: neither its caches, nor the index, which is fetched into a private folder if it is old.
+    Nothing of apt's is written: neither its caches, nor the index, which is fetched into a private folder if it is old
+    or of other sources. Sources and certificates that are not written yet, or others, are in that folder, too.
     """
-    if (params["mirror"] and not SOURCES.exists()) or not Path(params["ca_bundle"] or "/").exists():
-        # apt cannot be asked before the sources and certificates are written
-        detail = "and what it needs, from the mirror" if params["mirror"] else "and what it needs"
-        return [{"kind": "package", "name": name, "action": "add", "detail": detail} for name in names]
-    own = options(params["proxy"], params["direct"], params["mirror"], params["ca_bundle"])
+    mirror = bool(params["sources"])
+    needs = [f"file {SOURCES}"] if mirror else []
+    own = options(params["proxy"], params["direct"], mirror, params["ca_bundle"])
+    if params["ca_bundle"]:
+        needs.append(f"file {params['ca_bundle']}")
+        certificates = Path(private) / "ca.crt"
+        certificates.write_text(bundle(params["ca"]))
+        own += ["-o", f"Acquire::https::CAInfo={certificates}"]
+    fresh = index_age(mirror) < params["index_age"]
+    if mirror and not (SOURCES.exists() and SOURCES.read_text() == params["sources"]):
+        fresh = False
+        parts = Path(private) / "sources"
+        parts.mkdir()
+        (parts / SOURCES.name).write_text(params["sources"])
+        own += ["-o", f"Dir::Etc::sourceparts={parts}"]
     settings = Path(private) / "apt.conf"
     apart = ["apt-get", f"--config-file={settings}", *own]
     settings.write_text(f'{APART}Dir::Log "{private}";\n')
     simulate = [*INSTALL, "--simulate", *names]
-    fresh = index_age(params["mirror"]) < params["index_age"]
     if not fresh:
         apart += fetch_apart(settings, apart, deadline)
     try:
@@ -146,7 +157,13 @@ def to_come(names: list[str], params: dict, private: str, deadline: float) -> li
         said = run([*apart, *simulate], deadline)
     whose = {name: "" if name in names else f"for {', '.join(names)}" for name, _ in planned(said, "Inst")}
     return [
-        {"kind": "package", "name": name, "action": "add" if is_new else "change", "detail": whose[name]}
+        {
+            "kind": "package",
+            "name": name,
+            "action": "add" if is_new else "change",
+            "detail": whose[name],
+            "needs": needs,
+        }
         for name, is_new in planned(said, "Inst")
     ]
 
@@ -162,7 +179,7 @@ def fetch_apart(settings: Path, apart: list[str], deadline: float) -> list[str]:
 
 def apt_get(params: dict) -> list[str]:
     """Return the command that goes the spec's way to packages."""
-    return ["apt-get", *options(params["proxy"], params["direct"], params["mirror"], params["ca_bundle"])]
+    return ["apt-get", *options(params["proxy"], params["direct"], bool(params["sources"]), params["ca_bundle"])]
 
 
 def interrupted() -> str:
@@ -190,7 +207,7 @@ def install(names: list[str], params: dict, deadline: float) -> None:
     apt = apt_get(params)
     command = [*apt, *INSTALL, *names]
     with services_stay_down():
-        fresh = index_age(params["mirror"]) < params["index_age"]
+        fresh = index_age(bool(params["sources"])) < params["index_age"]
         if not fresh:
             run([*apt, "update"], deadline)
         try:
@@ -290,7 +307,8 @@ def main() -> None:
             "lock_timeout": {"type": "int", "default": 300},
             "proxy": {"type": "dict", "default": {}},
             "direct": {"type": "list", "elements": "str", "default": []},
-            "mirror": {"type": "bool", "default": False},
+            "sources": {"type": "str", "default": ""},
+            "ca": {"type": "str", "default": ""},
             "ca_bundle": {"type": "str", "default": ""},
         },
         supports_check_mode=True,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_apt import LISTS, SOURCES
+from ansible.module_utils.testbed_apt import LISTS, SOURCES, bundle
 from ansible.module_utils.testbed_record import replace_file
 
 DOCUMENTATION = r"""
@@ -18,14 +18,6 @@ options:
   ca_bundle: {type: str, required: true, description: File for both}
 author: [The testbed's authors (@clearml-testbed)]
 """
-
-SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-
-
-def bundle(certificates: str) -> str:
-    """Return the system's certificates and these."""
-    system = SYSTEM_BUNDLE.read_text() if SYSTEM_BUNDLE.exists() else ""
-    return f"{system.rstrip()}\n{certificates.strip()}\n".lstrip()
 
 
 def folder(path: Path) -> None:

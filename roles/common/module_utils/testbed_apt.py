@@ -6,6 +6,7 @@ from pathlib import Path
 
 SOURCES = Path("/etc/testbed/apt/mirror.sources")
 LISTS = Path("/opt/testbed/apt/lists")
+SYSTEM_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def options(proxy: dict, direct: list[str], mirror: bool, ca_bundle: str) -> list[str]:
@@ -22,3 +23,9 @@ def options(proxy: dict, direct: list[str], mirror: bool, ca_bundle: str) -> lis
         # the caches of the machine's own sources are not ours to overwrite
         settings.update({"Dir::State::lists": str(LISTS), "Dir::Cache::pkgcache": "", "Dir::Cache::srcpkgcache": ""})
     return [word for key, value in settings.items() for word in ("-o", f"{key}={value}")]
+
+
+def bundle(certificates: str) -> str:
+    """Return the system's certificates and these."""
+    system = SYSTEM_BUNDLE.read_text() if SYSTEM_BUNDLE.exists() else ""
+    return f"{system.rstrip()}\n{certificates.strip()}\n".lstrip()

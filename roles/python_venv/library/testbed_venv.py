@@ -144,13 +144,18 @@ def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
             write_stamp(FETCHER, stamp)
 
 
+def pip_conf(settings: dict) -> str:
+    """Return the text of a pip.conf with these settings; none without any."""
+    lines = [PIP_CONF_HEADER, "[global]", *(f"{key} = {value}" for key, value in sorted(settings.items()))]
+    return "\n".join(lines) + "\n" if settings else ""
+
+
 def write_pip_conf(venv: Path, before: dict, params: dict) -> None:
     """Say in the environment's pip.conf where packages come from; take away what we said before. Raises VenvError."""
     settings = params["pip_settings"]
     if settings == before and (venv / "pip.conf").exists() == bool(settings):
         return
-    lines = [PIP_CONF_HEADER, "[global]", *(f"{key} = {value}" for key, value in sorted(settings.items()))]
-    text = "\n".join(lines) + "\n" if settings else ""
+    text = pip_conf(settings)
     # as the owner, for root writes to no folder of another account
     # TEXT is no secret: a login is refused where the settings come from
     replace = "import pathlib, sys; f = pathlib.Path(sys.argv[1]); f.unlink(missing_ok=True); t = sys.argv[2]"
@@ -182,14 +187,29 @@ def changes_of(params: dict, there: dict | None, stamp: dict) -> list[dict]:
     """Return what making the environment changes: itself, and what accounts but root have fetched for them."""
     action = "add" if there is None else "change"
     needs = ["package python3-venv", f"account {params['owner']}"]
+    if "PIP_CERT" in params["environment"]:
+        needs.append(f"file {params['environment']['PIP_CERT']}")
     found = [{"kind": "environment", "name": params["path"], "action": action, "needs": needs}]
+    found += pip_conf_changes(params, (there or {}).get("pip_settings", {}))
     if params["owner"] != "root" and read_stamp(FETCHER) != stamp:
         made = "change" if FETCHER.exists() else "add"
-        found.append({"kind": "environment", "name": str(FETCHER), "action": made, "needs": needs[:1]})
+        fetched = [need for need in needs if not need.startswith("account ")]
+        found.append({"kind": "environment", "name": str(FETCHER), "action": made, "needs": fetched})
         if not FETCHED.exists():
             needs = [f"environment {FETCHER}"]
             found.append({"kind": "folder", "name": str(FETCHED), "action": "add", "needs": needs})
     return found
+
+
+def pip_conf_changes(params: dict, before: dict) -> list[dict]:
+    """Return what becomes of the environment's pip.conf, which said what `before` has."""
+    settings = params["pip_settings"]
+    if settings == before:
+        return []
+    action = "remove" if not settings else "change" if before else "add"
+    name, needs = f"{params['path']}/pip.conf", [f"environment {params['path']}"]
+    diff = {"before": pip_conf(before), "after": pip_conf(settings)}
+    return [{"kind": "file", "name": name, "action": action, "needs": needs, "diff": diff}]
 
 
 def main() -> None:

@@ -320,7 +320,7 @@ class TestSources:
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(packages, "SOURCES", tmp_path / "etc/mirror.sources")
         monkeypatch.setattr(packages, "LISTS", tmp_path / "lists")
-        monkeypatch.setattr(sources, "SYSTEM_BUNDLE", tmp_path / "system.crt")
+        monkeypatch.setattr(apt, "SYSTEM_BUNDLE", tmp_path / "system.crt")
 
     def test_without_settings_apt_is_left_to_the_machine(self) -> None:
         assert apt.options({}, [], False, "") == []
@@ -350,9 +350,33 @@ class TestSources:
         assert packages.index_age(mirror=True) > 86400
 
     def test_the_systems_certificates_stay_trusted(self) -> None:
-        assert sources.bundle("ours") == "ours\n"
-        sources.SYSTEM_BUNDLE.write_text("system\n")
-        assert sources.bundle("ours\n") == "system\nours\n"
+        assert apt.bundle("ours") == "ours\n"
+        apt.SYSTEM_BUNDLE.write_text("system\n")
+        assert apt.bundle("ours\n") == "system\nours\n"
+
+    @pytest.mark.parametrize("there", [None, "Types: deb\nURIs: file:///nowhere\nSuites: ./\nTrusted: yes\n"])
+    def test_check_asks_the_mirror_that_is_not_written_yet(self, tmp_path: Path, there: str | None) -> None:
+        archive, private = tmp_path / "archive", tmp_path / "private"
+        for folder in (archive, private, packages.SOURCES.parent, packages.LISTS / "partial"):
+            folder.mkdir(parents=True)
+        fields = "Version: 1\nArchitecture: all\nMaintainer: x\nDescription: x\nSize: 1\nFilename: ./x.deb\n"
+        fields += f"SHA256: {'0' * 64}\n"
+        asked, needed = "testbed-test-asked", "testbed-test-needed"
+        index = f"Package: {asked}\nDepends: {needed}\n{fields}\nPackage: {needed}\n{fields}"
+        (archive / "Packages").write_text(index)
+        if there:  # written, but of another mirror
+            packages.SOURCES.write_text(there)
+        before = sorted(tmp_path.rglob("*"))
+        params = {"proxy": {}, "direct": [], "ca": "ours", "ca_bundle": "/etc/ca.crt", "index_age": 86400}
+        params["sources"] = f"Types: deb\nURIs: file://{archive}\nSuites: ./\nTrusted: yes\n"
+        found = packages.to_come([asked], params, str(private), 0)
+        needs = [f"file {packages.SOURCES}", "file /etc/ca.crt"]
+        assert {change["name"]: (change["action"], change["detail"]) for change in found} == {
+            asked: ("add", ""),
+            needed: ("add", f"for {asked}"),
+        }
+        assert all(change["needs"] == needs for change in found)
+        assert [path for path in sorted(tmp_path.rglob("*")) if private not in path.parents] == before
 
 
 class TestSupervisor:
@@ -491,6 +515,29 @@ class TestVenv:
         assert "global.cert='/ca.crt'" in listed
         venv.write_pip_conf(folder, settings, params)
         assert not (folder / "pip.conf").exists()
+
+    def test_check_tells_what_becomes_of_pip_conf(self, params: dict[str, Any]) -> None:
+        mirror, certificate = {"index-url": "https://mirror.example/simple"}, {"PIP_CERT": "/ca.crt"}
+        name, header = f"{params['path']}/pip.conf", f"{venv.PIP_CONF_HEADER}\n[global]\n"
+
+        def files(before: dict[str, str] | None, after: dict[str, str]) -> list[dict[str, Any]]:
+            there = None if before is None else {"pip_settings": before} if before else {}
+            found = venv.changes_of({**params, "pip_settings": after, "environment": certificate}, there, {})
+            assert "file /ca.crt" in found[0]["needs"]
+            return [change for change in found if change["kind"] == "file"]
+
+        for before in (None, {}):
+            [added] = files(before, mirror)
+            assert added == {
+                "kind": "file",
+                "name": name,
+                "action": "add",
+                "needs": [f"environment {params['path']}"],
+                "diff": {"before": "", "after": f"{header}index-url = https://mirror.example/simple\n"},
+            }
+        assert [change["action"] for change in files({"cert": "/ca.crt"}, mirror)] == ["change"]
+        assert [change["action"] for change in files(mirror, {})] == ["remove"]
+        assert files(mirror, mirror) == files(None, {}) == []
 
     def test_one_whose_python_is_gone_counts_as_half_made(self, params: dict[str, Any]) -> None:
         folder = Path(params["path"])
