@@ -63,6 +63,22 @@ def test_another_port_changes_every_conf_and_restarts_what_reads_it(check):
     }
 
 
+@pytest.mark.long
+def test_a_worker_and_a_user_that_left_lose_their_keys(check):
+    worker = spec.EXAMPLE.read_text().partition("    - name: default\n")[2].partition("    - name: ")[0]
+    found = check(f"    - name: default\n{worker}", "")
+    [key] = found.pop(("key", "revoke"))
+    assert key.startswith("agent/local/default ")
+    assert found == {
+        ("file", "remove"): {"/etc/testbed/agent-default.conf"},
+        ("service", "remove"): {"testbed-agent-default"},
+    }
+    left = check("\n  - name: researcher", "\n  - name: newcomer")
+    [key] = left[("key", "revoke")]
+    assert key.startswith("user/researcher ")
+    assert left[("key", "add")] == {"user/newcomer"}
+
+
 def test_down_says_what_would_go(command):
     done = command("down", "--check", "--json")
     assert done.returncode == 0, done.stderr
