@@ -46,7 +46,8 @@ def main() -> None:
         shown = (before, content) if path == SOURCES else ("", f"(certificates, {len(content)} bytes)\n")
         header = {"before_header": str(path), "after_header": str(path)}
         action = "remove" if not content else "change" if before else "add"
-        changes.append({"kind": "file", "name": str(path), "action": action})
+        texts = {"diff": {"before": before, "after": content}} if path == SOURCES else {}
+        changes.append({"kind": "file", "name": str(path), "action": action, **texts})
         diff.append({**header, "before": shown[0], "after": shown[1]})
         if module.check_mode:
             continue

@@ -131,14 +131,18 @@ def write_stamp(venv: Path, stamp: dict) -> None:
     replace_file(stamp_file(venv), json.dumps(stamp, indent=1), 0o644)
 
 
+def fetched_from(stamp: dict | None) -> dict | None:
+    """Return what of a stamp tells what is fetched."""
+    return stamp and {key: value for key, value in stamp.items() if key != "pip_settings"}
+
+
 def fetch(params: dict, stamp: dict, arguments: list[str]) -> None:
     """Put wheels of all that pip's arguments ask for where every account can read them. Raises VenvError."""
-    unfetched = {"pip_settings": {}}  # they change nothing of what is fetched
     with alone(FETCHER):
         there = read_stamp(FETCHER)
         if there is None or there.get("python") != stamp["python"]:
             run_as("root", params, [params["interpreter"], "-m", "venv", "--clear", str(FETCHER)])
-        if there is None or {**there, **unfetched} != {**stamp, **unfetched}:
+        if fetched_from(there) != fetched_from(stamp):
             pip = [str(FETCHER / "bin/python"), "-m", "pip"]
             run_as("root", params, [*pip, "wheel", "--wheel-dir", str(FETCHED), *arguments])
             write_stamp(FETCHER, stamp)
@@ -191,7 +195,7 @@ def changes_of(params: dict, there: dict | None, stamp: dict) -> list[dict]:
         needs.append(f"file {params['environment']['PIP_CERT']}")
     found = [{"kind": "environment", "name": params["path"], "action": action, "needs": needs}]
     found += pip_conf_changes(params, (there or {}).get("pip_settings", {}))
-    if params["owner"] != "root" and read_stamp(FETCHER) != stamp:
+    if params["owner"] != "root" and fetched_from(read_stamp(FETCHER)) != fetched_from(stamp):
         made = "change" if FETCHER.exists() else "add"
         fetched = [need for need in needs if not need.startswith("account ")]
         found.append({"kind": "environment", "name": str(FETCHER), "action": made, "needs": fetched})

@@ -539,6 +539,15 @@ class TestVenv:
         assert [change["action"] for change in files(mirror, {})] == ["remove"]
         assert files(mirror, mirror) == files(None, {}) == []
 
+    def test_other_pip_settings_fetch_nothing_anew_for_users(
+        self, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        params["owner"] = "alice"
+        stamp = {"requirements": ["clearml"]}
+        for fetched, told in (({**stamp, "pip_settings": {"cert": "/x"}}, 1), ({"requirements": []}, 3), (None, 3)):
+            monkeypatch.setattr(venv, "read_stamp", lambda _, fetched=fetched: fetched)
+            assert len(venv.changes_of(params, stamp, stamp)) == told
+
     def test_one_whose_python_is_gone_counts_as_half_made(self, params: dict[str, Any]) -> None:
         folder = Path(params["path"])
         venv.STAMPS.mkdir()
