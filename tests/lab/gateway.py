@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.lab.conftest import Engine, Host
 
 NETWORK = "testbed-lab-inside"
+# a name, not an address: pip's newest releases refuse TLS to a bare address
+MIRROR = "mirror.lab"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 MIRROR_CONF = """\
 events {{}}
@@ -47,7 +49,7 @@ http {{
       proxy_pass {index}/;
       sub_filter_types *;
       sub_filter_once off;
-      sub_filter '{files}/' 'https://{address}:8443/files/';
+      sub_filter '{files}/' 'https://{mirror}:8443/files/';
     }}
     location /files/ {{ proxy_pass {files}/; }}
   }}
@@ -91,7 +93,7 @@ class Gateway:
     @property
     def mirror(self) -> str:
         """URL below which the mirror has `debian`, `debian-security` and `index/<name>`."""
-        return f"https://{self.address}:8443"
+        return f"https://{MIRROR}:8443"
 
     @property
     def mirror_index(self) -> str:
@@ -152,12 +154,13 @@ def running(engine: Engine) -> Iterator[Gateway]:
     folder.mkdir()
     gateway = Gateway(folder, config["Gateway"], indexes)
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab mirror"]
-    request += ["-addext", f"subjectAltName=IP:{gateway.address}", "-keyout", "mirror.key", "-out", "mirror.crt"]
+    request += ["-addext", f"subjectAltName=DNS:{MIRROR}", "-keyout", "mirror.key", "-out", "mirror.crt"]
     subprocess.run(request, cwd=folder, check=True, capture_output=True)
     (folder / "nginx.conf").write_text(
         MIRROR_CONF.format(
             certificates=CERTIFICATES,
             address=gateway.address,
+            mirror=MIRROR,
             archive=indexes.archive,
             security=indexes.security,
             index=indexes.pip.rsplit("/", 1)[0],

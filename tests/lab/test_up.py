@@ -33,7 +33,7 @@ mirrors:
   ca_file: ./mirror.crt
 """
 MIRRORED_PIP = "  pip: {index}\n"
-PROXIED = "proxy: {{http: '{proxy}', no_proxy: [{address}], ca_file: ./machine.crt}}\n"
+PROXIED = "proxy: {{http: '{proxy}', no_proxy: [{host}], ca_file: ./machine.crt}}\n"
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,12 @@ def gateway(engine: Engine) -> Iterator[lab.Gateway]:
 def host(engine: Engine, gateway: lab.Gateway, kind: Kind) -> Iterator[Host]:
     """A new host of that kind, with nothing on it but what a person needs to run `./testbed`."""
     shell = () if kind.boots_systemd else ("sh", "-c", "while :; do sleep 60; done")
-    found = engine.start(NAME, "--network", lab.NETWORK, command=shell)
+    known = f"{lab.MIRROR}:{gateway.address}"
+    found = engine.start(NAME, "--network", lab.NETWORK, "--add-host", known, command=shell)
     found.run("ip", "route", "delete", "default")  # Docker's internal networks have one, and firewall it
     found.write("/etc/apt/apt.conf.d/99lab", lab.apt_settings().encode())
+    if kind.apt_by == "proxy":  # the host's own sources; what comes from the mirror needs none
+        found.write("/etc/apt/sources.list", f"deb {gateway.indexes.archive} bookworm main\n".encode())
     if kind.user != "root":
         found.run("useradd", "--create-home", "--shell", "/bin/bash", kind.user)
         found.write("/etc/sudoers.d/lab", f"{kind.user} ALL=(ALL) NOPASSWD: ALL\n".encode())
@@ -88,7 +91,7 @@ def host(engine: Engine, gateway: lab.Gateway, kind: Kind) -> Iterator[Host]:
     found.run("mkdir", "-p", kind.checkout)
     found.run("tar", "--extract", "--no-same-owner", "-C", kind.checkout, data=packed.stdout)
     words = {"mirror": gateway.mirror, "index": gateway.mirror_index}
-    words |= {"proxy": gateway.proxy, "address": gateway.address}
+    words |= {"proxy": gateway.proxy, "host": lab.MIRROR}
     spec = (ROOT / "testbed.example.yaml").read_text() + kind.spec.format(**words)
     found.write(f"{kind.checkout}/testbed.yaml", spec.encode())
     found.write(f"{kind.checkout}/mirror.crt", (gateway.folder / "mirror.crt").read_bytes())
