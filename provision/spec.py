@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import typing
+import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -333,6 +334,15 @@ class Proxy(Section):
         return {scheme: url for scheme, url in found.items() if url}
 
 
+def _is_bare_address_with_tls(url: str) -> bool:
+    parts = urllib.parse.urlsplit(url)
+    try:
+        ipaddress.ip_address(parts.hostname or "")
+    except ValueError:
+        return False
+    return parts.scheme == "https"
+
+
 class Mirrors(Section):
     """Where hosts get packages from, in place of the indexes that they are set up with."""
 
@@ -351,6 +361,8 @@ class Mirrors(Section):
             raise ValueError("needs `apt` or `pip`: the URL of a mirror")
         if self.apt_security is not None and self.apt is None:
             raise ValueError("has `apt_security` but no `apt`: name the archive itself, too")
+        if self.pip is not None and _is_bare_address_with_tls(self.pip):
+            raise ValueError("`pip` must name its host: pip refuses https to a bare address")
         return self
 
 

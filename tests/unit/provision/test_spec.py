@@ -67,6 +67,7 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         (GOOD + "proxy: {http: 'http://p:1', no_proxy: ['a b']}\n", "`proxy.no_proxy.0` must be a host name"),
         (GOOD + "mirrors: {ca_file: ca.pem}\n", "`mirrors` needs `apt` or `pip`"),
         (GOOD + "mirrors: {apt_security: 'http://m/x', pip: 'http://m/y'}\n", "`mirrors` has `apt_security` but no"),
+        (GOOD + "mirrors: {pip: 'https://192.0.2.7:8443/x'}\n", "pip refuses https to a bare address"),
         (GOOD + "mirrors: {pypi: 'http://m/y'}\n", "`mirrors.pypi` is unknown; allowed here: apt, apt_security, pip"),
         (GOOD + "external: 1\n", "t.yaml:6: `external` is unknown"),
         (GOOD + "telemetry: {source: external, external: {}}\n", "`telemetry.external` is unknown"),
