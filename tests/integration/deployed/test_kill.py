@@ -45,6 +45,7 @@ def test_a_killed_service_comes_back(service, eventually, api, command):
     eventually("all is well", lambda: command("status", "--json").returncode == 0, 90)
 
 
+@pytest.mark.long
 def test_training_survives_a_killed_server(testbed, api, eventually):
     project = f"smoke/killed-server-{os.getpid()}"  # nothing of an earlier run is in it
     user = testbed.users[0].name

@@ -540,8 +540,10 @@ class TestVenv:
         assert files(mirror, mirror) == files(None, {}) == []
 
     def test_other_pip_settings_fetch_nothing_anew_for_users(
-        self, params: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+        self, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(venv, "FETCHER", tmp_path / ".fetcher")  # this machine may carry a testbed
+        monkeypatch.setattr(venv, "FETCHED", tmp_path / "fetched")
         params["owner"] = "alice"
         stamp = {"requirements": ["clearml"]}
         for fetched, told in (({**stamp, "pip_settings": {"cert": "/x"}}, 1), ({"requirements": []}, 3), (None, 3)):
