@@ -133,7 +133,7 @@ def revoke_others(url: str, system: SystemKey, keep: Collection[str]) -> int:
     revoked = 0
     with ClearmlApi(url, system.pair) as admin:
         for user in _users(admin):
-            for entry in admin.call("auth.get_credentials", impersonate=user)["credentials"]:
+            for entry in _credentials(admin, user):
                 if entry["access_key"] not in keep:
                     admin.call("auth.revoke_credentials", impersonate=user, access_key=entry["access_key"])
                     revoked += 1
