@@ -321,6 +321,7 @@ class Supervisord:
     def restart(self, name: str) -> None:
         """Bring the service up with the definition that is on disk."""
         if not self.answers():
+            end_processes("testbed-", [])  # supervisord that is killed leaves its programs, which hold their ports
             checked("/usr/bin/supervisord", "--configuration", SUPERVISOR_CONF)
             if not wait_until(self.answers, 20):
                 raise ServiceError("supervisord does not come up; see /var/log/supervisor/supervisord.log")
@@ -349,10 +350,16 @@ def running_digest(pid: int) -> str | None:
 
 
 def processes_of(prefix: str, keep: list[str]) -> list[int]:
-    """Return the processes that services with the prefix left behind: an agent's task may outlive the agent."""
+    """Return the processes that services with the prefix left behind: an agent's task may outlive the agent.
+
+    Containers' processes, which their host sees, are not this machine's.
+    """
     found = []
+    machine = Path("/proc/self/ns/pid").stat()
     for process in Path("/proc").glob("[0-9]*"):
         try:
+            if not os.path.samestat((process / "ns/pid").stat(), machine):
+                continue
             variables = (process / "environ").read_bytes().decode(errors="replace").split("\0")
         except OSError:  # it ended meanwhile, or is the kernel's
             continue

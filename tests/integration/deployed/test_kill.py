@@ -46,6 +46,20 @@ def test_a_killed_service_comes_back(service, eventually, api, command):
 
 
 @pytest.mark.long
+@pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd keeps the services up")
+def test_up_takes_services_over_from_a_killed_supervisord(command, eventually):
+    manager = int(Path("/run/supervisord.pid").read_text())
+    orphans = {service: _pid(service) for service in SERVICES}
+    os.kill(manager, signal.SIGKILL)
+    eventually("supervisord ended", lambda: not _pid(SERVICES[0]), 10)
+    assert all(Path(f"/proc/{pid}").exists() for pid in orphans.values()), "its programs run on"
+    done = command("up", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert all(_pid(service) not in (0, pid) for service, pid in orphans.items())
+    assert not any(Path(f"/proc/{pid}").exists() for pid in orphans.values())
+
+
+@pytest.mark.long
 def test_training_survives_a_killed_server(testbed, api, eventually):
     project = f"smoke/killed-server-{os.getpid()}"  # nothing of an earlier run is in it
     user = testbed.users[0].name

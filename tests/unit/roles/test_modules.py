@@ -483,6 +483,16 @@ class TestService:
             assert process.wait() == -15
         assert service.running_digest(0) is None
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="makes a namespace, as a container has one")
+    def test_a_containers_services_are_not_this_machines(self) -> None:
+        inside = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", "echo there; exec cat"]
+        variables = {"PATH": os.environ["PATH"], "TESTBED_SERVICE": "testbed-unit"}
+        with subprocess.Popen(inside, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=variables) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"there\n"
+            # unshare itself is on this side
+            assert service.processes_of("testbed-unit", []) == [process.pid]
+
 
 class TestVenv:
     @pytest.fixture
