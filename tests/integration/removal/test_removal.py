@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,8 @@ from provision import spec
 from tests.integration.removal import snapshot
 
 pytestmark = pytest.mark.removes
+
+SUPERVISORD = Path("/run/supervisord.pid")
 
 
 def test_down_asks_first(command):
@@ -28,6 +31,8 @@ def test_down_keeps_data_and_purge_leaves_nothing(command):
     testbed = spec.load(spec.EXAMPLE)
     kept = [Path(testbed.data_dir) / name for name in ("clearml-lite", "influxdb")]
     kept += [Path(f"~{user.name}").expanduser() for user in testbed.users]
+    if SUPERVISORD.exists():  # the harder case: the services run on, and its pid file and socket stay
+        os.kill(int(SUPERVISORD.read_text()), signal.SIGKILL)
 
     done = command("down", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
