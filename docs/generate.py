@@ -15,7 +15,7 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
-from provision import reports, spec
+from provision import reports, spec, spec_types
 from provision.cli import main
 from provision.errors import Exit
 from provision.paths import ROLES
@@ -90,7 +90,7 @@ class Schema:
             least = "at least one" if node.get("minItems") else ""
             return "; ".join(filter(None, [least, self.allowed(node["items"])]))
         if "pattern" in node:
-            return spec.MEANINGS[node["pattern"]]
+            return spec_types.MEANINGS[node["pattern"]]
         if "maximum" in node:
             return f"{node.get('minimum', 0)} to {node['maximum']}"
         return f"{node['minimum']} or more" if "minimum" in node else ""

@@ -64,6 +64,16 @@ class SecretsError(TestbedError):
     """The deployment's secrets cannot be read or written."""
 
 
+class CloudError(TestbedError):
+    """The cloud refused something, or could not be reached."""
+
+
+class ShortError(CloudError):
+    """The cloud lacks what the spec asks for: quota, image, flavor, network; nothing was changed."""
+
+    exit_code = Exit.BAD_INPUT
+
+
 class ConvergeError(TestbedError):
     """A playbook did not finish."""
 

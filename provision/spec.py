@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 import typing
 import urllib.parse
 from collections.abc import Iterator
@@ -14,19 +15,25 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from provision.errors import SpecError
 from provision.paths import EXAMPLE
+from provision.spec_openstack import UNION_TAGS, OpenStack
+from provision.spec_types import (
+    MEANINGS,
+    AbsolutePath,
+    HostName,
+    Identifier,
+    Name,
+    OpenUrl,
+    Port,
+    QueueName,
+    Section,
+    Url,
+    UserName,
+    refuse_duplicates,
+)
 
 DEFAULT_FILE = "testbed.yaml"
 
@@ -46,50 +53,16 @@ SSH_KEY_TYPES = (
     "ssh-rsa",
 )
 
-# what each pattern means to a person
-MEANINGS = {
-    (NAME := r"^[a-z][a-z0-9-]{0,31}$"): "lower-case letters, digits and hyphens, a letter first, at most 32",
-    (USER_NAME := r"^[a-z][a-z0-9_-]{2,31}$"): "a Linux account name: 3 to 32 of a-z, 0-9, _ and -, a letter first",
-    (QUEUE_NAME := r"^[A-Za-z0-9][A-Za-z0-9_.-]{2,63}$"): "3 to 64 letters, digits, '.', '_' and '-'",
-    (IDENTIFIER := r"^[A-Za-z_][A-Za-z0-9_-]*$"): "letters, digits, '_' and '-', a letter first",
-    (ABSOLUTE_PATH := r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$"): "an absolute path of letters, digits, '.', '_' and '-'",
-    (HOST := r"^[A-Za-z0-9.:-]+$"): "a host name or an address",
-    (URL := r"^https?://[^\s/@]+(/[^\s@]*)?$"): "http://HOST[:PORT] or https://HOST[:PORT], without user or password",
+
+class Loader(yaml.SafeLoader):
+    """YAML in which only true and false are booleans, as in YAML 1.2: `on` is a key of testbed.yaml."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-Name = Annotated[str, StringConstraints(pattern=NAME)]
-UserName = Annotated[str, StringConstraints(pattern=USER_NAME)]
-QueueName = Annotated[str, StringConstraints(pattern=QUEUE_NAME)]
-Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
-AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
-HostName = Annotated[str, StringConstraints(pattern=HOST)]
-Url = Annotated[str, StringConstraints(pattern=URL)]
-
-
-def _without_login(value: Any) -> Any:
-    # before the pattern's own message, which shows what it found
-    if isinstance(value, str) and "@" in value:
-        raise ValueError(
-            "must not hold a user or a password, which every process on the hosts could read; "
-            "let the proxy or mirror admit the hosts by their addresses, or run a forwarder that knows the password"
-        )
-    return value
-
-
-OpenUrl = Annotated[Url, BeforeValidator(_without_login)]
-Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
-Count = Annotated[int, Field(strict=True, ge=1)]
-
-
-def _refuse_duplicates(what: str, values: list[Any]) -> None:
-    for value in dict.fromkeys(values):
-        if values.count(value) > 1:
-            raise ValueError(f"{what} {value!r} is there {values.count(value)} times; each must be there once")
-
-
-class Section(BaseModel):
-    """A part of testbed.yaml: frozen, and unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:[Tt]rue|TRUE|[Ff]alse|FALSE)$"), list("tTfF"))
 
 
 class Ports(Section):
@@ -229,10 +202,8 @@ class Worker(Section):
 
 
 class Agents(Section):
-    """The agent hosts and the workers on each."""
+    """The workers on each agent host."""
 
-    count: Count = 1
-    """Agent hosts; provider `local` has one."""
     workers: Annotated[tuple[Worker, ...], Field(min_length=1)] = (
         Worker(name="default", queues=("default",), environment="task"),
         Worker(name="prepared", queues=("prepared",), environment="prepared"),
@@ -242,7 +213,7 @@ class Agents(Section):
 
     @model_validator(mode="after")
     def _are_distinct(self) -> Self:
-        _refuse_duplicates("worker", [worker.name for worker in self.workers])
+        refuse_duplicates("worker", [worker.name for worker in self.workers])
         if not any(worker.environment == "prepared" for worker in self.workers):
             raise ValueError("one worker needs `environment: prepared`: the reference workload runs there")
         return self
@@ -373,8 +344,10 @@ class Testbed(Section):
 
     name: Name
     """The testbed's name: in labels of keys, and of the folder of its secrets."""
-    provider: Literal["local"]
-    """`local`: this machine."""
+    provider: Literal["local", "openstack"]
+    """`local`: this machine. `openstack`: virtual machines, made as `openstack` says."""
+    openstack: OpenStack | None = None
+    """The cloud, and the servers there; for provider `openstack`, and only for it."""
     data_dir: AbsolutePath = "/var/lib/testbed"
     """Databases, files and caches."""
     server: Server
@@ -401,7 +374,7 @@ class Testbed(Section):
     @classmethod
     def _are_distinct(cls, users: tuple[User, ...]) -> tuple[User, ...]:
         names = [user.name for user in users]
-        _refuse_duplicates("user", names)
+        refuse_duplicates("user", names)
         if taken := RESERVED_USERS.intersection(names):
             raise ValueError(f"user name {sorted(taken)[0]!r} is used by the system or by the testbed itself")
         return users
@@ -409,7 +382,7 @@ class Testbed(Section):
     @field_validator("administrators")
     @classmethod
     def _have_keys_of_their_own(cls, administrators: tuple[Administrator, ...]) -> tuple[Administrator, ...]:
-        _refuse_duplicates("administrator", [administrator.name for administrator in administrators])
+        refuse_duplicates("administrator", [administrator.name for administrator in administrators])
         owners: dict[str, str] = {}
         for administrator in administrators:
             for key in administrator.ssh_keys:
@@ -427,12 +400,15 @@ class Testbed(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if self.provider == "local" and self.agents.count != 1:
-            raise ValueError("provider local has one host, so agents.count must be 1")
+        if (self.provider == "openstack") != (self.openstack is not None):
+            has = "needs a section" if self.openstack is None else "has no use for the section"
+            raise ValueError(f"provider {self.provider} {has} `openstack`")
+        if self.openstack is not None and not self.administrators:
+            raise ValueError("provider openstack needs `administrators`: their SSH keys are the only way into servers")
         ports = [*self.server.ports.model_dump().values()]
         if isinstance(self.telemetry, ManagedTelemetry):
             ports += [self.telemetry.port, self.telemetry.rpc_port]
-        _refuse_duplicates("port", ports)
+        refuse_duplicates("port", ports)
         return self
 
 
@@ -464,7 +440,7 @@ def _read(path: Path) -> str:
 def parse(text: str, file: str) -> Testbed:
     """Return the testbed that YAML `text` describes; `file` is the name for messages. Raises `SpecError`."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(text, Loader=Loader)
     except yaml.MarkedYAMLError as error:
         line = (error.problem_mark or error.context_mark).line + 1  # type: ignore[union-attr]
         raise SpecError(
@@ -483,7 +459,7 @@ def parse(text: str, file: str) -> Testbed:
     try:
         lines = dict(_lines(node, ()))
         repeated = next(_repeated_keys(node), None)
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader)  # noqa: S506 (a SafeLoader)
     except RecursionError:
         raise SpecError(f"{file}: bad YAML: an alias refers to itself", "Write it without aliases.") from None
     except (yaml.YAMLError, ValueError, TypeError) as error:
@@ -525,7 +501,7 @@ def _repeated_keys(node: yaml.Node) -> Iterator[yaml.Node]:
 
 def _explain(detail: dict[str, Any], lines: dict[tuple[str | int, ...], int], file: str) -> str:
     # the tag of a discriminated union is part of pydantic's location, but not of the file
-    path = tuple(detail["loc"])
+    path = tuple(part for part in detail["loc"] if part not in UNION_TAGS)
     if path[:1] == ("telemetry",) and path[1:2] in (("managed",), ("external",)):
         path = path[:1] + path[2:]
     known = path

@@ -98,7 +98,6 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         (GOOD + "  - name: root\n", "t.yaml:4: `users` user name 'root' is used by"),
         (GOOD + "  - name: Bob\n", "t.yaml:6: `users.1.name` must be a Linux account name"),
         (GOOD.replace("  - name: alice\n", "  alice\n"), "t.yaml:4: `users` must be a list"),
-        (GOOD + "agents: {count: 2}\n", "agents.count must be 1"),
         (GOOD + "agents: 3\n", "t.yaml:6: `agents` must hold keys: count, workers"),
         (GOOD + "telemetry: {source: mine}\n", "source must be 'managed', 'external'; found 'mine'"),
         (GOOD + "telemetry: {source: external, dialect: 1, url: 'http://i:8086'}\n", "dialect 1 needs database"),

@@ -1,0 +1,97 @@
+"""A connection to the cloud that retries what may pass, and errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from provision.errors import CloudError
+
+if TYPE_CHECKING:
+    from openstack.connection import Connection
+
+# What may pass by itself. A POST is repeated, too: what that may double is found by its mark afterwards, and removed.
+PASSING = (429, 500, 502, 503, 504)
+RETRIES = 6
+BACKOFF_S = 0.5  # doubled each time, with some chance in it; Retry-After goes first
+TIMEOUT_S = 60  # of one answer; nova takes long under load
+# nova: tags at creation need 2.52; flavors' properties in a server come with 2.47
+COMPUTE_VERSION = "2.72"
+
+
+def connect(cloud: str, parallel: int) -> Connection:
+    """Return a connection to entry `cloud` of clouds.yaml, for `parallel` calls at a time. Raises `CloudError`."""
+    import openstack
+    from openstack.config import OpenStackConfig
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    with explained():
+        region = OpenStackConfig().get_one(cloud=cloud, app_name="clearml-testbed")
+        connection = openstack.connection.Connection(config=region)
+        retry = Retry(
+            total=RETRIES,
+            status_forcelist=PASSING,
+            allowed_methods=None,  # all of them
+            backoff_factor=BACKOFF_S,
+            backoff_jitter=BACKOFF_S,
+            raise_on_status=False,
+        )
+        session = connection.session
+        adapter = HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
+        for prefix in ("http://", "https://"):
+            session.session.mount(prefix, adapter)
+        session.timeout = session.timeout or TIMEOUT_S
+        connection.authorize()
+        connection.compute.default_microversion = COMPUTE_VERSION
+    return connection
+
+
+@contextmanager
+def explained(doing: str = "") -> Iterator[None]:
+    """Turn the SDK's errors into `CloudError`s; `doing`: what was tried."""
+    from keystoneauth1 import exceptions as auth
+    from openstack import exceptions as sdk
+    from requests import RequestException
+
+    try:
+        yield
+    except (sdk.SDKException, auth.ClientException, RequestException) as error:
+        raise explain(error, doing) from error
+
+
+def explain(error: Exception, doing: str = "") -> CloudError:
+    """Return what an error of the SDK means, and what to do."""
+    from keystoneauth1 import exceptions as auth
+    from openstack import exceptions as sdk
+
+    said = _said(error)
+    what = f"{doing}: {said}" if doing else said
+    match error:
+        case sdk.ConfigException():
+            return CloudError(
+                what, "Name an entry of clouds.yaml in openstack.cloud; OS_CLIENT_CONFIG_FILE says which file."
+            )
+        case auth.Unauthorized() | auth.MissingRequiredOptions() | auth.NoMatchingPlugin():
+            return CloudError(what, "Check user, password or application credential of this entry in clouds.yaml.")
+        case auth.SSLFailure():
+            return CloudError(
+                what, "Name the cloud's CA in `cacert` of this entry in clouds.yaml; the check stays switched on."
+            )
+        case auth.EndpointNotFound():
+            return CloudError(what, "Check region_name and interface of this entry in clouds.yaml.")
+        case auth.ConnectFailure() | auth.ConnectTimeout() | auth.UnknownConnectionError() | auth.DiscoveryFailure():
+            return CloudError(what, "Check auth_url in clouds.yaml and the way there; run the same command again.")
+        case sdk.ForbiddenException() | auth.Forbidden():
+            remedy = "Ask for a larger quota, or for this right, in the project."
+            return CloudError(what, remedy)
+        case _:
+            return CloudError(what, "Run the same command again; what is done already stays done.")
+
+
+def _said(error: Exception) -> str:
+    """Return the cloud's own words, in one line."""
+    details: Any = getattr(error, "details", None)
+    text = str(details or getattr(error, "message", None) or error)
+    return " ".join(text.split())[:500]

@@ -1,0 +1,393 @@
+"""The cloud -> what a testbed has there, and what the cloud offers. Reads only; one list call for each kind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from provision.cloud.connect import explained
+from provision.cloud.desired import IMAGE_KEY, KEY, NODE_KEY, OWN_ADDRESS, Desired, Rule, mark
+
+if TYPE_CHECKING:
+    from openstack.connection import Connection
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that carries the mark."""
+
+    id: str
+    name: str
+    node: str
+    created: str
+    status: str
+    flavor: str
+    image: str
+    zone: str
+    metadata: dict[str, str]
+    tags: frozenset[str]
+    volumes: tuple[str, ...]
+    fault: str = ""
+    busy: bool = False
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume that carries the mark. `size` in GiB."""
+
+    id: str
+    node: str
+    created: str
+    status: str
+    size: int
+    type: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port that carries the mark; `addresses`: its fixed IPs."""
+
+    id: str
+    node: str
+    created: str
+    network: str
+    addresses: tuple[str, ...]
+    groups: frozenset[str]
+    server: str
+
+
+@dataclass(frozen=True)
+class FloatingIp:
+    """A floating IP that carries the mark; `port`: the port's ID, or empty."""
+
+    id: str
+    created: str
+    address: str
+    network: str
+    port: str
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A network, subnet, router or security group that carries the mark; `detail`: what else counts of it."""
+
+    id: str
+    name: str
+    created: str
+    detail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All in the project that carries the testbed's mark."""
+
+    servers: tuple[Server, ...] = ()
+    volumes: tuple[Volume, ...] = ()
+    ports: tuple[Port, ...] = ()
+    floating_ips: tuple[FloatingIp, ...] = ()
+    networks: tuple[Thing, ...] = ()
+    subnets: tuple[Thing, ...] = ()  # detail: cidr, name servers
+    routers: tuple[Thing, ...] = ()  # detail: external network
+    interfaces: tuple[Thing, ...] = ()  # the routers' ports; name: router; detail: subnet
+    security_groups: tuple[Thing, ...] = ()
+    rules: dict[str, Rule] = field(default_factory=dict)  # of the first security group, by ID
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image; `least_disk` in GiB and `least_ram` in MiB is what a flavor needs for it."""
+
+    id: str
+    name: str
+    status: str
+    least_disk: int
+    least_ram: int
+
+
+@dataclass(frozen=True)
+class FlavorOffer:
+    """A flavor: vCPUs, MiB, GiB; `extras`: its extra specs."""
+
+    id: str
+    name: str
+    vcpus: int
+    ram: int
+    disk: int
+    extras: dict[str, str]
+
+
+@dataclass(frozen=True)
+class NetworkOffer:
+    """A network that the project may use."""
+
+    id: str
+    name: str
+    external: bool
+    subnets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How much of something the project may have, and has; `limit` -1: no limit."""
+
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the cloud offers to the project."""
+
+    images: tuple[Image, ...]
+    flavors: tuple[FlavorOffer, ...]
+    networks: tuple[NetworkOffer, ...]
+    zones: frozenset[str]
+    volume_types: frozenset[str]
+    quotas: dict[str, Quota]
+    clock_off: float  # seconds that the cloud's clock is ahead of this machine's
+
+
+Calls = dict[str, Callable[[], Any]]
+
+
+def _all(calls: Calls, parallel: int) -> dict[str, Any]:
+    """Return what each call gives; all at once, at most `parallel` at a time."""
+    with explained("reading the project"), ThreadPoolExecutor(max_workers=parallel) as pool:
+        futures = {name: pool.submit(call) for name, call in calls.items()}
+        return {name: future.result() for name, future in futures.items()}
+
+
+def observe(connection: Connection, name: str, parallel: int) -> Observed:
+    """Return what testbed `name` has in the project. Raises `CloudError`."""
+    marked = {"description": mark(name), "project_id": connection.current_project_id}
+    network = connection.network
+    found = _all(
+        _listed(connection, name)
+        | {
+            "ports": lambda: list(network.ports(**marked)),
+            "floating_ips": lambda: list(network.ips(**marked)),
+            "networks": lambda: list(network.networks(**marked)),
+            "subnets": lambda: list(network.subnets(**marked)),
+            "routers": lambda: list(network.routers(**marked)),
+            "security_groups": lambda: list(network.security_groups(**marked)),
+        },
+        parallel,
+    )
+    more: Calls = {
+        f"interfaces {router.id}": lambda router=router: list(
+            network.ports(device_id=router.id, device_owner="network:router_interface")
+        )
+        for router in found["routers"]
+    }
+    interfaces = _all(more, parallel) if more else {}
+    groups = _sorted(Thing(each.id, each.name, each.created_at) for each in found["security_groups"])
+    return Observed(
+        servers=_sorted(map(_server, found["servers"])),
+        volumes=_sorted(map(_volume, found["volumes"])),
+        ports=_sorted(_port(each, name) for each in found["ports"]),
+        floating_ips=_sorted(
+            FloatingIp(each.id, each.created_at, each.floating_ip_address, each.floating_network_id, each.port_id or "")
+            for each in found["floating_ips"]
+        ),
+        networks=_sorted(Thing(each.id, each.name, each.created_at) for each in found["networks"]),
+        subnets=_sorted(
+            Thing(each.id, each.name, each.created_at, (each.cidr, *each.dns_nameservers)) for each in found["subnets"]
+        ),
+        routers=_sorted(
+            Thing(each.id, each.name, each.created_at, ((each.external_gateway_info or {}).get("network_id") or "",))
+            for each in found["routers"]
+        ),
+        interfaces=_sorted(
+            Thing(port.id, router.removeprefix("interfaces "), port.created_at, (fixed["subnet_id"],))
+            for router, ports in interfaces.items()
+            for port in ports
+            for fixed in port.fixed_ips
+        ),
+        security_groups=groups,
+        rules={
+            rule["id"]: found_rule
+            for each in found["security_groups"]
+            if groups and each.id == groups[0].id
+            for rule in each.security_group_rules
+            if (found_rule := _rule(rule, each.id)) is not None
+        },
+    )
+
+
+def observe_servers(connection: Connection, name: str) -> tuple[Server, ...]:
+    """Return the testbed's servers as they are now; for those who wait for them. Raises `CloudError`."""
+    with explained("listing servers"):
+        return _sorted(map(_server, _servers(connection, name)))
+
+
+def observe_volumes(connection: Connection, name: str) -> tuple[Volume, ...]:
+    """Return the testbed's volumes as they are now. Raises `CloudError`."""
+    with explained("listing volumes"):
+        return _sorted(map(_volume, _volumes(connection, name)))
+
+
+def _listed(connection: Connection, name: str) -> Calls:
+    calls: Calls = {"servers": lambda: _servers(connection, name), "volumes": list}
+    if connection.has_service("block-storage"):
+        calls["volumes"] = lambda: _volumes(connection, name)
+    return calls
+
+
+def _servers(connection: Connection, name: str) -> list[Any]:
+    # nova filters by tag; the mark as a tag and the name in the metadata are made in one call with the server
+    servers = connection.compute.servers(tags=mark(name))
+    return [each for each in servers if (each.metadata or {}).get(KEY) == name]
+
+
+def _volumes(connection: Connection, name: str) -> list[Any]:
+    volumes = connection.block_storage.volumes(metadata=str({KEY: name}))
+    return [each for each in volumes if (each.metadata or {}).get(KEY) == name]
+
+
+def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
+    """Return what the cloud offers of what the testbed asks for. Raises `CloudError`."""
+    network, compute = connection.network, connection.compute
+    project = connection.current_project_id
+    names = sorted({node.image for node in desired.nodes})
+    calls: Calls = {
+        "flavors": lambda: list(compute.flavors(get_extra_specs=False)),
+        "zones": lambda: list(compute.availability_zones()),
+        "networks": lambda: list(network.networks()),
+        "nova": lambda: compute.get("/limits", microversion=compute.default_microversion).json()["limits"]["absolute"],
+        "neutron": lambda: network.get(f"/quotas/{project}/details.json").json()["quota"],
+        "clock": lambda: _clock_off(connection),
+    }
+    for name in names:
+        calls[f"image {name}"] = lambda name=name: _images(connection, name)
+    if connection.has_service("block-storage"):
+        calls["volume_types"] = lambda: list(connection.block_storage.types())
+        calls["cinder"] = lambda: connection.block_storage.get("/limits").json()["limits"]["absolute"]
+    found = _all(calls, parallel)
+    return Offer(
+        images=tuple({each.id: each for name in names for each in found[f"image {name}"]}.values()),
+        flavors=tuple(
+            FlavorOffer(each.id, each.name, each.vcpus, each.ram, each.disk, dict(each.extra_specs or {}))
+            for each in found["flavors"]
+        ),
+        networks=tuple(
+            NetworkOffer(each.id, each.name, bool(each.is_router_external), tuple(each.subnet_ids))
+            for each in found["networks"]
+        ),
+        zones=frozenset(each.name for each in found["zones"] if (each.state or {}).get("available", True)),
+        volume_types=frozenset(word for each in found.get("volume_types", ()) for word in (each.name, each.id)),
+        quotas=_quotas(found["nova"], found["neutron"], found.get("cinder", {})),
+        clock_off=found["clock"],
+    )
+
+
+def _images(connection: Connection, name: str) -> list[Image]:
+    images = {each.id: each for each in connection.image.images(name=name)}
+    if not images:
+        from openstack.exceptions import SDKException
+
+        try:
+            by_id = connection.image.get_image(name)
+        except SDKException:  # glance answers 404, or 400 where it can be no ID
+            return []
+        images = {by_id.id: by_id}
+    return [
+        Image(
+            each.id,
+            name if each.id == name else each.name,
+            each.status,
+            max(each.min_disk or 0, -(-(each.virtual_size or each.size or 0) // 2**30)),
+            each.min_ram or 0,
+        )
+        for each in images.values()
+    ]
+
+
+def _clock_off(connection: Connection) -> float:
+    from email.utils import parsedate_to_datetime
+
+    answer = connection.session.get(connection.network.get_endpoint() or "", authenticated=False, raise_exc=False)
+    said = answer.headers.get("Date")
+    return parsedate_to_datetime(said).timestamp() - time.time() if said else 0.0
+
+
+def _quotas(nova: dict[str, Any], neutron: dict[str, Any], cinder: dict[str, Any]) -> dict[str, Quota]:
+    found = {
+        name: Quota(nova[f"total{used}Used"], nova[f"maxTotal{limit}"])
+        for name, used, limit in (
+            ("instances", "Instances", "Instances"),
+            ("cores", "Cores", "Cores"),
+            ("ram", "RAM", "RAMSize"),
+        )
+    }
+    for name, theirs in (
+        ("networks", "network"),
+        ("subnets", "subnet"),
+        ("routers", "router"),
+        ("ports", "port"),
+        ("floating IPs", "floatingip"),
+        ("security groups", "security_group"),
+        ("security group rules", "security_group_rule"),
+    ):
+        if theirs in neutron:
+            quota = neutron[theirs]
+            found[name] = Quota(quota["used"] + quota["reserved"], quota["limit"])
+    if cinder:
+        found["volumes"] = Quota(cinder["totalVolumesUsed"], cinder["maxTotalVolumes"])
+        found["gigabytes"] = Quota(cinder["totalGigabytesUsed"], cinder["maxTotalVolumeGigabytes"])
+    return found
+
+
+def _sorted(found: Any) -> Any:
+    """The oldest first: of two that are the same, that one stays."""
+    return tuple(sorted(found, key=lambda each: (each.created, each.id)))
+
+
+def _server(each: Any) -> Server:
+    metadata = dict(each.metadata or {})
+    return Server(
+        id=each.id,
+        name=each.name,
+        node=metadata.get(NODE_KEY, ""),
+        created=each.created_at,
+        status=each.status,
+        flavor=(each.flavor or {}).get("original_name") or (each.flavor or {}).get("name") or "",
+        image=metadata.get(IMAGE_KEY, ""),
+        zone=each.availability_zone or "",
+        metadata=metadata,
+        tags=frozenset(each.tags or ()),
+        volumes=tuple(volume["id"] for volume in each.attached_volumes or ()),
+        fault=((each.fault or {}).get("message") or "") if each.status == "ERROR" else "",
+        busy=each.task_state is not None,
+    )
+
+
+def _volume(each: Any) -> Volume:
+    metadata = dict(each.metadata or {})
+    return Volume(
+        each.id, metadata.get(NODE_KEY, ""), each.created_at, each.status, each.size, each.volume_type or "", metadata
+    )
+
+
+def _port(each: Any, name: str) -> Port:
+    return Port(
+        id=each.id,
+        node=each.name.removeprefix(f"{mark(name)}."),
+        created=each.created_at,
+        network=each.network_id,
+        addresses=tuple(fixed["ip_address"] for fixed in each.fixed_ips),
+        groups=frozenset(each.security_group_ids),
+        server=each.device_id or "",
+    )
+
+
+def _rule(rule: dict[str, Any], group: str) -> Rule | None:
+    """Return an ingress rule as the testbed writes them; None for egress."""
+    if rule["direction"] != "ingress":
+        return None
+    remote = None if rule["remote_group_id"] == group else (rule["remote_ip_prefix"] or rule["ethertype"])
+    own = (rule["description"] or "") == OWN_ADDRESS
+    return Rule(rule["port_range_min"], rule["port_range_max"], remote, own)

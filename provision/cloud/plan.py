@@ -1,0 +1,413 @@
+"""(desired, observed, offer) -> what is to be created, changed, replaced and deleted, and whether it fits. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from provision.cloud.choose import Chosen, Problem, choose
+from provision.cloud.desired import Desired, Node, Rule, none
+from provision.cloud.observed import Observed, Offer, Port, Server, Thing, Volume
+from provision.spec_openstack import OwnNetwork
+
+Verb = Literal["create", "change", "replace", "delete", "wait", "keep"]
+Kind = Literal[
+    "network",
+    "subnet",
+    "router",
+    "router interface",
+    "security group",
+    "security group rule",
+    "port",
+    "volume",
+    "server",
+    "floating IP",
+]
+# what counts against which quota, for one of each kind
+QUOTA_OF: dict[Kind, str] = {
+    "network": "networks",
+    "subnet": "subnets",
+    "router": "routers",
+    "router interface": "ports",
+    "security group": "security groups",
+    "security group rule": "security group rules",
+    "port": "ports",
+    "volume": "volumes",
+    "server": "instances",
+    "floating IP": "floating IPs",
+}
+EGRESS_RULES = 2  # that neutron makes with every security group
+TAKES_LONGER = ("BUILD", "REBUILD", "REBOOT", "HARD_REBOOT", "RESIZE", "VERIFY_RESIZE", "PASSWORD", "MIGRATING")
+Marked = TypeVar("Marked", Server, Volume, Port)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step. `name`: the node's or the thing's; `id`: of what is there; `to`: what it becomes."""
+
+    verb: Verb
+    kind: Kind
+    name: str
+    why: str
+    id: str = ""
+    to: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class QuotaRow:
+    """A quota before and after; `limit` -1: none."""
+
+    name: str
+    before: int
+    after: int
+    limit: int
+
+    @property
+    def short_by(self) -> int:
+        """How much is missing."""
+        return max(0, self.after - self.limit) if self.limit >= 0 and self.after > self.before else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do, in no order, and what stands in its way."""
+
+    actions: tuple[Action, ...]
+    problems: tuple[Problem, ...] = ()
+    quotas: tuple[QuotaRow, ...] = ()
+    largest: str = ""
+    chosen: Chosen | None = None
+
+    @property
+    def work(self) -> list[Action]:
+        """The actions that do something."""
+        return [action for action in self.actions if action.verb != "keep"]
+
+    @property
+    def fits(self) -> bool:
+        """Whether the quotas suffice and nothing else is in the way."""
+        return not self.problems and not any(row.short_by for row in self.quotas)
+
+
+def plan(desired: Desired, observed: Observed, offer: Offer) -> Plan:
+    """Return what leads from `observed` to `desired`, with all that is missing or wrong."""
+    chosen = choose(desired, offer)
+    actions = tuple(_actions(desired, observed, chosen))
+    rows = _quotas(actions, observed, offer, chosen)
+    largest = _largest(desired, observed, offer) if any(row.short_by for row in rows) else ""
+    return Plan(actions, chosen.problems, rows, largest, chosen)
+
+
+def removal(name: str, observed: Observed, *, keep_volumes: bool) -> Plan:
+    """Return what removes all that the testbed has; with `keep_volumes` all but its volumes."""
+    actions = _actions(none(name), observed, Chosen({}, None, None, ()))
+    if keep_volumes:
+        actions = (
+            dataclasses.replace(action, verb="keep", why="--keep-volumes") if action.kind == "volume" else action
+            for action in actions
+        )
+    return Plan(tuple(actions))
+
+
+def _actions(desired: Desired, observed: Observed, chosen: Chosen) -> Iterator[Action]:
+    yield from _networking(desired, observed, chosen)
+    yield from _security(desired, observed)
+    ports, servers = _first(observed.ports), _first(observed.servers)
+    nodes = {node.name: node for node in desired.nodes}
+    for found, kind in ((observed.servers, "server"), (observed.ports, "port")):
+        yield from _surplus(kind, found, nodes)  # type: ignore[arg-type]
+    doomed = set()
+    for node in desired.nodes:
+        port, server = ports.get(node.name), servers.get(node.name)
+        made = chosen.nodes.get(node.name)
+        action = _server(desired, node, server, port, observed, chosen) if made else None
+        if action is not None:
+            if action.verb == "replace" and server is not None:
+                doomed |= {*server.volumes}
+            yield action
+        yield _port(desired, node, port, observed, chosen)
+    yield from _volumes(desired, observed, nodes, servers, doomed)
+    yield from _floating_ips(desired, observed, ports, chosen)
+
+
+def _first(found: Sequence[Marked]) -> dict[str, Marked]:
+    """Return the oldest for every node."""
+    return {each.node: each for each in reversed(found)}
+
+
+def _surplus(kind: Kind, found: Sequence[Server] | Sequence[Port], nodes: dict[str, Node]) -> Iterator[Action]:
+    seen: set[str] = set()
+    for each in found:
+        if each.node not in nodes:
+            yield Action("delete", kind, each.node or each.id, "no longer wanted", each.id)
+        elif each.node in seen:
+            yield Action("delete", kind, each.node, "there twice; the older one stays", each.id)
+        seen.add(each.node)
+
+
+def _thing(kind: Kind, name: str, found: Sequence[Thing], *, wanted: bool, to: dict[str, Any]) -> Iterator[Action]:
+    for index, each in enumerate(found):
+        if not wanted:
+            yield Action("delete", kind, each.name, "no longer wanted", each.id)
+        elif index:
+            yield Action("delete", kind, each.name, "there twice; the older one stays", each.id)
+    if wanted and found:
+        yield Action("keep", kind, name, "", found[0].id, to)
+    elif wanted:
+        yield Action("create", kind, name, "not there", to=to)
+
+
+def _networking(desired: Desired, observed: Observed, chosen: Chosen) -> Iterator[Action]:
+    own = desired.network if isinstance(desired.network, OwnNetwork) else None
+    wanted = own is not None and bool(desired.nodes)
+    external = chosen.external.id if chosen.external else ""
+    yield from _thing("network", desired.named("network"), observed.networks, wanted=wanted, to={})
+    subnet = {"cidr": own.cidr, "dns": list(own.dns)} if own else {}
+    for action in _thing("subnet", desired.named("subnet"), observed.subnets, wanted=wanted, to=subnet):
+        there = observed.subnets[0].detail if observed.subnets else ()
+        if action.verb != "keep" or own is None or there == (own.cidr, *own.dns):
+            yield action
+        elif there[0] != own.cidr:
+            why = f"its range is {there[0]}, and wanted is {own.cidr}; nothing of a subnet in use can be moved"
+            yield dataclasses.replace(action, verb="replace", why=why)
+        else:
+            yield dataclasses.replace(action, verb="change", why=f"name servers: {', '.join(own.dns) or 'none'}")
+    for action in _thing("router", desired.named("router"), observed.routers, wanted=wanted, to={"external": external}):
+        there = observed.routers[0].detail if observed.routers else ()
+        if action.verb == "keep" and external and there != (external,):
+            action = dataclasses.replace(action, verb="change", why="its external network is another")
+        yield action
+    for each in observed.interfaces:
+        if not wanted or each.name != observed.routers[0].id:
+            yield Action(
+                "delete", "router interface", each.name, "no longer wanted", each.id, {"subnet": each.detail[0]}
+            )
+    subnets = {each.id for each in observed.subnets[:1]}
+    connected = observed.routers and any(
+        each.name == observed.routers[0].id and each.detail[0] in subnets for each in observed.interfaces
+    )
+    if wanted:
+        yield Action("keep" if connected else "create", "router interface", "subnet at router", "not there")
+
+
+def _security(desired: Desired, observed: Observed) -> Iterator[Action]:
+    wanted = bool(desired.nodes)
+    name = desired.mark
+    yield from _thing("security group", name, observed.security_groups, wanted=wanted, to={})
+    if not wanted:
+        return
+    there: dict[Rule, str] = {}
+    for rule_id, rule in observed.rules.items():
+        if rule in there:
+            yield Action("delete", "security group rule", _said(rule), "there twice", rule_id)
+        there.setdefault(rule, rule_id)
+    for rule in sorted(desired.rules, key=_order):
+        if rule in there:
+            yield Action("keep", "security group rule", _said(rule), "", there[rule])
+        else:
+            yield Action("create", "security group rule", _said(rule), "not there", to={"rule": rule})
+    own_ports = {rule.first for rule in desired.rules if rule.own_address}
+    for rule, rule_id in there.items():
+        if rule in desired.rules:
+            continue
+        if rule.own_address and rule.first in own_ports:
+            yield Action("keep", "security group rule", _said(rule), "of another administrator's address", rule_id)
+        else:
+            yield Action("delete", "security group rule", _said(rule), "not in testbed.yaml", rule_id)
+
+
+def _order(rule: Rule) -> tuple[int, int, str]:
+    return rule.first or 0, rule.last or 0, rule.remote or ""
+
+
+def _said(rule: Rule) -> str:
+    if rule.first is None:
+        what = "everything"
+    else:
+        what = f"TCP {rule.first}" + (f" to {rule.last}" if rule.last != rule.first else "")
+    return f"{what} from {rule.remote or 'the testbed itself'}"
+
+
+def _port(desired: Desired, node: Node, port: Port | None, observed: Observed, chosen: Chosen) -> Action:
+    network = _network_id(desired, observed, chosen)
+    if port is None:
+        return Action("create", "port", node.name, "not there")
+    if network != port.network:
+        return Action("replace", "port", node.name, "it is on another network", port.id)
+    groups = {each.id for each in observed.security_groups[:1]}
+    if port.groups != groups:
+        return Action("change", "port", node.name, "its security groups are not the testbed's", port.id)
+    return Action("keep", "port", node.name, "", port.id)
+
+
+def _network_id(desired: Desired, observed: Observed, chosen: Chosen) -> str:
+    if isinstance(desired.network, OwnNetwork):
+        return observed.networks[0].id if observed.networks else ""
+    return chosen.network.id if chosen.network else ""
+
+
+def _server(
+    desired: Desired, node: Node, server: Server | None, port: Port | None, observed: Observed, chosen: Chosen
+) -> Action:
+    made = chosen.nodes[node.name]
+    if server is None:
+        return Action("create", "server", node.name, "not there")
+    if reason := _why_replace(desired, node, server, port, observed, chosen):
+        return Action("replace", "server", node.name, reason, server.id)
+    if server.status in TAKES_LONGER or (server.busy and server.status == "ACTIVE"):
+        return Action("wait", "server", node.name, f"it is in {server.status}", server.id)
+    metadata = desired.server_metadata(node, made.image.id)
+    reasons: list[str] = []
+    to: dict[str, Any] = {}
+    if server.flavor != made.flavor.name:
+        reasons.append(f"flavor {server.flavor} → {made.flavor.name}")
+        to["flavor"] = made.flavor.id
+    if server.metadata != metadata:
+        reasons.append(f"metadata {_difference(server.metadata, metadata)}")
+        to["metadata"] = metadata
+    if server.tags != desired.server_tags:
+        reasons.append(f"tags {_difference(dict.fromkeys(server.tags), dict.fromkeys(desired.server_tags))}")
+        to["tags"] = sorted(desired.server_tags)
+    if server.status != "ACTIVE":
+        reasons.append(f"it is {server.status}")
+        to["start"] = server.status
+    return Action("change" if reasons else "keep", "server", node.name, "; ".join(reasons), server.id, to)
+
+
+def _why_replace(
+    desired: Desired, node: Node, server: Server, port: Port | None, observed: Observed, chosen: Chosen
+) -> str:
+    made = chosen.nodes[node.name]
+    volumes = {volume.id: volume for volume in observed.volumes}
+    boot = next((volumes[each] for each in server.volumes if each in volumes), None)
+    if server.status == "ERROR":
+        return f"nova: {server.fault or 'ERROR, without a reason'}"
+    if server.image != made.image.id:
+        return f"image {_image_name(server.image, chosen)} → {made.image.name}"
+    if node.zone is not None and server.zone != node.zone:
+        return f"availability zone {server.zone} → {node.zone}"
+    if (node.volume is None) != (boot is None):
+        return "boots from a volume" if node.volume is None else "does not boot from a volume"
+    if node.volume and boot and boot.size != node.volume.size:
+        return f"boot volume of {boot.size} → {node.volume.size} GiB"
+    if node.volume and boot and node.volume.type and boot.type != node.volume.type:
+        return f"type of the boot volume {boot.type} → {node.volume.type}"
+    if port is None or port.server != server.id or port.network != _network_id(desired, observed, chosen):
+        return "its port is not there, or on another network"
+    return ""
+
+
+def _image_name(image_id: str, chosen: Chosen) -> str:
+    return next((made.image.name for made in chosen.nodes.values() if made.image.id == image_id), image_id or "unknown")
+
+
+def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
+    words = [f"-{key}" for key in sorted({*there} - {*wanted})] + [f"+{key}" for key in sorted({*wanted} - {*there})]
+    words += [f"{key}={wanted[key]}" for key in sorted({*wanted} & {*there}) if wanted[key] != there[key]]
+    return " ".join(words)
+
+
+def _volumes(
+    desired: Desired, observed: Observed, nodes: dict[str, Node], servers: dict[str, Server], doomed: set[str]
+) -> Iterator[Action]:
+    used = {volume: server for server in servers.values() for volume in server.volumes}
+    free: dict[str, Volume] = {}
+    for volume in observed.volumes:
+        node = nodes.get(volume.node)
+        if node is None or node.volume is None:
+            yield Action("delete", "volume", volume.node or volume.id, "no longer wanted", volume.id)
+        elif volume.id in doomed or volume.status.startswith("error"):
+            yield Action(
+                "delete", "volume", volume.node, f"its server is replaced, or it is in {volume.status}", volume.id
+            )
+        elif volume.id in used:
+            metadata = desired.volume_metadata(node)
+            if volume.metadata != metadata:
+                why = f"metadata {_difference(volume.metadata, metadata)}"
+                yield Action("change", "volume", volume.node, why, volume.id, {"metadata": metadata})
+            else:
+                yield Action("keep", "volume", volume.node, "", volume.id)
+            free[volume.node] = volume
+        elif volume.node not in free and volume.node not in servers and volume.size == node.volume.size:
+            free[volume.node] = volume  # made by a run that was killed before its server
+            yield Action("keep", "volume", volume.node, "no server boots from it yet", volume.id)
+        else:
+            yield Action("delete", "volume", volume.node, "there twice", volume.id)
+    for node in nodes.values():
+        if node.volume is not None and node.name not in free:
+            yield Action("create", "volume", node.name, "not there", to={"size": node.volume.size})
+
+
+def _floating_ips(desired: Desired, observed: Observed, ports: dict[str, Port], chosen: Chosen) -> Iterator[Action]:
+    of_port = {each.port: each for each in reversed(observed.floating_ips) if each.port}
+    pool = chosen.external.id if chosen.external and desired.pool else ""
+    free = [each for each in observed.floating_ips if not each.port and each.network == pool]
+    kept = set()
+    for node in desired.nodes:
+        if not node.floating_ip:
+            continue
+        port = ports.get(node.name)
+        there = of_port.get(port.id) if port else None
+        if there is not None and there.network == pool:
+            kept.add(there.id)
+            yield Action("keep", "floating IP", node.name, there.address, there.id)
+        elif free:
+            taken = free.pop(0)
+            kept.add(taken.id)
+            yield Action("change", "floating IP", node.name, f"{taken.address}, which is free", taken.id)
+        else:
+            yield Action("create", "floating IP", node.name, "not there")
+    for each in observed.floating_ips:
+        if each.id not in kept:
+            yield Action("delete", "floating IP", each.address, "no longer wanted", each.id)
+
+
+def _quotas(actions: Iterable[Action], observed: Observed, offer: Offer, chosen: Chosen) -> tuple[QuotaRow, ...]:
+    more = _used_more(actions, observed, offer, chosen)
+    return tuple(
+        QuotaRow(name, quota.used, quota.used + more[name], quota.limit) for name, quota in offer.quotas.items()
+    )
+
+
+def _used_more(actions: Iterable[Action], observed: Observed, offer: Offer, chosen: Chosen) -> Counter[str]:
+    """Return how much more of each quota is used when the actions are done (less: negative)."""
+    flavors = {flavor.name: flavor for flavor in offer.flavors}
+    servers = {server.id: server for server in observed.servers}
+    volumes = {volume.id: volume for volume in observed.volumes}
+    more: Counter[str] = Counter()
+    for action in actions:
+        sign = {"create": 1, "delete": -1}.get(action.verb, 0)
+        more[QUOTA_OF[action.kind]] += sign
+        if action.kind == "security group":
+            more["security group rules"] += sign * EGRESS_RULES
+        if action.kind == "server":
+            there = servers.get(action.id)
+            before = flavors.get(there.flavor) if there else None
+            made = chosen.nodes.get(action.name)
+            after = made.flavor if made and action.verb != "delete" else None
+            more["cores"] += (after.vcpus if after else 0) - (before.vcpus if before else 0)
+            more["ram"] += (after.ram if after else 0) - (before.ram if before else 0)
+        if action.kind == "volume" and sign:
+            more["gigabytes"] += action.to["size"] if sign > 0 else -volumes[action.id].size
+    return more
+
+
+def _largest(desired: Desired, observed: Observed, offer: Offer) -> str:
+    """Return the largest layout that fits, in words; groups that have several servers shrink, the largest first."""
+    nodes = list(desired.nodes)
+    while True:
+        counts = Counter(node.groups[0] for node in nodes)
+        several = [group for group, count in counts.items() if count > 1]
+        if not several:
+            return ""
+        group = max(several, key=lambda each: counts[each])
+        nodes.remove([node for node in nodes if node.groups[0] == group][-1])
+        smaller = dataclasses.replace(desired, nodes=tuple(nodes))
+        chosen = choose(smaller, offer)
+        rows = _quotas(_actions(smaller, observed, chosen), observed, offer, chosen)
+        if not any(row.short_by for row in rows):
+            counts = Counter(node.groups[0] for node in nodes)
+            return ", ".join(f"{count} {group}" if group != "server" else group for group, count in counts.items())
