@@ -1,4 +1,4 @@
-"""actions -> cloud: concurrently under a bound, and resumable at any point, as the next plan starts from what is there."""
+"""actions -> cloud: concurrently under a bound, resumable at any point, as the next plan starts from what is there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Run:
         return [action for action in self.plan.actions if action.verb == verb and action.kind in kinds]
 
     def each(self, actions: Iterable[Action], do: Callable[[Action], Any]) -> None:
-        """Do something for each of the actions, at most `parallel` at a time. Raises the first error, when all ended."""
+        """Do something for each action, at most `parallel` at a time. Raises the first error when all have ended."""
         todo = list(actions)
         errors: list[CloudError] = []
         with ThreadPoolExecutor(max_workers=self.parallel) as pool:

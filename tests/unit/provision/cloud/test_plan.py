@@ -1,0 +1,331 @@
+"""What is wanted and what is there, and what is planned."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from provision import spec
+from provision.cloud import desired as wanting
+from provision.cloud.desired import GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
+from provision.cloud.observed import (
+    FlavorOffer,
+    FloatingIp,
+    Image,
+    NetworkOffer,
+    Observed,
+    Offer,
+    Port,
+    Quota,
+    Server,
+    Thing,
+    Volume,
+)
+from provision.cloud.plan import Plan, plan, removal
+
+KEY_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo"
+SPEC = f"""\
+name: ran
+provider: openstack
+openstack:
+  cloud: lab
+  image: focal
+  network: {{cidr: 10.20.0.0/24}}
+  floating_ip_pool: public
+MORE
+server: {{}}
+users: [{{name: alice}}]
+administrators: [{{name: ada, ssh_keys: ["{KEY_LINE}"]}}]
+"""
+OFFER = Offer(
+    images=(Image("i-1", "focal", "active", 3, 512),),
+    flavors=(
+        FlavorOffer("f-1", "m1.huge", 16, 32768, 256, {}),
+        FlavorOffer("f-2", "m1.large", 8, 8192, 128, {}),
+        FlavorOffer("f-3", "a.gpu", 8, 8192, 128, {"pci_passthrough:alias": "a100:1"}),
+        FlavorOffer("f-4", "m1.novol", 8, 8192, 0, {}),
+        FlavorOffer("f-5", "a.pinned", 8, 8192, 128, {"hw:cpu_policy": "dedicated"}),
+    ),
+    networks=(NetworkOffer("n-pub", "public", True, ("s-pub",)), NetworkOffer("n-x", "lab net/1", False, ("s-x",))),
+    zones=frozenset({"compute", "gpu", "radio"}),
+    volume_types=frozenset({"ssd"}),
+    quotas={
+        "instances": Quota(1, 10),
+        "cores": Quota(2, 20),
+        "ram": Quota(4096, 51200),
+        "ports": Quota(5, 50),
+        "networks": Quota(0, 10),
+        "subnets": Quota(0, 10),
+        "routers": Quota(0, 10),
+        "floating IPs": Quota(0, 5),
+        "security groups": Quota(1, 10),
+        "security group rules": Quota(4, 100),
+        "volumes": Quota(0, 10),
+        "gigabytes": Quota(0, 1000),
+    },
+    clock_off=0.4,
+)
+
+
+def wanted(more: str = "") -> Desired:
+    return wanting.of(spec.parse(SPEC.replace("MORE", more), "testbed.yaml"), "198.51.100.7/32")
+
+
+def there(of: Desired) -> Observed:
+    """A project in which all that is wanted is there."""
+    volumes = tuple(
+        Volume(f"v-{node.name}", node.name, "1", "in-use", node.volume.size, "ssd", of.volume_metadata(node))
+        for node in of.nodes
+        if node.volume
+    )
+    return Observed(
+        servers=tuple(
+            Server(
+                id=f"s-{node.name}",
+                name=f"{of.name}-{node.name}",
+                node=node.name,
+                created="1",
+                status="ACTIVE",
+                flavor="m1.large" if not node.volume else "m1.novol",
+                image="i-1",
+                zone=node.zone or "compute",
+                metadata=of.server_metadata(node, "i-1"),
+                tags=of.server_tags,
+                volumes=tuple(volume.id for volume in volumes if volume.node == node.name),
+            )
+            for node in of.nodes
+        ),
+        volumes=volumes,
+        ports=tuple(
+            Port(f"p-{node.name}", node.name, "1", "n-1", ("10.20.0.5",), frozenset({"sg-1"}), f"s-{node.name}")
+            for node in of.nodes
+        ),
+        floating_ips=tuple(
+            FloatingIp(f"fip-{node.name}", "1", "203.0.113.9", "n-pub", f"p-{node.name}")
+            for node in of.nodes
+            if node.floating_ip
+        ),
+        networks=(Thing("n-1", "testbed.ran.network", "1"),),
+        subnets=(Thing("sub-1", "testbed.ran.subnet", "1", ("10.20.0.0/24",)),),
+        routers=(Thing("r-1", "testbed.ran.router", "1", ("n-pub",)),),
+        interfaces=(Thing("if-1", "r-1", "1", ("sub-1",)),),
+        security_groups=(Thing("sg-1", "testbed.ran", "1"),),
+        rules={f"rule-{index}": rule for index, rule in enumerate(sorted(of.rules, key=repr))},
+    )
+
+
+def work(found: Plan) -> set[tuple[str, str, str]]:
+    return {(action.verb, action.kind, action.name) for action in found.work}
+
+
+def test_an_empty_project_gets_all_of_it():
+    found = plan(wanted(), Observed(), OFFER)
+    assert found.problems == ()
+    assert work(found) == {
+        ("create", "network", "testbed.ran.network"),
+        ("create", "subnet", "testbed.ran.subnet"),
+        ("create", "router", "testbed.ran.router"),
+        ("create", "router interface", "subnet at router"),
+        ("create", "security group", "testbed.ran"),
+        ("create", "security group rule", "everything from the testbed itself"),
+        *(("create", "security group rule", f"TCP {port} from 198.51.100.7/32") for port in (22, 8080, 8008, 8081)),
+        *(("create", kind, node) for kind in ("port", "server") for node in ("server", "agent-1")),
+        ("create", "floating IP", "server"),
+    }
+    rows = {row.name: (row.before, row.after) for row in found.quotas}
+    assert rows["instances"] == (1, 3)
+    assert rows["cores"] == (2, 18), "server and one agent fit into a quota of 20"
+    assert rows["ram"] == (4096, 4096 + 2 * 8192)
+    assert rows["ports"] == (5, 8), "one for each server, and the router's"
+    assert rows["security group rules"] == (4, 4 + 5 + 2), "neutron adds two for what goes out"
+    assert found.fits
+
+
+@pytest.mark.parametrize("more", ["", "  boot_volume: {size: 40}", "  availability_zone: gpu\n  tags: [oran]"])
+def test_what_is_there_is_left_alone(more):
+    assert plan(wanted(more), there(wanted(more)), OFFER).work == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("", "  nodes: {agents: {count: 2}}", {("create", "server", "agent-2"), ("create", "port", "agent-2")}),
+        ("  nodes: {agents: {count: 2}}", "", {("delete", "server", "agent-2"), ("delete", "port", "agent-2")}),
+        ("", "  flavor: m1.huge", {("change", "server", "server"), ("change", "server", "agent-1")}),
+        ("", "  nodes: {agents: {flavor: m1.huge}}", {("change", "server", "agent-1")}),
+        ("", "  metadata: {site: roof}", {("change", "server", "server"), ("change", "server", "agent-1")}),
+        ("  tags: [oran]", "", {("change", "server", "server"), ("change", "server", "agent-1")}),
+        (
+            "",
+            "  security: {web: [192.0.2.0/24]}",
+            {
+                ("create", "security group rule", "TCP 8080 from 192.0.2.0/24"),
+                ("delete", "security group rule", "TCP 8080 from 198.51.100.7/32"),
+            },
+        ),
+        ("", "  nodes: {agents: {floating_ip: true}}", {("create", "floating IP", "agent-1")}),
+        ("", "  nodes: {server: {floating_ip: false}}", {("delete", "floating IP", "203.0.113.9")}),
+        ("", "  nodes: {agents: {availability_zone: gpu}}", {("replace", "server", "agent-1")}),
+        (
+            "  boot_volume: {size: 40}",
+            "  boot_volume: {size: 40}\n  nodes: {agents: {boot_volume: {size: 80}}}",
+            {("replace", "server", "agent-1"), ("delete", "volume", "agent-1"), ("create", "volume", "agent-1")},
+        ),
+        (
+            "",
+            "  nodes: {clients: {count: 1}}",
+            {
+                ("create", "server", "client-1"),
+                ("create", "port", "client-1"),
+                ("change", "server", "server"),  # its groups are in its metadata
+            },
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_change_of_the_spec_is_all_that_is_planned(before, after, expected):
+    assert work(plan(wanted(after), there(wanted(before)), OFFER)) == expected
+
+
+def test_another_image_replaces_the_server_and_keeps_its_port():
+    found = dataclasses.replace(OFFER, images=(*OFFER.images, Image("i-2", "noble", "active", 3, 512)))
+    planned = plan(wanted("  nodes: {agents: {image: noble}}"), there(wanted()), found)
+    assert work(planned) == {("replace", "server", "agent-1")}
+    assert "noble" in planned.work[0].why
+
+
+def broken(**changes: Any) -> Observed:
+    """A project in which the agent is not as it was made."""
+    found = there(wanted())
+    servers = [dataclasses.replace(each, **changes) if each.node == "agent-1" else each for each in found.servers]
+    return dataclasses.replace(found, servers=tuple(servers))
+
+
+@pytest.mark.parametrize(
+    ("observed", "expected", "why"),
+    [
+        (broken(status="ERROR", fault="No valid host"), {("replace", "server", "agent-1")}, "nova: No valid host"),
+        (broken(status="SHUTOFF"), {("change", "server", "agent-1")}, "it is SHUTOFF"),
+        (broken(status="BUILD"), {("wait", "server", "agent-1")}, "it is in BUILD"),
+        (broken(node="agent-7"), {("delete", "server", "agent-1"), ("create", "server", "agent-1")}, ""),
+    ],
+    ids=["error", "stopped", "being built", "of another number"],
+)
+def test_a_server_that_is_not_well_is_mended(observed, expected, why):
+    if not why:
+        expected = {("delete", "server", "agent-7"), ("create", "server", "agent-1")}
+    found = plan(wanted(), observed, OFFER)
+    assert work(found) == expected
+    if why:
+        assert found.work[0].why == why
+
+
+def test_what_is_there_twice_goes_and_the_older_one_stays():
+    found = there(wanted())
+    twin = dataclasses.replace(found.servers[1], id="s-twin", created="2")
+    other = Thing("n-2", "testbed.ran.network", "2")
+    doubled = dataclasses.replace(found, servers=(*found.servers, twin), networks=(*found.networks, other))
+    planned = plan(wanted(), doubled, OFFER)
+    assert {(action.verb, action.kind, action.id) for action in planned.work} == {
+        ("delete", "server", "s-twin"),
+        ("delete", "network", "n-2"),
+    }
+
+
+def test_a_free_floating_ip_is_taken_before_a_new_one():
+    found = there(wanted())
+    free = dataclasses.replace(found.floating_ips[0], port="")
+    planned = plan(wanted(), dataclasses.replace(found, floating_ips=(free,)), OFFER)
+    assert [(action.verb, action.id) for action in planned.work] == [("change", "fip-server")]
+
+
+def test_another_administrators_address_stays():
+    found = there(wanted())
+    theirs = Rule(22, 22, "203.0.113.77/32", own_address=True)
+    planned = plan(wanted(), dataclasses.replace(found, rules={**found.rules, "rule-9": theirs}), OFFER)
+    assert planned.work == []
+
+
+@pytest.mark.parametrize(
+    ("more", "flavor"),
+    [
+        ("", "m1.large"),
+        ("  flavor: {vcpus: 9}", "m1.huge"),
+        ("  flavor: a.gpu", "a.gpu"),
+        ("  flavor: f-5", "a.pinned"),
+        ("  boot_volume: {size: 40}", "m1.novol"),
+    ],
+)
+def test_the_smallest_flavor_without_special_hardware_is_chosen(more, flavor):
+    found = plan(wanted(more), Observed(), OFFER)
+    assert found.chosen is not None
+    assert {made.flavor.name for made in found.chosen.nodes.values()} == {flavor}
+
+
+@pytest.mark.parametrize(
+    ("more", "offer", "what", "remedy"),
+    [
+        ("  nodes: {agents: {image: fokal}}", {}, "image 'fokal' is not in this project", "image list"),
+        ("", {"images": (OFFER.images[0], Image("i-9", "focal", "active", 1, 1))}, "is there 2 times: i-1, i-9", "ID"),
+        ("", {"images": (Image("i-1", "focal", "saving", 1, 1),)}, "image 'focal' is saving", "Wait"),
+        ("  flavor: m1.larg", {}, "flavor 'm1.larg' is not in this cloud", "Did you mean 'm1.large'?"),
+        ("  flavor: {vcpus: 64}", {}, "no flavor has 64 vCPUs", "Ask for less"),
+        ("  availability_zone: computer", {}, "zone 'computer' is not there", "compute, gpu, radio"),
+        ("  boot_volume: {type: sdd}", {}, "volume type 'sdd' is not there", "Did you mean 'ssd'?"),
+        ("  boot_volume: {size: 2}", {}, "too small for image focal, which needs 3", "larger"),
+        ("", {"networks": ()}, "external network 'public' is not there", "network list --external"),
+        ("", {"clock_off": 400.0}, "400 s apart", "clock"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said_with_its_remedy(more, offer, what, remedy):
+    found = plan(wanted(more), Observed(), dataclasses.replace(OFFER, **offer))
+    [problem] = found.problems
+    assert what in problem.what
+    assert remedy in problem.remedy
+    assert not found.fits
+
+
+def test_all_problems_are_said_at_once():
+    found = plan(wanted("  flavor: none\n  availability_zone: nowhere"), Observed(), OFFER)
+    assert len(found.problems) == 2
+
+
+def test_quotas_that_are_short_are_named_with_the_largest_layout_that_fits():
+    found = plan(wanted("  nodes: {agents: {count: 6}}"), Observed(), OFFER)
+    assert {row.name: row.short_by for row in found.quotas if row.short_by} == {"cores": 38, "ram": 10240}
+    assert found.largest == "server, 1 agents"
+    assert not found.fits
+
+
+def test_a_network_that_is_there_is_used_and_none_is_made():
+    text = SPEC.replace("MORE", "").replace("network: {cidr: 10.20.0.0/24}", 'network: "lab net/1"')
+    found = plan(wanting.of(spec.parse(text, "testbed.yaml"), "198.51.100.7/32"), Observed(), OFFER)
+    assert found.problems == ()
+    assert not [action for action in found.work if action.kind in ("network", "subnet", "router", "router interface")]
+
+
+def test_removal_takes_all_and_nothing_else():
+    found = there(wanted("  boot_volume: {size: 40}"))
+    gone = removal("ran", found, keep_volumes=False)
+    assert {action.verb for action in gone.work} == {"delete"}
+    counts = {kind: sum(action.kind == kind for action in gone.work) for kind in ("server", "port", "volume", "router")}
+    assert counts == {"server": 2, "port": 2, "volume": 2, "router": 1}
+    kept = removal("ran", found, keep_volumes=True)
+    assert not [action for action in kept.work if action.kind == "volume"]
+
+
+def test_marks_are_on_all_that_is_made():
+    of = wanted("  metadata: {site: roof}")
+    metadata = of.server_metadata(of.nodes[1], "i-1")
+    assert metadata == {KEY: "ran", NODE_KEY: "agent-1", GROUPS_KEY: "agents", IMAGE_KEY: "i-1", "site": "roof"}
+    assert of.server_tags == {"testbed.ran"}
+    assert of.named("network") == "testbed.ran.network"
+
+
+def test_user_data_lets_administrators_in_and_no_password():
+    text = wanted().user_data
+    assert text.startswith("#cloud-config\n")
+    assert f"{KEY_LINE} ada" in text
+    assert '"ssh_pwauth": false' in text
