@@ -75,7 +75,7 @@ def explain(error: Exception, doing: str = "") -> CloudError:
             )
         case auth.Unauthorized() | auth.MissingRequiredOptions() | auth.NoMatchingPlugin():
             return CloudError(what, "Check user, password or application credential of this entry in clouds.yaml.")
-        case auth.SSLFailure():
+        case auth.SSLError():
             return CloudError(
                 what, "Name the cloud's CA in `cacert` of this entry in clouds.yaml; the check stays switched on."
             )

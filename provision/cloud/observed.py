@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from provision.cloud.connect import explained
@@ -177,12 +178,7 @@ def observe(connection: Connection, name: str, parallel: int) -> Observed:
         },
         parallel,
     )
-    more: Calls = {
-        f"interfaces {router.id}": lambda router=router: list(
-            network.ports(device_id=router.id, device_owner="network:router_interface")
-        )
-        for router in found["routers"]
-    }
+    more: Calls = {f"interfaces {router.id}": partial(_interfaces, network, router.id) for router in found["routers"]}
     interfaces = _all(more, parallel) if more else {}
     groups = _sorted(Thing(each.id, each.name, each.created_at) for each in found["security_groups"])
     return Observed(
@@ -221,13 +217,17 @@ def observe(connection: Connection, name: str, parallel: int) -> Observed:
 def observe_servers(connection: Connection, name: str) -> tuple[Server, ...]:
     """Return the testbed's servers as they are now; for those who wait for them. Raises `CloudError`."""
     with explained("listing servers"):
-        return _sorted(map(_server, _servers(connection, name)))
+        return tuple(_sorted(map(_server, _servers(connection, name))))
 
 
 def observe_volumes(connection: Connection, name: str) -> tuple[Volume, ...]:
     """Return the testbed's volumes as they are now. Raises `CloudError`."""
     with explained("listing volumes"):
-        return _sorted(map(_volume, _volumes(connection, name)))
+        return tuple(_sorted(map(_volume, _volumes(connection, name))))
+
+
+def _interfaces(network: Any, router: str) -> list[Any]:
+    return list(network.ports(device_id=router, device_owner="network:router_interface"))
 
 
 def _listed(connection: Connection, name: str) -> Calls:
@@ -262,7 +262,7 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         "clock": lambda: _clock_off(connection),
     }
     for name in names:
-        calls[f"image {name}"] = lambda name=name: _images(connection, name)
+        calls[f"image {name}"] = partial(_images, connection, name)
     if connection.has_service("block-storage"):
         calls["volume_types"] = lambda: list(connection.block_storage.types())
         calls["cinder"] = lambda: connection.block_storage.get("/limits").json()["limits"]["absolute"]

@@ -83,7 +83,10 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         (GOOD.replace("server: {}\n", ""), "t.yaml:1: `server` is missing"),
         (GOOD.replace("name: lab", "name: Lab!"), "t.yaml:1: `name` must be lower-case letters"),
         (GOOD.replace("name: lab", "name: 5"), "t.yaml:1: `name`"),
-        (GOOD.replace("provider: local", "provider: aws"), "t.yaml:2: `provider` must be 'local'; found 'aws'"),
+        (
+            GOOD.replace("provider: local", "provider: aws"),
+            "t.yaml:2: `provider` must be 'local' or 'openstack'; found 'aws'",
+        ),
         (GOOD.replace("server: {}", "sever: {}"), "t.yaml:3: `sever` is unknown; did you mean `server`?"),
         (
             GOOD.replace("server: {}", "server: {prots: {}}"),
@@ -98,7 +101,7 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         (GOOD + "  - name: root\n", "t.yaml:4: `users` user name 'root' is used by"),
         (GOOD + "  - name: Bob\n", "t.yaml:6: `users.1.name` must be a Linux account name"),
         (GOOD.replace("  - name: alice\n", "  alice\n"), "t.yaml:4: `users` must be a list"),
-        (GOOD + "agents: 3\n", "t.yaml:6: `agents` must hold keys: count, workers"),
+        (GOOD + "agents: 3\n", "t.yaml:6: `agents` must hold keys: workers"),
         (GOOD + "telemetry: {source: mine}\n", "source must be 'managed', 'external'; found 'mine'"),
         (GOOD + "telemetry: {source: external, dialect: 1, url: 'http://i:8086'}\n", "dialect 1 needs database"),
         (
