@@ -209,6 +209,10 @@ class OpenStack(Section):
     """Availability zone; without it, the cloud's default."""
     security: Security = Security()
     """Who may reach the servers from outside."""
+    user: UserName = "ubuntu"
+    """The image's account with sudo: where SSH goes."""
+    key: Path | None = None
+    """The private key file for SSH to the servers; without it, what ssh offers by itself."""
     jump_host: JumpHost | None = None
     """The SSH gateway to the servers, if there is one."""
     metadata: dict[MetadataKey, MetadataValue] = {}

@@ -114,7 +114,7 @@ def of(testbed: Testbed, own_address: str) -> Desired:
         name=testbed.name,
         network=openstack.network,
         pool=openstack.floating_ip_pool,
-        nodes=tuple(_nodes(openstack)),
+        nodes=tuple(nodes(openstack)),
         rules=frozenset(_rules(testbed, openstack, own_address)),
         metadata=dict(openstack.metadata),
         tags=frozenset(openstack.tags),
@@ -141,7 +141,8 @@ def none(name: str) -> Desired:
     return Desired(name, "", None, (), frozenset(), {}, frozenset(), "")
 
 
-def _nodes(openstack: OpenStack) -> list[Node]:
+def nodes(openstack: OpenStack) -> list[Node]:
+    """Return the servers that the spec asks for, by group."""
     found = []
     for group in GROUPS:
         said = openstack.nodes.of(group)
