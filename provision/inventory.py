@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision.machines import Machine, with_group
 from provision.paths import HOST_PINS
 from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Mirrors, Proxy, Testbed
-
-LOCAL_HOST = "local"
 
 # How to reach package indexes: handed on from the administrator's environment to the services of this machine.
 NETWORK_VARIABLES = re.compile(
@@ -130,21 +130,22 @@ def _downloads(testbed: Testbed, environment: Mapping[str, str]) -> dict[str, An
 
 
 def build(
-    testbed: Testbed, wheels: Wheels, environment: Mapping[str, str], *, become: bool, account: str = "root"
+    testbed: Testbed,
+    machines: Sequence[Machine],
+    wheels: Wheels,
+    environment: Mapping[str, str],
+    ssh_options: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Return the inventory of `testbed` in Ansible's YAML form.
+    """Return the inventory of `testbed` on `machines` in Ansible's YAML form.
 
-    `environment` is that of the administrator's machine; `become`: whether tasks need sudo (provider local, not root);
-    `account`: who manages the hosts.
+    `environment` is that of the administrator's machine; other hosts have settings of their own, and it is none of
+    their business. `ssh_options`: ssh's options for each host that it leads to, by name.
     """
-    host = {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": "/usr/bin/python3",
-        "ansible_become": become,
-    }
+    options = ssh_options or {}
+    environment = environment if all(machine.is_local for machine in machines) else {}
     groups = {
         "server": _server(testbed, wheels),
-        "telemetry": _telemetry(testbed),
+        "telemetry": _influxdb(testbed),
         "agents": _agents(testbed),
         "clients": {
             "clearml_conf_users": [
@@ -152,26 +153,51 @@ def build(
             ]
         },
     }
+    if with_group(machines, "inference"):
+        groups["inference"] = {}
     everywhere = {
         "common_testbed_name": testbed.name,
         "common_data_dir": testbed.data_dir,
-        "common_account": account,
         "common_administrators": testbed.administrator_lines,
-        "common_ports": _ports(testbed),
         **_downloads(testbed, environment),
         "python_venv_constraints": str(HOST_PINS),
         "workload_wheel": str(wheels.workload),
         "clearml_conf_api_url": testbed.server.url("api"),
         "clearml_conf_web_url": testbed.server.url("web"),
         "clearml_conf_files_url": testbed.server.url("files"),
+        **_telemetry(testbed),
     }
     return {
         "all": {
-            "hosts": {LOCAL_HOST: host},
+            "hosts": {
+                machine.name: _connection(machine, options.get(machine.name, ()))
+                | {"common_account": machine.user, "common_ports": _ports(testbed, machine)}
+                for machine in machines
+            },
             "vars": everywhere,
-            "children": {name: {"hosts": {LOCAL_HOST: {}}, "vars": variables} for name, variables in groups.items()},
+            "children": {
+                name: {"hosts": {machine.name: {} for machine in machines if name in _groups(machine)}, "vars": found}
+                for name, found in groups.items()
+            },
         }
     }
+
+
+def _groups(machine: Machine) -> set[str]:
+    # whoever uses models needs what a client has
+    return {*machine.groups} | ({"clients"} if "inference" in machine.groups else set())
+
+
+def _connection(machine: Machine, options: Sequence[str]) -> dict[str, Any]:
+    found = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_become": machine.user != "root"}
+    if machine.is_local:
+        return {"ansible_connection": "local"} | found
+    return {
+        "ansible_host": machine.address,
+        "ansible_port": machine.port,
+        "ansible_user": machine.user,
+        "ansible_ssh_common_args": shlex.join(options),
+    } | found
 
 
 def hosts(inventory: dict[str, Any], group: str) -> list[str]:
@@ -179,27 +205,30 @@ def hosts(inventory: dict[str, Any], group: str) -> list[str]:
     return sorted(inventory["all"]["children"][group]["hosts"])
 
 
-def _ports(testbed: Testbed) -> list[dict[str, Any]]:
-    server = [
-        {
-            "port": port,
-            "bind": testbed.server.bind,
-            "service": "testbed-clearml-lite",
-            "setting": f"server.ports.{name}",
-        }
-        for name, port in testbed.server.ports.model_dump().items()
-    ]
-    if not isinstance(testbed.telemetry, ManagedTelemetry):
-        return server
-    return server + [
-        {
-            "port": getattr(testbed.telemetry, key),
-            "bind": "127.0.0.1",
-            "service": "testbed-influxdb",
-            "setting": f"telemetry.{key}",
-        }
-        for key in ("port", "rpc_port")
-    ]
+def _ports(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
+    found = []
+    if "server" in machine.groups:
+        found += [
+            {
+                "port": port,
+                "bind": testbed.server.bind,
+                "service": "testbed-clearml-lite",
+                "setting": f"server.ports.{name}",
+            }
+            for name, port in testbed.server.ports.model_dump().items()
+        ]
+    if "telemetry" in machine.groups and isinstance(testbed.telemetry, ManagedTelemetry):
+        binds = {"port": testbed.telemetry.bind, "rpc_port": "127.0.0.1"}
+        found += [
+            {
+                "port": getattr(testbed.telemetry, key),
+                "bind": bind,
+                "service": "testbed-influxdb",
+                "setting": f"telemetry.{key}",
+            }
+            for key, bind in binds.items()
+        ]
+    return found
 
 
 def _server(testbed: Testbed, wheels: Wheels) -> dict[str, Any]:
@@ -217,6 +246,7 @@ def _server(testbed: Testbed, wheels: Wheels) -> dict[str, Any]:
 
 
 def _telemetry(testbed: Testbed) -> dict[str, Any]:
+    """What those who fill the source and those who read it are told alike."""
     telemetry = testbed.telemetry
     found: dict[str, Any] = {
         "telemetry_source": telemetry.source,
@@ -226,16 +256,21 @@ def _telemetry(testbed: Testbed) -> dict[str, Any]:
         "telemetry_days": telemetry.days,
     }
     if isinstance(telemetry, ManagedTelemetry):
-        return found | {
-            "telemetry_database": telemetry.database,
-            "telemetry_points": telemetry.points,
-            "influxdb_bind": "127.0.0.1",
-            "influxdb_port": telemetry.port,
-            "influxdb_rpc_port": telemetry.rpc_port,
-            "influxdb_database": telemetry.database,
-        }
+        return found | {"telemetry_database": telemetry.database, "telemetry_points": telemetry.points}
     names = ("database", "org", "bucket")
     return found | {f"telemetry_{name}": value for name in names if (value := getattr(telemetry, name)) is not None}
+
+
+def _influxdb(testbed: Testbed) -> dict[str, Any]:
+    telemetry = testbed.telemetry
+    if not isinstance(telemetry, ManagedTelemetry):
+        return {}
+    return {
+        "influxdb_bind": telemetry.bind,
+        "influxdb_port": telemetry.port,
+        "influxdb_rpc_port": telemetry.rpc_port,
+        "influxdb_database": telemetry.database,
+    }
 
 
 def _agents(testbed: Testbed) -> dict[str, Any]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from provision.spec_openstack import Group, JumpHost
+from provision.spec import ManagedTelemetry, Testbed, is_everywhere
+from provision.spec_hosts import Hosts
+from provision.spec_types import GROUPS, Group, JumpHost
+
+LOCAL = "local"
 
 
 @dataclass(frozen=True)
@@ -27,3 +33,70 @@ class Machine:
     key: Path | None = None
     jump_host: JumpHost | None = None
     host_keys: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is this machine."""
+        return self.address is None
+
+
+def local(account: str) -> tuple[Machine, ...]:
+    """Return this machine, which `account` manages, as the only host of a testbed."""
+    everything: tuple[Group, ...] = ("server", "agents", "clients", "telemetry")
+    return (Machine(LOCAL, everything, address=None, internal="127.0.0.1", user=account),)
+
+
+def described(hosts: Hosts) -> tuple[Machine, ...]:
+    """Return the machines of the section `hosts`; a group that none of them has lives on the server's."""
+    taken = {group for machine in hosts.machines for group in machine.groups}
+    found = []
+    for machine in hosts.machines:
+        rest = set(GROUPS) - taken if "server" in machine.groups else set()
+        key = machine.key or hosts.key
+        found.append(
+            Machine(
+                name=machine.name,
+                groups=tuple(group for group in GROUPS if group in machine.groups or group in rest),
+                address=machine.address,
+                internal=machine.internal or machine.address,
+                user=machine.user or hosts.user,
+                port=machine.port or hosts.port,
+                key=key.expanduser().absolute() if key else None,
+                jump_host=hosts.jump_host,
+                host_keys=(machine.host_key,) if machine.host_key else (),
+            )
+        )
+    return tuple(found)
+
+
+def with_group(machines: Iterable[Machine], *groups: Group) -> list[Machine]:
+    """Return the machines on which one of `groups` lives."""
+    return [machine for machine in machines if {*groups} & {*machine.groups}]
+
+
+def resolved(testbed: Testbed, machines: Iterable[Machine]) -> Testbed:
+    """Return `testbed` with the addresses that only its machines tell: where server and InfluxDB are.
+
+    With provider local, and where the spec says them, they stay as they are.
+    """
+    if testbed.provider == "local":
+        return testbed
+    [server] = with_group(machines, "server")
+    found: dict[str, Any] = {}
+    bind = testbed.server.bind if "bind" in testbed.server.model_fields_set else "0.0.0.0"  # noqa: S104
+    host = testbed.server.host or (server.internal if is_everywhere(bind) else bind)
+    found["server"] = testbed.server.model_copy(update={"bind": bind, "host": host})
+    source = testbed.telemetry
+    if isinstance(source, ManagedTelemetry) and "host" not in source.model_fields_set:
+        [telemetry] = with_group(machines, "telemetry")
+        readers = with_group(machines, "clients", "inference")
+        address = "127.0.0.1" if readers == [telemetry] else telemetry.internal
+        found["telemetry"] = source.model_copy(update={"host": address})
+    return testbed.model_copy(update=found)
+
+
+def within(bind: str) -> str:
+    """Return the address by which a machine itself reaches what listens on `bind`."""
+    if not is_everywhere(bind):
+        return bind
+    return "::1" if ":" in bind else "127.0.0.1"

@@ -23,6 +23,7 @@ from provision import console as progress
 from provision import inventory, leftovers, locks, stopping, wheels
 from provision.converge import private_dir, temporary_dir
 from provision.errors import StoppedError, TestbedError
+from provision.machines import local
 from provision.paths import make_private, state_dir, write_private
 from provision.secrets import UnsavedVault, Vault
 from provision.spec import Testbed
@@ -82,13 +83,8 @@ class Session:
     @cached_property
     def inventory(self) -> dict[str, Any]:
         """The Ansible inventory; building it builds the wheels that it names."""
-        return inventory.build(
-            self.testbed,
-            wheels.build(self.state / "wheels"),
-            os.environ,
-            become=os.geteuid() != 0,
-            account=pwd.getpwuid(os.geteuid()).pw_name,
-        )
+        machines = local(pwd.getpwuid(os.geteuid()).pw_name)
+        return inventory.build(self.testbed, machines, wheels.build(self.state / "wheels"), os.environ)
 
     @cached_property
     def inventory_file(self) -> Path:

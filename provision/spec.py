@@ -19,6 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from provision.errors import SpecError
 from provision.paths import EXAMPLE
+from provision.spec_hosts import Hosts
 from provision.spec_openstack import UNION_TAGS, OpenStack
 from provision.spec_types import (
     MEANINGS,
@@ -32,6 +33,7 @@ from provision.spec_types import (
     Section,
     Url,
     UserName,
+    public_key,
     refuse_duplicates,
 )
 
@@ -41,17 +43,6 @@ DEFAULT_FILE = "testbed.yaml"
 AGENT_USER = "testbed-agent"
 ADMIN_USER = "testbed-admin"
 RESERVED_USERS = frozenset({AGENT_USER, ADMIN_USER, "root", "clearml-agent", "clearml-lite", "influxdb"})
-
-SHORTEST_RSA_BITS = 2048
-SSH_KEY_TYPES = (
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "ssh-rsa",
-)
 
 
 class Loader(yaml.SafeLoader):
@@ -63,6 +54,16 @@ Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^(?:[Tt]rue|TRUE|[Ff]alse|FALSE)$"), list("tTfF"))
+
+
+def bracketed(host: str) -> str:
+    """Return a name or address as URLs have it."""
+    return f"[{host}]" if ":" in host else host
+
+
+def is_everywhere(address: str) -> bool:
+    """Return whether who listens on `address` listens on every interface."""
+    return ipaddress.ip_address(address).is_unspecified
 
 
 class Ports(Section):
@@ -83,9 +84,10 @@ class Server(Section):
     """`lite`: the embedded server, for one machine; it needs Python 3.11 or later and is no replacement for the
     official server."""
     bind: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 for every interface."""
+    """Address to listen on; 0.0.0.0 for every interface, which is the default of providers other than `local`."""
     host: HostName | None = None
-    """Name or address in URLs; default: `bind`. Needed when `bind` is 0.0.0.0."""
+    """Name or address in URLs. Default: `bind` with provider `local`, where it is needed when `bind` is 0.0.0.0; else
+    the address by which the testbed's hosts reach the server."""
     ports: Ports = Ports()
     """TCP ports."""
 
@@ -97,27 +99,23 @@ class Server(Section):
         except ValueError:
             raise ValueError("must be an IP address of this machine, such as 127.0.0.1") from None
 
-    @model_validator(mode="after")
-    def _has_a_name(self) -> Self:
-        if self.host is None and ipaddress.ip_address(self.bind).is_unspecified:
-            raise ValueError(f"bind {self.bind} listens everywhere: set server.host to the name that URLs carry")
-        return self
-
     def url(self, service: Literal["api", "web", "files"]) -> str:
         """Return the canonical URL of one of the server's three services, without a trailing slash."""
-        host = self.host or self.bind
-        return f"http://{f'[{host}]' if ':' in host else host}:{getattr(self.ports, service)}"
+        return f"http://{bracketed(self.host or self.bind)}:{getattr(self.ports, service)}"
 
 
 class ManagedTelemetry(Section):
     """InfluxDB from the distribution's package, filled with synthetic RAN telemetry."""
 
     source: Literal["managed"] = "managed"
-    """An InfluxDB 1.x on this machine."""
+    """An InfluxDB 1.x on a host of the testbed."""
     dialect: Literal[1] = 1
     """InfluxQL."""
+    host: HostName = "127.0.0.1"
+    """Name or address in its URL, and what it listens on. Where users log in to other hosts than its own, the default
+    is the address by which these reach it."""
     port: Port = 8086
-    """InfluxDB's HTTP API, on loopback."""
+    """InfluxDB's HTTP API."""
     rpc_port: Port = 8088
     """InfluxDB's own backup service, on loopback."""
     database: Identifier = "telemetry"
@@ -131,8 +129,16 @@ class ManagedTelemetry(Section):
 
     @property
     def url(self) -> str:
-        """Base URL of the InfluxDB HTTP API, on loopback."""
-        return f"http://127.0.0.1:{self.port}"
+        """Base URL of the InfluxDB HTTP API."""
+        return f"http://{bracketed(self.host)}:{self.port}"
+
+    @property
+    def bind(self) -> str:
+        """The address to listen on: `host`, or every one of its machine's where that is a name."""
+        try:
+            return str(ipaddress.ip_address(self.host))
+        except ValueError:
+            return "0.0.0.0"  # noqa: S104 (who knows no password gets in nowhere)
 
 
 class TelemetryCredentials(Section):
@@ -249,35 +255,7 @@ class Administrator(Section):
     @field_validator("ssh_keys")
     @classmethod
     def _are_public_keys(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(_public_key(line) for line in lines)
-
-
-def _public_key(line: str) -> str:
-    """Return type and key of a public key line. Raises `ValueError`, which never shows what was found."""
-    if "PRIVATE KEY" in line:
-        raise ValueError(
-            "holds a private key; take the line of the .pub file, and make a new key pair if others saw this one"
-        )
-    kind, *rest = line.split() or [""]
-    if kind not in SSH_KEY_TYPES and any(word in SSH_KEY_TYPES for word in rest):
-        raise ValueError("has options before the key; give the key alone")
-    if kind not in SSH_KEY_TYPES or not rest or "\n" in line.strip():
-        kinds = ", ".join(SSH_KEY_TYPES)
-        raise ValueError(f"must hold public keys, each one line of a .pub file that begins with one of: {kinds}")
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-
-    found = f"{kind} {rest[0]}"
-    try:
-        key = load_ssh_public_key(found.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(
-            f"has a {kind} key that is cut off or mistyped; copy the whole line of the .pub file"
-        ) from None
-    if isinstance(key, RSAPublicKey) and key.key_size < SHORTEST_RSA_BITS:
-        raise ValueError(f"has an RSA key of {key.key_size} bits, which is weak; make a new one: ssh-keygen -t ed25519")
-    return found
+        return tuple(public_key(line) for line in lines)
 
 
 class Proxy(Section):
@@ -344,8 +322,11 @@ class Testbed(Section):
 
     name: Name
     """The testbed's name: in labels of keys, and of the folder of its secrets."""
-    provider: Literal["local", "openstack"]
-    """`local`: this machine. `openstack`: virtual machines, made as `openstack` says."""
+    provider: Literal["local", "hosts", "openstack"]
+    """`local`: this machine. `hosts`: machines that are there, reached by SSH. `openstack`: virtual machines, made as
+    `openstack` says."""
+    hosts: Hosts | None = None
+    """The machines, and the way to them; for provider `hosts`, and only for it."""
     openstack: OpenStack | None = None
     """The cloud, and the servers there; for provider `openstack`, and only for it."""
     data_dir: AbsolutePath = "/var/lib/testbed"
@@ -400,9 +381,14 @@ class Testbed(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if (self.provider == "openstack") != (self.openstack is not None):
-            has = "needs a section" if self.openstack is None else "has no use for the section"
-            raise ValueError(f"provider {self.provider} {has} `openstack`")
+        for name, section in (("hosts", self.hosts), ("openstack", self.openstack)):
+            if (self.provider == name) != (section is not None):
+                has = "needs a section" if section is None else "has no use for the section"
+                raise ValueError(f"provider {self.provider} {has} `{name}`")
+        if self.provider == "local" and self.server.host is None and is_everywhere(self.server.bind):
+            raise ValueError(
+                f"`server.bind` {self.server.bind} listens everywhere: set server.host to the name that URLs carry"
+            )
         if self.openstack is not None and not self.administrators:
             raise ValueError("provider openstack needs `administrators`: their SSH keys are the only way into servers")
         ports = [*self.server.ports.model_dump().values()]

@@ -17,11 +17,19 @@ from pydantic import (
 )
 from pydantic import Tag as Kind
 
-from provision.spec_types import Count, HostName, MetadataKey, Port, Section, Tag, UserName, refuse_duplicates
+from provision.spec_types import (
+    GROUPS,
+    SINGLE,
+    Count,
+    Group,
+    JumpHost,
+    MetadataKey,
+    Section,
+    Tag,
+    UserName,
+    refuse_duplicates,
+)
 
-Group = Literal["server", "agents", "clients", "telemetry", "inference"]
-GROUPS: tuple[Group, ...] = ("server", "agents", "clients", "telemetry", "inference")
-SINGLE: tuple[Group, ...] = ("server", "telemetry")
 Service = Literal["ssh", "web", "api", "files"]
 
 # a name or an ID of the cloud's, taken as it is: it may hold spaces and `/`
@@ -116,19 +124,6 @@ class Security(Section):
     """The API server."""
     files: tuple[Cidr, ...] | None = None
     """The file server."""
-
-
-class JumpHost(Section):
-    """An SSH gateway in front of the servers."""
-
-    host: HostName
-    """Its name or address."""
-    user: UserName
-    """The account there."""
-    port: Port = 22
-    """Its SSH port."""
-    key: Path | None = None
-    """The private key file for it; without it, what ssh offers by itself."""
 
 
 class NodeGroup(Section):

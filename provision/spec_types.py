@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
@@ -44,6 +45,22 @@ OpenUrl = Annotated[Url, BeforeValidator(_without_login)]
 Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
 Count = Annotated[int, Field(strict=True, ge=1)]
 
+SHORTEST_RSA_BITS = 2048
+SSH_KEY_TYPES = (
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "sk-ssh-ed25519@openssh.com",
+    "sk-ecdsa-sha2-nistp256@openssh.com",
+    "ssh-rsa",
+)
+
+# what may live on a host; of the single ones there is one in a testbed
+Group = Literal["server", "agents", "clients", "telemetry", "inference"]
+GROUPS: tuple[Group, ...] = ("server", "agents", "clients", "telemetry", "inference")
+SINGLE: tuple[Group, ...] = ("server", "telemetry")
+
 
 def refuse_duplicates(what: str, values: list[Any]) -> None:
     """Raise `ValueError` for the first of `values` that is there more than once."""
@@ -52,7 +69,48 @@ def refuse_duplicates(what: str, values: list[Any]) -> None:
             raise ValueError(f"{what} {value!r} is there {values.count(value)} times; each must be there once")
 
 
+def public_key(line: str) -> str:
+    """Return type and key of a public key line. Raises `ValueError`, which never shows what was found."""
+    if "PRIVATE KEY" in line:
+        raise ValueError(
+            "holds a private key; take the line of the .pub file, and make a new key pair if others saw this one"
+        )
+    kind, *rest = line.split() or [""]
+    if kind not in SSH_KEY_TYPES and any(word in SSH_KEY_TYPES for word in rest):
+        raise ValueError("has options before the key; give the key alone")
+    if kind not in SSH_KEY_TYPES or not rest or "\n" in line.strip():
+        kinds = ", ".join(SSH_KEY_TYPES)
+        raise ValueError(f"must hold public keys, each one line of a .pub file that begins with one of: {kinds}")
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+    found = f"{kind} {rest[0]}"
+    try:
+        key = load_ssh_public_key(found.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(
+            f"has a {kind} key that is cut off or mistyped; copy the whole line of the .pub file"
+        ) from None
+    if isinstance(key, RSAPublicKey) and key.key_size < SHORTEST_RSA_BITS:
+        raise ValueError(f"has an RSA key of {key.key_size} bits, which is weak; make a new one: ssh-keygen -t ed25519")
+    return found
+
+
 class Section(BaseModel):
     """A part of testbed.yaml: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class JumpHost(Section):
+    """An SSH gateway in front of the hosts."""
+
+    host: HostName
+    """Its name or address."""
+    user: UserName
+    """The account there."""
+    port: Port = 22
+    """Its SSH port."""
+    key: Path | None = None
+    """The private key file for it; without it, what ssh offers by itself."""

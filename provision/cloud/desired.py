@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 
 from provision.spec import Testbed
-from provision.spec_openstack import GROUPS, SINGLE, BootVolume, Flavor, Group, OpenStack, OwnNetwork
+from provision.spec_openstack import BootVolume, Flavor, OpenStack, OwnNetwork
+from provision.spec_types import GROUPS, SINGLE, Group
 
 # The mark. On servers and volumes it is this metadata key with the testbed's name (servers have it as a tag, too, which
 # nova can filter by); on all else it is the description, in full, as neutron filters by whole descriptions only.

@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from provision import inventory, spec
+from provision import inventory, machines, spec
 from provision.credentials import identities
 from provision.inventory import Wheels
 from provision.paths import ROLES
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104
 WHEELS = Wheels(lite=Path("/w/lite.whl"), workload=Path("/w/workload.whl"))
 
 
-def _build(text="", environment=None, become=False):
+def _build(text="", environment=None, account="root"):
     base = "name: lab\nprovider: local\nusers: [{name: alice}, {name: bob, full_name: Bob B}]\n"
     testbed = spec.parse(base + (text or "server: {}\n"), "t.yaml")
-    return testbed, inventory.build(testbed, WHEELS, environment or {}, become=become)
+    return testbed, inventory.build(testbed, machines.local(account), WHEELS, environment or {})
 
 
 def test_the_local_host_is_in_every_group():
@@ -33,24 +34,25 @@ def test_settings_reach_the_roles():
     _, found = _build(
         "server: {bind: 127.0.0.5, ports: {api: 1008}}\ndata_dir: /srv/testbed\n"
         "telemetry: {port: 1086, points: 5000}\n",
-        become=True,
+        account="ada",
     )
     groups = found["all"]["children"]
     assert found["all"]["vars"]["clearml_conf_api_url"] == "http://127.0.0.5:1008"
     assert found["all"]["vars"]["common_data_dir"] == "/srv/testbed"
     assert groups["server"]["vars"]["clearml_server_bind"] == "127.0.0.5"
     assert groups["telemetry"]["vars"]["influxdb_port"] == 1086
-    assert groups["telemetry"]["vars"]["telemetry_points"] == 5000
-    assert found["all"]["hosts"]["local"]["ansible_become"] is True
+    assert found["all"]["vars"]["telemetry_points"] == 5000
+    local = found["all"]["hosts"]["local"]
+    assert (local["ansible_connection"], local["ansible_become"], local["common_account"]) == ("local", True, "ada")
     assert [user["name"] for user in groups["clients"]["vars"]["clearml_conf_users"]] == ["alice", "bob"]
-    assert {1008, 8080, 8081, 1086, 8088} == {entry["port"] for entry in found["all"]["vars"]["common_ports"]}
+    assert {1008, 8080, 8081, 1086, 8088} == {entry["port"] for entry in local["common_ports"]}
 
 
 def test_an_external_source_needs_no_port_and_no_service():
     testbed, found = _build(
         "server: {}\ntelemetry: {source: external, dialect: 1, url: 'http://influx.example:8086', database: eventsdb}\n"
     )
-    assert {entry["service"] for entry in found["all"]["vars"]["common_ports"]} == {"testbed-clearml-lite"}
+    assert {entry["service"] for entry in found["all"]["hosts"]["local"]["common_ports"]} == {"testbed-clearml-lite"}
     assert "influxdb_port" not in found["all"]["children"]["telemetry"]["vars"]
     assert ("local", "testbed-influxdb") not in inventory.services(testbed, found)
 
@@ -191,3 +193,116 @@ def test_every_holder_has_an_identity_and_a_label_of_its_own():
     labels = [identity.label("lab") for identity in everybody]
     assert len(set(labels)) == len(labels)
     assert labels[1] == "testbed:lab user:alice purpose:client"
+
+
+HOSTS = """\
+name: lab
+provider: hosts
+users: [{name: alice}]
+server: {}
+hosts:
+  user: debian
+  key: /keys/lab
+  jump_host: {host: gate.example, user: ada}
+  machines:
+"""
+ONE = "    - {name: one, address: 192.0.2.1, groups: [server]}\n"
+SPLIT = """\
+    - {name: server, address: 192.0.2.1, internal: 10.0.0.1, groups: [server, telemetry], user: root}
+    - {name: desk, address: 192.0.2.2, internal: 10.0.0.2, groups: [clients], port: 2222}
+    - {name: gpu, address: 192.0.2.3, groups: [agents], key: /keys/gpu}
+    - {name: try, address: 192.0.2.4, groups: [inference]}
+"""
+
+
+def _hosts(text, more="", environment=None):
+    testbed = spec.parse(HOSTS + text + more, "t.yaml")
+    there = machines.described(testbed.hosts)
+    testbed = machines.resolved(testbed, there)
+    options = {machine.name: ["-o", "UserKnownHostsFile=/a b"] for machine in there}
+    return testbed, inventory.build(testbed, there, WHEELS, environment or {}, options)
+
+
+def test_what_no_machine_has_lives_on_the_servers():
+    _, found = _hosts(ONE)
+    assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
+        group: ["one"] for group in ("server", "telemetry", "agents", "clients", "inference")
+    }
+
+
+def test_each_host_has_its_groups_its_way_there_and_its_ports():
+    testbed, found = _hosts(SPLIT, environment={"https_proxy": "http://laptops:1", "PIP_CERT": "/laptop.pem"})
+    assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
+        "server": ["server"],
+        "telemetry": ["server"],
+        "agents": ["gpu"],
+        "clients": ["desk", "try"],
+        "inference": ["try"],
+    }
+    there = found["all"]["hosts"]
+    shown = ("ansible_host", "ansible_port", "ansible_user", "ansible_become", "common_account")
+    assert {name: tuple(host[key] for key in shown) for name, host in there.items()} == {
+        "server": ("192.0.2.1", 22, "root", False, "root"),
+        "desk": ("192.0.2.2", 2222, "debian", True, "debian"),
+        "gpu": ("192.0.2.3", 22, "debian", True, "debian"),
+        "try": ("192.0.2.4", 22, "debian", True, "debian"),
+    }
+    assert there["gpu"]["ansible_ssh_common_args"] == "-o 'UserKnownHostsFile=/a b'"
+    assert [(entry["port"], entry["bind"]) for entry in there["server"]["common_ports"]] == [
+        (8008, EVERYWHERE),
+        (8080, EVERYWHERE),
+        (8081, EVERYWHERE),
+        (8086, "10.0.0.1"),
+        (8088, "127.0.0.1"),
+    ]
+    assert there["gpu"]["common_ports"] == []
+    everywhere = found["all"]["vars"]
+    assert everywhere["clearml_conf_api_url"] == "http://10.0.0.1:8008"
+    assert everywhere["telemetry_url"] == "http://10.0.0.1:8086"
+    assert everywhere["common_environment"] == {}, "a laptop's proxy and files are not the hosts'"
+    assert ("gpu", "testbed-agent-prepared") in inventory.services(testbed, found)
+    assert "agent/gpu/prepared" in [identity.name for identity in identities.of(testbed, found)]
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "server", "telemetry"),
+    [
+        (ONE, "", (EVERYWHERE, "192.0.2.1"), ("127.0.0.1", "127.0.0.1")),
+        (SPLIT, "", (EVERYWHERE, "10.0.0.1"), ("10.0.0.1", "10.0.0.1")),
+        (SPLIT.replace("10.0.0.1", "lab.example"), "", (EVERYWHERE, "lab.example"), (EVERYWHERE, "lab.example")),
+        (SPLIT.replace("10.0.0.1", "'fd00::1'"), "", (EVERYWHERE, "fd00::1"), ("fd00::1", "fd00::1")),
+        (SPLIT, "telemetry: {host: 10.9.9.9}\n", (EVERYWHERE, "10.0.0.1"), ("10.9.9.9", "10.9.9.9")),
+    ],
+)
+def test_addresses_that_only_the_machines_tell(text, more, server, telemetry):
+    testbed, _ = _hosts(text, more)
+    assert (testbed.server.bind, testbed.server.host) == server
+    assert (testbed.telemetry.bind, testbed.telemetry.host) == telemetry
+
+
+@pytest.mark.parametrize(
+    ("said", "bind", "url"),
+    [
+        ("{bind: 192.0.2.1}", "192.0.2.1", "http://192.0.2.1:8008"),
+        (f"{{bind: {EVERYWHERE}}}", EVERYWHERE, "http://10.0.0.1:8008"),
+        ("{host: lab.example}", EVERYWHERE, "http://lab.example:8008"),
+        ("{bind: '::'}", "::", "http://10.0.0.1:8008"),
+    ],
+)
+def test_what_the_spec_says_of_the_server_stays(said, bind, url):
+    testbed = spec.parse(HOSTS.replace("server: {}", f"server: {said}") + SPLIT, "t.yaml")
+    found = machines.resolved(testbed, machines.described(testbed.hosts))
+    assert (found.server.bind, found.server.url("api")) == (bind, url)
+    assert machines.resolved(found, machines.described(testbed.hosts)) == found
+
+
+def test_a_machine_overrides_what_hosts_says():
+    testbed = spec.parse(HOSTS + SPLIT, "t.yaml")
+    there = {machine.name: machine for machine in machines.described(testbed.hosts)}
+    assert {name: str(machine.key) for name, machine in there.items()} == {
+        "server": "/keys/lab",
+        "desk": "/keys/lab",
+        "gpu": "/keys/gpu",
+        "try": "/keys/lab",
+    }
+    assert {machine.jump_host.host for machine in there.values()} == {"gate.example"}

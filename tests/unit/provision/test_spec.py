@@ -85,7 +85,7 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         (GOOD.replace("name: lab", "name: 5"), "t.yaml:1: `name`"),
         (
             GOOD.replace("provider: local", "provider: aws"),
-            "t.yaml:2: `provider` must be 'local' or 'openstack'; found 'aws'",
+            "t.yaml:2: `provider` must be 'local', 'hosts' or 'openstack'; found 'aws'",
         ),
         (GOOD.replace("server: {}", "sever: {}"), "t.yaml:3: `sever` is unknown; did you mean `server`?"),
         (
@@ -252,3 +252,51 @@ def test_what_is_no_public_key_is_said_and_not_shown(text, message):
         spec.parse(text, "t.yaml")
     assert message in error.value.message
     assert "c2VjcmV0" not in error.value.message
+
+
+HOSTS = GOOD.replace("provider: local", "provider: hosts") + "hosts: {user: debian, machines: [MACHINES]}\n"
+SERVER = "{name: one, address: 192.0.2.1, groups: [server]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (GOOD.replace("provider: local", "provider: hosts"), "provider hosts needs a section `hosts`"),
+        (GOOD + f"hosts: {{user: a-b, machines: [{SERVER}]}}\n", "provider local has no use for the section `hosts`"),
+        (HOSTS.replace("[MACHINES]", "[]"), "`hosts.machines`"),
+        (HOSTS.replace("user: debian, ", "").replace("MACHINES", SERVER), "`hosts.user` is missing"),
+        (
+            HOSTS.replace("MACHINES", SERVER.replace("server", "agents")),
+            "no machine has group `server`; give it to one",
+        ),
+        (HOSTS.replace("MACHINES", SERVER.replace("server", "sever")), "must be 'server', 'agents', 'clients'"),
+        (HOSTS.replace("MACHINES", SERVER.replace("[server]", "[]")), "`hosts.machines.0.groups`"),
+        (HOSTS.replace("MACHINES", SERVER.replace("[server]", "[server, server]")), "group 'server' is there 2 times"),
+        (HOSTS.replace("MACHINES", SERVER.replace("one", "localhost")), "'localhost' means something else to Ansible"),
+        (HOSTS.replace("MACHINES", f"{SERVER}, {SERVER}"), "machine 'one' is there 2 times"),
+        (
+            HOSTS.replace("MACHINES", f"{SERVER}, {SERVER.replace('one', 'two')}"),
+            "address '192.0.2.1, port 22' is there",
+        ),
+        (
+            HOSTS.replace("MACHINES", f"{SERVER}, {{name: two, address: 192.0.2.2, groups: [server]}}"),
+            "group server is on one and two; one machine has it",
+        ),
+        (
+            HOSTS.replace(
+                "MACHINES",
+                "{name: a, address: a, groups: [server, telemetry]}, {name: b, address: b, groups: [telemetry]}",
+            ),
+            "group telemetry is on a and b; one machine has it",
+        ),
+        (
+            HOSTS.replace("MACHINES", SERVER.replace("groups", "host_key: 'one ssh-ed25519 AAAA', groups")),
+            "has options before the key",
+        ),
+        (HOSTS.replace("MACHINES", SERVER.replace("address", "adress")), "is unknown; did you mean `address`?"),
+    ],
+)
+def test_machines_that_make_no_testbed_are_told_what_is_missing(text, message):
+    with pytest.raises(SpecError) as caught:
+        spec.parse(text, "t.yaml")
+    assert message in caught.value.message
