@@ -59,9 +59,12 @@ def user_id(username: str) -> str:
 
 
 def read_held(folder: Path) -> dict[str, KeyPair]:
-    """Return the keys in the confs that `server.yml` collected from hosts, by identity name."""
+    """Return the keys in the confs that `server.yml` collected from hosts, by identity name.
+
+    A user has the same key on all hosts; of several, the last one counts.
+    """
     held = {}
-    for path in folder.glob("*.conf"):
+    for path in sorted(folder.glob("*/*.conf")):
         key = parse_key(path.read_text(encoding="utf-8", errors="replace"))
         if key is not None:
             held[path.stem.replace("__", "/")] = key
@@ -70,7 +73,7 @@ def read_held(folder: Path) -> dict[str, KeyPair]:
 
 def read_url(folder: Path) -> str | None:
     """Return the API server that the collected confs name: where it answers now, whatever the spec wants next."""
-    for path in sorted(folder.glob("*.conf")):
+    for path in sorted(folder.glob("*/*.conf")):
         if found := HELD_URL.search(path.read_text(encoding="utf-8", errors="replace")):
             return found.group(1)
     return None

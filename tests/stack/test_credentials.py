@@ -42,16 +42,16 @@ def test_agents_key_logs_in(on, stack, worker, record_property):
 def test_no_key_is_shared(on, stack, secrets):
     holders = {secrets.toolkit.access_key: "toolkit"}
     confs = [
-        (host, f"/etc/testbed/agent-{worker.name}.conf")
+        (host, f"/etc/testbed/agent-{worker.name}.conf", f"{host}: worker {worker.name}")
         for host in inventory.hosts(stack.inventory, "agents")
         for worker in stack.testbed.agents.workers
     ]
     for host in inventory.hosts(stack.inventory, "clients"):
-        confs += [(host, f"{on(host).user(user.name).home}/clearml.conf") for user in stack.testbed.users]
-    for host, path in confs:
+        users = [user.name for user in stack.testbed.users]  # who have the same key on every host
+        confs += [(host, f"{on(host).user(user).home}/clearml.conf", f"user {user}") for user in users]
+    for host, path, holder in confs:
         key = ensure.parse_key(on(host).file(path).content_string)
         assert key is not None, f"{host}: {path} holds no key"
-        assert key.access_key not in holders, (
+        assert holders.setdefault(key.access_key, holder) == holder, (
             f"{host}: {path} has the key of {holders[key.access_key]}; run `testbed up`"
         )
-        holders[key.access_key] = f"{host}: {path}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from provision import hosts, inventory
+from provision import hosts
 
 FREE_BYTES = 2 * 1024**3
 
@@ -17,8 +17,8 @@ def test_service_runs(on, service):
 
 
 def test_ports_listen_where_they_should(on, stack):
-    wanted = {entry["port"]: entry["bind"] for entry in stack.inventory["all"]["vars"]["common_ports"]}
-    for name in inventory.hosts(stack.inventory, "server"):
+    for name, host in stack.inventory["all"]["hosts"].items():
+        wanted = {entry["port"]: entry["bind"] for entry in host["common_ports"]}
         found: dict[int, set[str]] = {}
         for address, port in _listening(on(name)):
             found.setdefault(port, set()).add(address)
