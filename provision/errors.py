@@ -68,6 +68,16 @@ class CloudError(TestbedError):
     """The cloud refused something, or could not be reached."""
 
 
+class UnreadError(CloudError):
+    """Parts of the project cannot be read; `errors` has every reason."""
+
+    def __init__(self, errors: list[CloudError]) -> None:
+        distinct = list(dict.fromkeys(error.message for error in errors))
+        remedies = list(dict.fromkeys(error.remedy for error in errors))
+        super().__init__("\n".join(distinct), " ".join(remedies))
+        self.errors = errors
+
+
 class ShortError(CloudError):
     """The cloud lacks what the spec asks for: quota, image, flavor, network; nothing was changed."""
 

@@ -39,6 +39,7 @@ class _Run:
     plan: Plan
     parallel: int
     tell: Told
+    group_tags: list[str]
     ids: dict[tuple[Kind, str], str] = field(default_factory=dict)
     fixed_addresses: dict[str, str] = field(default_factory=dict)
 
@@ -70,13 +71,22 @@ class _Run:
 
 
 def apply(
-    connection: Connection, desired: Desired, observed: Observed, plan: Plan, *, parallel: int, tell: Told
+    connection: Connection,
+    desired: Desired,
+    observed: Observed,
+    plan: Plan,
+    *,
+    parallel: int,
+    tell: Told,
+    group_tags: Iterable[str] = (),
 ) -> None:
     """Do what the plan says; `tell` is called for each action, from several threads. Raises `CloudError`.
 
+    A security group that is made gets `group_tags`.
+
     Servers that end in ERROR are left for the next plan, which knows nova's fault.
     """
-    run = _Run(connection, desired, observed, plan, parallel, tell)
+    run = _Run(connection, desired, observed, plan, parallel, tell, list(group_tags))
     run.ids.update({(action.kind, action.name): action.id for action in plan.actions if action.id})
     _delete(run)
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -227,10 +237,14 @@ def _connect(network: Any, router: str, subnet: str) -> None:
 
 def _security(run: _Run) -> None:
     network = run.connection.network
-    run.each(
-        run.of("create", "security group"),
-        lambda action: network.create_security_group(name=action.name, description=run.desired.mark).id,
-    )
+
+    def create(action: Action) -> str:
+        made = network.create_security_group(name=action.name, description=run.desired.mark)
+        if run.group_tags:
+            network.set_tags(made, run.group_tags)
+        return str(made.id)
+
+    run.each(run.of("create", "security group"), create)
     if run.of("create", "security group rule"):
         group = run.ids["security group", run.desired.mark]
         run.each(run.of("create", "security group rule"), lambda action: _rule(network, group, action.to["rule"]))

@@ -47,25 +47,27 @@ class Chosen:
 
 def choose(desired: Desired, offer: Offer) -> Chosen:
     """Return the cloud's resources for what is desired, and every problem at once."""
-    problems: list[Problem] = []
-    images = {
-        name: _one(f"image {name!r}", [each for each in offer.images if name in (each.id, each.name)], problems)
-        for name in dict.fromkeys(node.image for node in desired.nodes)
-    }
+    problems = [Problem(error.message, error.remedy) for error in offer.unread.values()]
+    images: dict[str, Image | None] = dict.fromkeys(node.image for node in desired.nodes)
+    if "images" not in offer.unread:
+        for name in images:
+            there = [each for each in offer.images if name in (each.id, each.name)]
+            images[name] = _one(f"image {name!r}", there, problems)
     for name, image in images.items():
         if image is not None and image.status != "active":
             problems.append(Problem(f"image {name!r} is {image.status}", "Wait until it is active, or name another."))
     nodes = {}
     for node in desired.nodes:
         image = images[node.image]
-        flavor = _flavor(node, image, offer.flavors, problems)
+        flavor = None if "flavors" in offer.unread else _flavor(node, image, offer.flavors, problems)
         if image is not None and flavor is not None:
             nodes[node.name] = Made(image, flavor)
         problems += _zone_and_volume(node, offer)
     network = external = None
-    if isinstance(desired.network, str) and desired.nodes:
+    networks_known = "networks" not in offer.unread
+    if networks_known and isinstance(desired.network, str) and desired.nodes:
         network = _network(desired.network, offer.networks, problems)
-    if isinstance(desired.network, OwnNetwork) or desired.pool is not None:
+    if networks_known and (isinstance(desired.network, OwnNetwork) or desired.pool is not None):
         external = _external(desired, offer.networks, problems)
     if abs(offer.clock_off) > CLOCK_OFF_S:
         problems.append(
@@ -150,15 +152,19 @@ def _flavor(
 
 def _zone_and_volume(node: Node, offer: Offer) -> list[Problem]:
     found = []
-    if node.zone is not None and node.zone not in offer.zones:
+    if node.zone is not None and node.zone not in offer.zones and "zones" not in offer.unread:
         zones = ", ".join(sorted(offer.zones))
         found.append(
             Problem(f"availability zone {node.zone!r} is not there, or not available", f"There are: {zones or 'none'}.")
         )
     if node.volume is not None:
-        if "volumes" not in offer.quotas:
+        if "volumes" not in offer.quotas and "quotas of volumes" not in offer.unread:
             found.append(Problem("the cloud has no volumes (cinder)", "Leave `boot_volume` out."))
-        elif node.volume.type is not None and node.volume.type not in offer.volume_types:
+        elif (
+            node.volume.type is not None
+            and node.volume.type not in offer.volume_types
+            and "volume_types" not in offer.unread
+        ):
             found.append(
                 Problem(
                     f"volume type {node.volume.type!r} is not there",

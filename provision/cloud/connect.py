@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 # What may pass by itself. A POST is repeated, too: what that may double is found by its mark afterwards, and removed.
 PASSING = (429, 500, 502, 503, 504)
 RETRIES = 6
+LOGIN_RETRIES = 2
 BACKOFF_S = 0.5  # doubled each time, with some chance in it; Retry-After goes first
 TIMEOUT_S = 60  # of one answer; nova takes long under load
 # nova: tags at creation need 2.52; flavors' properties in a server come with 2.47
@@ -27,23 +30,32 @@ def connect(cloud: str, parallel: int) -> Connection:
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
+    # what they warn of comes as an error, too, where it matters
+    for library in ("keystoneauth", "openstack", "urllib3"):
+        logging.getLogger(library).addHandler(logging.NullHandler())
     with explained():
         region = OpenStackConfig().get_one(cloud=cloud, app_name="clearml-testbed")
         connection = openstack.connection.Connection(config=region)
-        retry = Retry(
-            total=RETRIES,
-            status_forcelist=PASSING,
-            allowed_methods=None,  # all of them
-            backoff_factor=BACKOFF_S,
-            backoff_jitter=BACKOFF_S,
-            raise_on_status=False,
-        )
         session = connection.session
-        adapter = HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
-        for prefix in ("http://", "https://"):
-            session.session.mount(prefix, adapter)
         session.timeout = session.timeout or TIMEOUT_S
-        connection.authorize()
+
+        def patient(retries: int) -> None:
+            retry = Retry(
+                total=retries,
+                other=0,  # such as a certificate that does not verify
+                status_forcelist=PASSING,
+                allowed_methods=None,  # all of them
+                backoff_factor=BACKOFF_S,
+                backoff_jitter=BACKOFF_S,
+                raise_on_status=False,
+            )
+            adapter = HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
+            for prefix in ("http://", "https://"):
+                session.session.mount(prefix, adapter)
+
+        patient(LOGIN_RETRIES)  # at the beginning a wrong address is likelier than one that comes back
+        session.get_token()  # not connection.authorize(), which hides what was wrong
+        patient(RETRIES)
         connection.compute.default_microversion = COMPUTE_VERSION
     return connection
 
@@ -67,7 +79,8 @@ def explain(error: Exception, doing: str = "") -> CloudError:
     from openstack import exceptions as sdk
 
     said = _said(error)
-    what = f"{doing}: {said}" if doing else said
+    # who cannot be reached is the same whatever was tried
+    what = f"{doing}: {said}" if doing and not isinstance(error, auth.ConnectionError | auth.EndpointNotFound) else said
     match error:
         case sdk.ConfigException():
             return CloudError(
@@ -91,7 +104,12 @@ def explain(error: Exception, doing: str = "") -> CloudError:
 
 
 def _said(error: Exception) -> str:
-    """Return the cloud's own words, in one line."""
+    """Return the cloud's own words, in one line; where it did not answer, which address and why."""
+    from keystoneauth1.exceptions import ConnectionError as Unreached
+
+    if isinstance(error, Unreached) and (where := re.search(r"https?://[^/\s'\"]+", str(error))):
+        why = re.findall(r"\[Errno -?\d+\] ([^'\")>]+)|(certificate verify failed[^'\"()]*)|([Tt]imed out)", str(error))
+        return f"no connection to {where[0]}" + (f": {''.join(why[-1]).strip()}" if why else "")
     details: Any = getattr(error, "details", None)
     text = str(details or getattr(error, "message", None) or error)
     return " ".join(text.split())[:500]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from provision.cloud.connect import explained
 from provision.cloud.desired import IMAGE_KEY, KEY, NODE_KEY, OWN_ADDRESS, Desired, Rule, mark
+from provision.errors import CloudError, UnreadError
 
 if TYPE_CHECKING:
     from openstack.connection import Connection
@@ -94,7 +95,7 @@ class Observed:
     subnets: tuple[Thing, ...] = ()  # detail: cidr, name servers
     routers: tuple[Thing, ...] = ()  # detail: external network
     interfaces: tuple[Thing, ...] = ()  # the routers' ports; name: router; detail: subnet
-    security_groups: tuple[Thing, ...] = ()
+    security_groups: tuple[Thing, ...] = ()  # detail: tags
     rules: dict[str, Rule] = field(default_factory=dict)  # of the first security group, by ID
 
 
@@ -141,7 +142,7 @@ class Quota:
 
 @dataclass(frozen=True)
 class Offer:
-    """What the cloud offers to the project."""
+    """What the cloud offers to the project; `unread`: what of it could not be read, and why."""
 
     images: tuple[Image, ...]
     flavors: tuple[FlavorOffer, ...]
@@ -150,16 +151,36 @@ class Offer:
     volume_types: frozenset[str]
     quotas: dict[str, Quota]
     clock_off: float  # seconds that the cloud's clock is ahead of this machine's
+    unread: dict[str, CloudError] = field(default_factory=dict)
 
 
 Calls = dict[str, Callable[[], Any]]
 
 
+def _tried(calls: Calls, parallel: int) -> tuple[dict[str, Any], dict[str, CloudError]]:
+    """Return what each call gives, and why others gave nothing; all at once, at most `parallel` at a time."""
+
+    def one(name: str, call: Callable[[], Any]) -> Any:
+        with explained(f"reading the project's {name.replace('_', ' ')}"):
+            return call()
+
+    found, errors = {}, {}
+    with ThreadPoolExecutor(max_workers=parallel) as pool:
+        futures = {name: pool.submit(one, name, call) for name, call in calls.items()}
+        for name, future in futures.items():
+            try:
+                found[name] = future.result()
+            except CloudError as error:
+                errors[name] = error
+    return found, errors
+
+
 def _all(calls: Calls, parallel: int) -> dict[str, Any]:
-    """Return what each call gives; all at once, at most `parallel` at a time."""
-    with explained("reading the project"), ThreadPoolExecutor(max_workers=parallel) as pool:
-        futures = {name: pool.submit(call) for name, call in calls.items()}
-        return {name: future.result() for name, future in futures.items()}
+    """Return what each call gives. Raises `UnreadError` with every reason."""
+    found, errors = _tried(calls, parallel)
+    if errors:
+        raise UnreadError(list(errors.values()))
+    return found
 
 
 def observe(connection: Connection, name: str, parallel: int) -> Observed:
@@ -180,7 +201,7 @@ def observe(connection: Connection, name: str, parallel: int) -> Observed:
     )
     more: Calls = {f"interfaces {router.id}": partial(_interfaces, network, router.id) for router in found["routers"]}
     interfaces = _all(more, parallel) if more else {}
-    groups = _sorted(Thing(each.id, each.name, each.created_at) for each in found["security_groups"])
+    groups = _groups(found["security_groups"])
     return Observed(
         servers=_sorted(map(_server, found["servers"])),
         volumes=_sorted(map(_volume, found["volumes"])),
@@ -226,6 +247,18 @@ def observe_volumes(connection: Connection, name: str) -> tuple[Volume, ...]:
         return tuple(_sorted(map(_volume, _volumes(connection, name))))
 
 
+def observe_security_groups(connection: Connection, name: str) -> tuple[Thing, ...]:
+    """Return the testbed's security groups as they are now. Raises `CloudError`."""
+    marked = {"description": mark(name), "project_id": connection.current_project_id}
+    with explained("listing security groups"):
+        return _groups(connection.network.security_groups(**marked))
+
+
+def _groups(found: Iterable[Any]) -> tuple[Thing, ...]:
+    things = (Thing(each.id, each.name, each.created_at, tuple(each.tags or ())) for each in found)
+    return _sorted(things)  # type: ignore[no-any-return]
+
+
 def _interfaces(network: Any, router: str) -> list[Any]:
     return list(network.ports(device_id=router, device_owner="network:router_interface"))
 
@@ -249,7 +282,7 @@ def _volumes(connection: Connection, name: str) -> list[Any]:
 
 
 def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
-    """Return what the cloud offers of what the testbed asks for. Raises `CloudError`."""
+    """Return what the cloud offers of what the testbed asks for, as far as it could be read."""
     network, compute = connection.network, connection.compute
     project = connection.current_project_id
     names = sorted({node.image for node in desired.nodes})
@@ -257,41 +290,47 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         "flavors": lambda: list(compute.flavors(get_extra_specs=False)),
         "zones": lambda: list(compute.availability_zones()),
         "networks": lambda: list(network.networks()),
-        "nova": lambda: compute.get("/limits", microversion=compute.default_microversion).json()["limits"]["absolute"],
-        "neutron": lambda: network.get(f"/quotas/{project}/details.json").json()["quota"],
+        "quotas of servers": lambda: compute.get("/limits", microversion=compute.default_microversion).json()["limits"][
+            "absolute"
+        ],
+        "quotas of networks": lambda: network.get(f"/quotas/{project}/details.json").json()["quota"],
         "clock": lambda: _clock_off(connection),
     }
     for name in names:
         calls[f"image {name}"] = partial(_images, connection, name)
     if connection.has_service("block-storage"):
         calls["volume_types"] = lambda: list(connection.block_storage.types())
-        calls["cinder"] = lambda: connection.block_storage.get("/limits").json()["limits"]["absolute"]
-    found = _all(calls, parallel)
+        calls["quotas of volumes"] = lambda: connection.block_storage.get("/limits").json()["limits"]["absolute"]
+    found, errors = _tried(calls, parallel)
+    unread = {"images" if name.startswith("image ") else name: error for name, error in errors.items()}
     return Offer(
-        images=tuple({each.id: each for name in names for each in found[f"image {name}"]}.values()),
+        images=tuple({each.id: each for name in names for each in found.get(f"image {name}", ())}.values()),
         flavors=tuple(
             FlavorOffer(each.id, each.name, each.vcpus, each.ram, each.disk, dict(each.extra_specs or {}))
-            for each in found["flavors"]
+            for each in found.get("flavors", ())
         ),
         networks=tuple(
             NetworkOffer(each.id, each.name, bool(each.is_router_external), tuple(each.subnet_ids))
-            for each in found["networks"]
+            for each in found.get("networks", ())
         ),
-        zones=frozenset(each.name for each in found["zones"] if (each.state or {}).get("available", True)),
+        zones=frozenset(each.name for each in found.get("zones", ()) if (each.state or {}).get("available", True)),
         volume_types=frozenset(word for each in found.get("volume_types", ()) for word in (each.name, each.id)),
-        quotas=_quotas(found["nova"], found["neutron"], found.get("cinder", {})),
-        clock_off=found["clock"],
+        quotas=_quotas(
+            found.get("quotas of servers", {}), found.get("quotas of networks", {}), found.get("quotas of volumes", {})
+        ),
+        clock_off=found.get("clock", 0.0),
+        unread=unread,
     )
 
 
 def _images(connection: Connection, name: str) -> list[Image]:
     images = {each.id: each for each in connection.image.images(name=name)}
     if not images:
-        from openstack.exceptions import SDKException
+        from openstack.exceptions import BadRequestException, NotFoundException
 
         try:
             by_id = connection.image.get_image(name)
-        except SDKException:  # glance answers 404, or 400 where it can be no ID
+        except (NotFoundException, BadRequestException):  # glance says 400 where it can be no ID
             return []
         images = {by_id.id: by_id}
     return [
@@ -322,6 +361,7 @@ def _quotas(nova: dict[str, Any], neutron: dict[str, Any], cinder: dict[str, Any
             ("cores", "Cores", "Cores"),
             ("ram", "RAM", "RAMSize"),
         )
+        if nova
     }
     for name, theirs in (
         ("networks", "network"),

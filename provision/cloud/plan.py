@@ -81,6 +81,10 @@ class Plan:
     largest: str = ""
     chosen: Chosen | None = None
 
+    def with_problems(self, problems: Iterable[Problem]) -> Plan:
+        """Return the plan with more in its way."""
+        return dataclasses.replace(self, problems=tuple(dict.fromkeys([*self.problems, *problems])))
+
     @property
     def work(self) -> list[Action]:
         """The actions that do something."""
@@ -92,10 +96,13 @@ class Plan:
         return not self.problems and not any(row.short_by for row in self.quotas)
 
 
-def plan(desired: Desired, observed: Observed, offer: Offer) -> Plan:
-    """Return what leads from `observed` to `desired`, with all that is missing or wrong."""
+def plan(desired: Desired, observed: Observed, offer: Offer, rebuild: frozenset[str] = frozenset()) -> Plan:
+    """Return what leads from `observed` to `desired`, with all that is missing or wrong.
+
+    `rebuild`: IDs of servers that are made anew, whatever they are.
+    """
     chosen = choose(desired, offer)
-    actions = tuple(_actions(desired, observed, chosen))
+    actions = tuple(_actions(desired, observed, chosen, rebuild))
     rows = _quotas(actions, observed, offer, chosen)
     largest = _largest(desired, observed, offer) if any(row.short_by for row in rows) else ""
     return Plan(actions, chosen.problems, rows, largest, chosen)
@@ -112,7 +119,9 @@ def removal(name: str, observed: Observed, *, keep_volumes: bool) -> Plan:
     return Plan(tuple(actions))
 
 
-def _actions(desired: Desired, observed: Observed, chosen: Chosen) -> Iterator[Action]:
+def _actions(
+    desired: Desired, observed: Observed, chosen: Chosen, rebuild: frozenset[str] = frozenset()
+) -> Iterator[Action]:
     yield from _networking(desired, observed, chosen)
     yield from _security(desired, observed)
     ports, servers = _first(observed.ports), _first(observed.servers)
@@ -124,6 +133,8 @@ def _actions(desired: Desired, observed: Observed, chosen: Chosen) -> Iterator[A
         port, server = ports.get(node.name), servers.get(node.name)
         made = chosen.nodes.get(node.name)
         action = _server(desired, node, server, port, observed, chosen) if made else None
+        if action is not None and action.id in rebuild:
+            action = Action("replace", "server", node.name, "a rebuild is asked for", action.id)
         if action is not None:
             if action.verb == "replace" and server is not None:
                 doomed |= {*server.volumes}

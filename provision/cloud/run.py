@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import urllib.parse
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
 
 from provision.cloud import apply as applying
 from provision.cloud import desired as wanting
+from provision.cloud import keys, marker
 from provision.cloud import observed as looking
 from provision.cloud import plan as planning
-from provision.cloud.connect import connect
-from provision.errors import CloudError, ShortError
+from provision.cloud.choose import Problem, choose
+from provision.cloud.connect import connect, explained
+from provision.errors import BusyError, CloudError, ShortError, UnreadError
 from provision.spec import Testbed
 
 if TYPE_CHECKING:
@@ -33,6 +40,16 @@ class Look:
     plan: planning.Plan
 
 
+class Follower(Protocol):
+    """Who is told what happens; `told` is called from several threads."""
+
+    def planned(self, plan: planning.Plan) -> None:
+        """A round begins."""
+
+    def told(self, action: planning.Action, result: str) -> None:
+        """Something was done."""
+
+
 @dataclass
 class Project:
     """A testbed's project in the cloud."""
@@ -47,23 +64,33 @@ class Project:
         assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
         return cls(testbed, parallel, connect(testbed.openstack.cloud, parallel))
 
-    def look(self) -> Look:
-        """Return what is to be done. Raises `CloudError`."""
-        from concurrent.futures import ThreadPoolExecutor
+    def observe(self) -> looking.Observed:
+        """Return what the testbed has. Raises `CloudError`."""
+        return looking.observe(self.connection, self.testbed.name, self.parallel)
 
-        desired = wanting.of(self.testbed, own_address(self.connection.config.get_auth_args().get("auth_url", "")))
+    def look(self, rebuild: frozenset[str] = frozenset()) -> Look:
+        """Return what is to be done; what cannot be read is among the plan's problems."""
+        auth_url = self.connection.config.get_auth_args().get("auth_url", "")
+        desired = wanting.of(self.testbed, own_address(auth_url))
         with ThreadPoolExecutor(max_workers=2) as pool:
-            there = pool.submit(looking.observe, self.connection, desired.name, self.parallel)
-            offer = pool.submit(looking.offered, self.connection, desired, self.parallel)
-            observed = there.result()
-            return Look(desired, observed, planning.plan(desired, observed, offer.result()))
+            there = pool.submit(self.observe)
+            offer = pool.submit(looking.offered, self.connection, desired, self.parallel).result()
+        try:
+            return Look(desired, there.result(), planning.plan(desired, there.result(), offer, rebuild))
+        except UnreadError as error:
+            problems = (*_problems(error), *choose(desired, offer).problems)
+            return Look(desired, looking.Observed(), planning.Plan((), tuple(dict.fromkeys(problems))))
 
-    def bring_up(self, tell: applying.Told) -> looking.Observed:
-        """Make the project what is wanted, and return what is there then. Raises `CloudError`, `ShortError`."""
+    def bring_up(self, follower: Follower, rebuild: frozenset[str] = frozenset()) -> looking.Observed:
+        """Make the project what is wanted, and return what is there then; `rebuild`: servers to make anew, by ID.
+
+        Raises `CloudError`, and `ShortError` when nothing was changed.
+        """
         tries: Counter[str] = Counter()
-        for _ in range(ROUNDS):
-            look = self.look()
-            refuse(look.plan)
+        tags = marker.mine(datetime.now(UTC)).tags
+        for number in range(ROUNDS):
+            look = self.look(rebuild)
+            refuse(look.plan, changed=number > 0)
             if not look.plan.work:
                 return look.observed
             for action in look.plan.work:
@@ -74,41 +101,111 @@ class Project:
                             f"server {action.name} does not come up. {action.why}",
                             "Mend that, or choose another flavor, image or zone; then run the same command again.",
                         )
-            applying.apply(self.connection, look.desired, look.observed, look.plan, parallel=self.parallel, tell=tell)
+            self._apply(look, follower, tags)
         left = ", ".join(f"{action.verb} {action.kind} {action.name}" for action in look.plan.work[:5])
         raise CloudError(f"the project does not come to rest; still to do: {left}", "Run `testbed plan` and look.")
 
     def removal(self, *, keep_volumes: bool) -> Look:
         """Return what `down` would delete. Raises `CloudError`."""
-        observed = looking.observe(self.connection, self.testbed.name, self.parallel)
+        observed = self.observe()
         plan = planning.removal(self.testbed.name, observed, keep_volumes=keep_volumes)
         return Look(wanting.none(self.testbed.name), observed, plan)
 
-    def take_down(self, tell: applying.Told, *, keep_volumes: bool) -> None:
+    def take_down(self, follower: Follower, *, keep_volumes: bool) -> None:
         """Delete all that carries the mark. Raises `CloudError`."""
         for _ in range(ROUNDS):
             look = self.removal(keep_volumes=keep_volumes)
             if not look.plan.work:
                 return
-            applying.apply(self.connection, look.desired, look.observed, look.plan, parallel=self.parallel, tell=tell)
+            self._apply(look, follower, [])
         raise CloudError("not all is gone", "Run the same command again.")
 
+    def _apply(self, look: Look, follower: Follower, tags: list[str]) -> None:
+        follower.planned(look.plan)
+        applying.apply(
+            self.connection,
+            look.desired,
+            look.observed,
+            look.plan,
+            parallel=self.parallel,
+            tell=follower.told,
+            group_tags=tags,
+        )
 
-def refuse(plan: planning.Plan) -> None:
-    """Raise `ShortError` where the plan cannot be done, with all that stands in its way."""
+    @contextmanager
+    def marked(self, observed: looking.Observed, *, break_lock: bool) -> Iterator[None]:
+        """Show other administrators who is at work while the block runs. Raises `BusyError` when one of them is."""
+        me = marker.mine(datetime.now(UTC))
+        for group in observed.security_groups[:1]:
+            found = marker.read(group.detail)
+            if found is not None and marker.in_the_way(found, me) and not break_lock:
+                raise BusyError(
+                    f"another administrator works on testbed {self.testbed.name}: {found}",
+                    "Wait until they have ended; --break-lock goes ahead at once.",
+                )
+            self._mark(group, [*marker.others(group.detail), *me.tags])
+        try:
+            yield
+        finally:
+            with suppress(CloudError):  # what is left is known by its age, and by its holder
+                for group in looking.observe_security_groups(self.connection, self.testbed.name)[:1]:
+                    left = marker.read(group.detail)
+                    if left is not None and left.holder == me.holder:
+                        self._mark(group, marker.others(group.detail))
+
+    def _mark(self, group: looking.Thing, tags: list[str]) -> None:
+        from openstack.network.v2.security_group import SecurityGroup
+
+        with explained("mark the security group"):
+            self.connection.network.set_tags(SecurityGroup.existing(id=group.id), tags)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What `plan` shows; `project`: None where there was no logging in."""
+
+    project: Project | None
+    look: Look
+
+
+def survey(testbed: Testbed, parallel: int, rebuild: frozenset[str] = frozenset()) -> Survey:
+    """Return what is to be done, and all that is missing or wrong, here and in the cloud."""
+    problems = keys.key_problems(testbed)
+    project = None
+    try:
+        project = Project.of(testbed, parallel)
+        look = project.look(rebuild)
+    except CloudError as error:
+        problems.insert(0, Problem(error.message, error.remedy))
+        look = Look(wanting.of(testbed, own_address("")), looking.Observed(), planning.Plan(()))
+    return Survey(project, dataclasses.replace(look, plan=look.plan.with_problems(problems)))
+
+
+def _problems(error: UnreadError) -> list[Problem]:
+    return [Problem(each.message, each.remedy) for each in error.errors]
+
+
+def refuse(plan: planning.Plan, *, changed: bool = False) -> None:
+    """Raise `ShortError` where the plan cannot be done, with all that stands in its way.
+
+    `changed`: something was changed before; then it is a `CloudError`.
+    """
     lines = [f"{problem.what}. {problem.remedy}" for problem in plan.problems]
     lines += [
         f"quota of {row.name}: {row.after} needed, {row.limit} allowed ({row.before} used); {row.short_by} short"
         for row in plan.quotas
         if row.short_by
     ]
-    if lines:
-        remedy = "Ask for more quota, or make the testbed smaller."
-        if plan.largest:
-            remedy = f"The largest that fits: {plan.largest}."
-        elif not any(row.short_by for row in plan.quotas):
-            remedy = "Mend these; nothing was changed."
-        raise ShortError("\n".join(lines), remedy)
+    if not lines:
+        return
+    remedy = "Ask for more quota, or make the testbed smaller."
+    if plan.largest:
+        remedy = f"The largest that fits: {plan.largest}."
+    elif not any(row.short_by for row in plan.quotas):
+        remedy = "Mend these; nothing was changed."
+    if changed:
+        raise CloudError("\n".join(lines), "Mend these and run the same command again; what is done stays done.")
+    raise ShortError("\n".join(lines), remedy)
 
 
 def own_address(auth_url: str) -> str:

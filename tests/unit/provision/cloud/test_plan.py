@@ -9,6 +9,7 @@ import pytest
 
 from provision import spec
 from provision.cloud import desired as wanting
+from provision.cloud.choose import Problem
 from provision.cloud.desired import GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
 from provision.cloud.observed import (
     FlavorOffer,
@@ -24,6 +25,7 @@ from provision.cloud.observed import (
     Volume,
 )
 from provision.cloud.plan import Plan, plan, removal
+from provision.errors import CloudError
 
 KEY_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo"
 SPEC = f"""\
@@ -329,3 +331,27 @@ def test_user_data_lets_administrators_in_and_no_password():
     assert text.startswith("#cloud-config\n")
     assert f"{KEY_LINE} ada" in text
     assert '"ssh_pwauth": false' in text
+
+
+@pytest.mark.parametrize("unread", ["images", "flavors", "networks", "zones", "quotas of volumes", "volume_types"])
+def test_what_could_not_be_read_is_said_once_and_nothing_is_made_up_of_it(unread: str):
+    refused = CloudError("not allowed", "Ask for this right.")
+    offer = dataclasses.replace(OFFER, unread={unread: refused})
+    empty: dict[str, Any] = {
+        "images": {"images": ()},
+        "flavors": {"flavors": ()},
+        "networks": {"networks": ()},
+        "zones": {"zones": frozenset()},
+        "quotas of volumes": {"quotas": {name: OFFER.quotas[name] for name in ("instances", "cores", "ram")}},
+        "volume_types": {"volume_types": frozenset()},
+    }
+    more = "  availability_zone: gpu\n  boot_volume: {type: ssd}"
+    found = plan(wanted(more), Observed(), dataclasses.replace(offer, **empty[unread]))
+    assert found.problems == (Problem("not allowed", "Ask for this right."),)
+
+
+def test_a_rebuild_replaces_just_that_server_and_keeps_its_port():
+    of = wanted()
+    found = plan(of, there(of), OFFER, frozenset({"s-agent-1"}))
+    assert work(found) == {("replace", "server", "agent-1")}
+    assert plan(of, there(of), OFFER, frozenset({"s-another"})).work == []
