@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 # What may pass by itself. A POST is repeated, too: what that may double is found by its mark afterwards, and removed.
 PASSING = (429, 500, 502, 503, 504)
 RETRIES = 6
-LOGIN_RETRIES = 2
 BACKOFF_S = 0.5  # doubled each time, with some chance in it; Retry-After goes first
 TIMEOUT_S = 60  # of one answer; nova takes long under load
 # nova: tags at creation need 2.52; flavors' properties in a server come with 2.47
@@ -27,8 +26,6 @@ def connect(cloud: str, parallel: int) -> Connection:
     """Return a connection to entry `cloud` of clouds.yaml, for `parallel` calls at a time. Raises `CloudError`."""
     import openstack
     from openstack.config import OpenStackConfig
-    from requests.adapters import HTTPAdapter
-    from urllib3.util import Retry
 
     # what they warn of comes as an error, too, where it matters
     for library in ("keystoneauth", "openstack", "urllib3"):
@@ -39,25 +36,34 @@ def connect(cloud: str, parallel: int) -> Connection:
         session = connection.session
         session.timeout = session.timeout or TIMEOUT_S
 
-        def patient(retries: int) -> None:
-            retry = Retry(
-                total=retries,
-                other=0,  # such as a certificate that does not verify
-                status_forcelist=PASSING,
-                allowed_methods=None,  # all of them
-                backoff_factor=BACKOFF_S,
-                backoff_jitter=BACKOFF_S,
-                raise_on_status=False,
-            )
-            adapter = HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
-            for prefix in ("http://", "https://"):
-                session.session.mount(prefix, adapter)
-
-        patient(LOGIN_RETRIES)  # at the beginning a wrong address is likelier than one that comes back
+        _retry(session, parallel, again=1)  # at the beginning a wrong address is likelier than one that comes back
         session.get_token()  # not connection.authorize(), which hides what was wrong
-        patient(RETRIES)
         connection.compute.default_microversion = COMPUTE_VERSION
     return connection
+
+
+def be_patient(connection: Connection, parallel: int) -> None:
+    """Wait for an endpoint where nobody listens, too: the cloud was there when the work began."""
+    _retry(connection.session, parallel, again=RETRIES)
+
+
+def _retry(session: Any, parallel: int, again: int) -> None:
+    from requests.adapters import HTTPAdapter
+    from urllib3.util import Retry
+
+    retry = Retry(
+        total=RETRIES,
+        connect=again,
+        other=0,  # such as a certificate that does not verify
+        status_forcelist=PASSING,
+        allowed_methods=None,  # all of them
+        backoff_factor=BACKOFF_S,
+        backoff_jitter=BACKOFF_S,
+        raise_on_status=False,
+    )
+    adapter = HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
+    for prefix in ("http://", "https://"):
+        session.session.mount(prefix, adapter)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from provision.cloud import keys, marker
 from provision.cloud import observed as looking
 from provision.cloud import plan as planning
 from provision.cloud.choose import Problem, choose
-from provision.cloud.connect import connect, explained
+from provision.cloud.connect import be_patient, connect, explained
 from provision.errors import BusyError, CloudError, ShortError, UnreadError
 from provision.spec import Testbed
 
@@ -86,6 +86,7 @@ class Project:
 
         Raises `CloudError`, and `ShortError` when nothing was changed.
         """
+        be_patient(self.connection, self.parallel)
         tries: Counter[str] = Counter()
         tags = marker.mine(datetime.now(UTC)).tags
         for number in range(ROUNDS):
@@ -113,6 +114,7 @@ class Project:
 
     def take_down(self, follower: Follower, *, keep_volumes: bool) -> None:
         """Delete all that carries the mark. Raises `CloudError`."""
+        be_patient(self.connection, self.parallel)
         for _ in range(ROUNDS):
             look = self.removal(keep_volumes=keep_volumes)
             if not look.plan.work:
