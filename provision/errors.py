@@ -84,6 +84,10 @@ class ShortError(CloudError):
     exit_code = Exit.BAD_INPUT
 
 
+class ReachError(TestbedError):
+    """A host does not let us in by SSH."""
+
+
 class ConvergeError(TestbedError):
     """A playbook did not finish."""
 

@@ -20,8 +20,8 @@ class Machine:
 
     `name`: in the inventory, such as `server` or `agent-1`. `groups`: what lives there. `address`: where SSH goes
     (name or IP address); None: this machine, without SSH. `internal`: the address by which the testbed's other hosts
-    reach it. `host_keys`: public keys (`TYPE BASE64`) that are known beforehand, from the console or the spec; empty:
-    trust on first use.
+    reach it. `host_keys`: public keys (`TYPE BASE64`) that the spec names. `id`: the server in its cloud; one that was
+    made anew has another, and other host keys.
     """
 
     name: str
@@ -33,11 +33,20 @@ class Machine:
     key: Path | None = None
     jump_host: JumpHost | None = None
     host_keys: tuple[str, ...] = ()
+    id: str = ""
 
     @property
     def is_local(self) -> bool:
         """Whether it is this machine."""
         return self.address is None
+
+
+@dataclass(frozen=True)
+class Console:
+    """What a machine's console tells of its host keys (`TYPE BASE64`); `final`: no others will come."""
+
+    host_keys: tuple[str, ...]
+    final: bool
 
 
 def local(account: str) -> tuple[Machine, ...]:

@@ -24,7 +24,7 @@ def machines_of(testbed: Testbed, observed: Observed) -> list[Machine]:
     for node in nodes(openstack):
         server = servers.get(node.name)
         port = ports.get(server.id) if server else None
-        if port is None:
+        if server is None or port is None:
             continue
         fixed = next((address for address in port.addresses if ":" not in address), port.addresses[0])
         found.append(
@@ -36,6 +36,7 @@ def machines_of(testbed: Testbed, observed: Observed) -> list[Machine]:
                 user=openstack.user,
                 key=openstack.key.expanduser() if openstack.key else None,
                 jump_host=openstack.jump_host,
+                id=server.id,
             )
         )
     return found

@@ -51,9 +51,14 @@ def test_a_floating_ip_is_where_ssh_goes_and_the_fixed_address_is_for_the_other_
     there = both(floating_ips=(FloatingIp("f-1", "1", "203.0.113.9", "n-pub", "p-server"),))
     assert machines_of(wanted(), there) == [
         Machine(
-            "server", ("server", "clients", "telemetry", "inference"), "203.0.113.9", internal="10.0.0.5", user="ubuntu"
+            "server",
+            ("server", "clients", "telemetry", "inference"),
+            "203.0.113.9",
+            internal="10.0.0.5",
+            user="ubuntu",
+            id="s-server",
         ),
-        Machine("agent-1", ("agents",), "10.0.0.6", internal="10.0.0.6", user="ubuntu"),
+        Machine("agent-1", ("agents",), "10.0.0.6", internal="10.0.0.6", user="ubuntu", id="s-agent-1"),
     ]
 
 
