@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 # What may pass by itself. A POST is repeated, too: what that may double is found by its mark afterwards, and removed.
 PASSING = (429, 500, 502, 503, 504)
 RETRIES = 6
+READ_RETRIES = 2  # each may have waited for TIMEOUT_S
 BACKOFF_S = 0.5  # doubled each time, with some chance in it; Retry-After goes first
 TIMEOUT_S = 60  # of one answer; nova takes long under load
 # nova: tags at creation need 2.52; flavors' properties in a server come with 2.47
@@ -54,6 +55,7 @@ def _retry(session: Any, parallel: int, again: int) -> None:
     retry = Retry(
         total=RETRIES,
         connect=again,
+        read=READ_RETRIES,
         other=0,  # such as a certificate that does not verify
         status_forcelist=PASSING,
         allowed_methods=None,  # all of them

@@ -277,7 +277,7 @@ def _servers(connection: Connection, name: str) -> list[Any]:
 
 
 def _volumes(connection: Connection, name: str) -> list[Any]:
-    volumes = connection.block_storage.volumes(metadata=str({KEY: name}))
+    volumes = connection.block_storage.volumes(properties=str({KEY: name}))
     return [each for each in volumes if (each.metadata or {}).get(KEY) == name]
 
 
