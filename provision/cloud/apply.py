@@ -26,6 +26,9 @@ POLL_S = 2.0
 CONFLICT_S = 120
 SERVER_S = 1800
 VOLUME_S = 1800
+# what a server's boot volume is told before the server goes without it (nova: os-volume_attachments, from 2.85)
+KEEP = {"delete_on_termination": False}
+KEEP_VERSION = "2.85"
 Told = Callable[[Action, str], None]
 
 
@@ -104,7 +107,14 @@ def _delete(run: _Run) -> None:
     network, compute, block = run.connection.network, run.connection.compute, run.connection.block_storage
     servers = [*run.of("delete", "server"), *run.of("replace", "server")]
     run.each(run.of("delete", "floating IP"), lambda action: network.delete_ip(action.id, ignore_missing=True))
-    run.each(servers, lambda action: compute.delete_server(action.id, ignore_missing=True))
+
+    def delete_server(action: Action) -> None:
+        for volume in action.to.get("keep", ()):
+            url = f"/servers/{action.id}/os-volume_attachments/{volume}"
+            _put(compute, url, {"volumeAttachment": KEEP | {"volumeId": volume}}, microversion=KEEP_VERSION)
+        compute.delete_server(action.id, ignore_missing=True)
+
+    run.each(servers, delete_server)
     if servers:
         gone = {action.id for action in servers}
         _until(
@@ -134,6 +144,13 @@ def _delete(run: _Run) -> None:
             run.of("delete", kind),
             lambda action, delete=delete: _patiently(lambda: delete(action.id, ignore_missing=True)),  # type: ignore[misc]
         )
+
+
+def _put(proxy: Any, url: str, body: dict[str, Any], **options: Any) -> None:
+    """Put what the SDK has no call for. Raises the SDK's errors, which a bare `put` of its does not."""
+    from openstack.exceptions import raise_from_response
+
+    raise_from_response(proxy.put(url, json=body, **options))
 
 
 def _remove_interface(network: Any, action: Action) -> None:
@@ -327,7 +344,7 @@ def _volumes(run: _Run) -> None:
             image_id=chosen.nodes[action.name].image.id,
             availability_zone=None,
             volume_type=node.volume.type,
-            metadata=run.desired.volume_metadata(node),
+            metadata=run.desired.volume_metadata(node, chosen.nodes[action.name].image.id),
         )
         return str(made.id)
 
@@ -393,9 +410,9 @@ def _servers(run: _Run) -> None:
 
     def change(action: Action) -> None:
         if "metadata" in action.to:
-            compute.put(f"/servers/{action.id}/metadata", json={"metadata": action.to["metadata"]})
+            _put(compute, f"/servers/{action.id}/metadata", {"metadata": action.to["metadata"]})
         if "tags" in action.to:
-            compute.put(f"/servers/{action.id}/tags", json={"tags": action.to["tags"]})
+            _put(compute, f"/servers/{action.id}/tags", {"tags": action.to["tags"]})
         if "flavor" in action.to:
             compute.resize_server(action.id, action.to["flavor"])
         if action.to.get("start") == "SHUTOFF":

@@ -96,9 +96,9 @@ class Desired:
             IMAGE_KEY: image_id,
         }
 
-    def volume_metadata(self, node: Node) -> dict[str, str]:
+    def volume_metadata(self, node: Node, image_id: str) -> dict[str, str]:
         """Return a volume's metadata: the spec's and the testbed's own."""
-        return self.metadata | {KEY: self.name, NODE_KEY: node.name}
+        return self.metadata | {KEY: self.name, NODE_KEY: node.name, IMAGE_KEY: image_id}
 
     @property
     def server_tags(self) -> frozenset[str]:

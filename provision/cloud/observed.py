@@ -48,6 +48,11 @@ class Volume:
     type: str
     metadata: dict[str, str]
 
+    @property
+    def image(self) -> str:
+        """The ID of the image that it was made of."""
+        return self.metadata.get(IMAGE_KEY, "")
+
 
 @dataclass(frozen=True)
 class Port:

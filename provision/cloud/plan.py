@@ -112,11 +112,18 @@ def removal(name: str, observed: Observed, *, keep_volumes: bool) -> Plan:
     """Return what removes all that the testbed has; with `keep_volumes` all but its volumes."""
     actions = _actions(none(name), observed, Chosen({}, None, None, ()))
     if keep_volumes:
-        actions = (
-            dataclasses.replace(action, verb="keep", why="--keep-volumes") if action.kind == "volume" else action
-            for action in actions
-        )
+        actions = (_kept(action, observed) for action in actions)
     return Plan(tuple(actions))
+
+
+def _kept(action: Action, observed: Observed) -> Action:
+    if action.kind == "volume":
+        return dataclasses.replace(action, verb="keep", why="--keep-volumes")
+    if action.kind == "server":
+        volumes = {volume.id for volume in observed.volumes}
+        (server,) = [each for each in observed.servers if each.id == action.id]
+        return dataclasses.replace(action, to={"keep": [each for each in server.volumes if each in volumes]})
+    return action
 
 
 def _actions(
@@ -140,7 +147,7 @@ def _actions(
                 doomed |= {*server.volumes}
             yield action
         yield _port(desired, node, port, observed, chosen)
-    yield from _volumes(desired, observed, nodes, servers, doomed)
+    yield from _volumes(desired, observed, nodes, servers, doomed, chosen)
     yield from _floating_ips(desired, observed, ports, chosen)
 
 
@@ -322,12 +329,18 @@ def _difference(there: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def _volumes(
-    desired: Desired, observed: Observed, nodes: dict[str, Node], servers: dict[str, Server], doomed: set[str]
+    desired: Desired,
+    observed: Observed,
+    nodes: dict[str, Node],
+    servers: dict[str, Server],
+    doomed: set[str],
+    chosen: Chosen,
 ) -> Iterator[Action]:
     used = {volume: server for server in servers.values() for volume in server.volumes}
     free: dict[str, Volume] = {}
     for volume in observed.volumes:
-        node = nodes.get(volume.node)
+        node, made = nodes.get(volume.node), chosen.nodes.get(volume.node)
+        image = made.image.id if made else volume.image
         if node is None or node.volume is None:
             yield Action("delete", "volume", volume.node or volume.id, "no longer wanted", volume.id)
         elif volume.id in doomed or volume.status.startswith("error"):
@@ -335,18 +348,24 @@ def _volumes(
                 "delete", "volume", volume.node, f"its server is replaced, or it is in {volume.status}", volume.id
             )
         elif volume.id in used:
-            metadata = desired.volume_metadata(node)
+            metadata = desired.volume_metadata(node, volume.image)
             if volume.metadata != metadata:
                 why = f"metadata {_difference(volume.metadata, metadata)}"
                 yield Action("change", "volume", volume.node, why, volume.id, {"metadata": metadata})
             else:
                 yield Action("keep", "volume", volume.node, "", volume.id)
             free[volume.node] = volume
-        elif volume.node not in free and volume.node not in servers and volume.size == node.volume.size:
-            free[volume.node] = volume  # made by a run that was killed before its server
-            yield Action("keep", "volume", volume.node, "no server boots from it yet", volume.id)
-        else:
+        elif volume.node in free or volume.node in servers:
             yield Action("delete", "volume", volume.node, "there twice", volume.id)
+        elif volume.size != node.volume.size:
+            why = f"boot volume of {volume.size} → {node.volume.size} GiB"
+            yield Action("delete", "volume", volume.node, why, volume.id)
+        elif volume.image != image:
+            why = f"image {_image_name(volume.image, chosen)} → {_image_name(image, chosen)}"
+            yield Action("delete", "volume", volume.node, why, volume.id)
+        else:
+            free[volume.node] = volume  # kept, or made by a run that was killed before its server
+            yield Action("keep", "volume", volume.node, "no server boots from it yet", volume.id)
     for node in nodes.values():
         if node.volume is not None and node.name not in free:
             yield Action("create", "volume", node.name, "not there", to={"size": node.volume.size})

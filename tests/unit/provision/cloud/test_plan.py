@@ -78,7 +78,7 @@ def wanted(more: str = "") -> Desired:
 def there(of: Desired) -> Observed:
     """A project in which all that is wanted is there."""
     volumes = tuple(
-        Volume(f"v-{node.name}", node.name, "1", "in-use", node.volume.size, "ssd", of.volume_metadata(node))
+        Volume(f"v-{node.name}", node.name, "1", "in-use", node.volume.size, "ssd", of.volume_metadata(node, "i-1"))
         for node in of.nodes
         if node.volume
     )
