@@ -215,27 +215,30 @@ def run_playbook(
     secret_variables: dict[str, Any],
     check: bool = False,
     verbosity: int = 0,
+    remote_tmp: str | None = None,
 ) -> PlayResult:
     """Run `playbook` and return what it did.
 
     `work` is a private folder. `secret_variables` reach Ansible as a file encrypted with the testbed's vault, so that
     none is in clear on disk or in an argument list. With `check` it changes nothing; `changes` are what it would do.
-    `verbosity` is Ansible's, for the log. Raises `ConvergeError` with the reason and the log's name.
+    `verbosity` is Ansible's, for the log. `remote_tmp`: a folder for temporary files that is there on all hosts, where
+    these are other machines. Raises `ConvergeError` with the reason and the log's name.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{playbook.stem}-", dir=work))
     temporary = temporary_dir(work)
     make_private(temporary)
+    there = remote_tmp or str(temporary)
     secret_file = folder / "secret-variables.yml"
     write_private(secret_file, vault.encrypt(literal_yaml(secret_variables)))
     write_private(folder / "inventory.yml", yaml.safe_dump(inventory).encode())
     # sudo does not hand TMPDIR on; plays give it to their modules by this variable
-    write_private(folder / "variables.json", json.dumps({**variables, "testbed_tmp": str(temporary)}).encode())
+    write_private(folder / "variables.json", json.dumps({**variables, "testbed_tmp": there}).encode())
     environment = {
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "ANSIBLE_ROLES_PATH": str(ROLES),
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_LOCAL_TEMP": str(folder / "tmp"),
-        "ANSIBLE_REMOTE_TMP": str(temporary),
+        "ANSIBLE_REMOTE_TMP": there,
         "TMPDIR": str(temporary),  # what is killed leaves its files in a folder that goes
         "PYTHONDONTWRITEBYTECODE": "1",
         "ANSIBLE_NOCOLOR": "1",

@@ -12,6 +12,7 @@ from provision import converge, locks
 from provision.changes import Change, resolve
 from provision.credentials import ensure, identities
 from provision.errors import ApiError, TestbedError
+from provision.machines import described, resolved
 from provision.paths import PLAYBOOKS
 from provision.secrets import KeyPair, Secrets
 from provision.session import Session
@@ -29,8 +30,17 @@ class Outcome:
     issued: int
 
 
+def where(testbed: Testbed) -> str:
+    """Return which machines the testbed is on, as far as the spec tells."""
+    if testbed.hosts is not None:
+        return ", ".join(f"{machine.name} ({machine.address})" for machine in testbed.hosts.machines)
+    return "this machine" if testbed.provider == "local" else "its servers"
+
+
 def describe(testbed: Testbed) -> list[str]:
     """Return what `up` installs and runs, a line each."""
+    if testbed.hosts is not None:
+        testbed = resolved(testbed, described(testbed.hosts))
     server = testbed.server
     lines = [
         f"ClearML server (clearml_lite): API {server.url('api')}, web {server.url('web')}, files {server.url('files')}",
@@ -48,7 +58,8 @@ def describe(testbed: Testbed) -> list[str]:
     if testbed.administrators:
         names = ", ".join(administrator.name for administrator in testbed.administrators)
         lines.append(
-            f"SSH keys of the administrators {names} in authorized_keys of the account that manages this machine"
+            f"SSH keys of the administrators {names} in authorized_keys of the account that manages "
+            + ("this machine" if testbed.provider == "local" else "each host")
         )
     if proxy := testbed.proxy:
         lines.append(f"Package indexes by way of the proxy {' and '.join(dict.fromkeys(proxy.by_scheme.values()))}")
@@ -131,7 +142,8 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
     testbed = session.testbed
     everybody = identities.of(testbed, session.inventory)
     held = _held(session, secrets)
-    url = ensure.read_url(session.work / "held") or testbed.server.url("api")
+    now = ensure.read_url(session.work / "held") if session.is_local else None  # others are reached by a forward
+    url = now or testbed.server.url("api")
     decisions = {identity.name: ensure.Decision(held.get(identity.name)) for identity in everybody}
     server = "service testbed-clearml-lite"
     changes = []
@@ -196,6 +208,7 @@ def _play(
             secret_variables=secret_variables,
             check=session.check,
             verbosity=session.verbosity,
+            remote_tmp=session.remote_tmp,
         )
         current.result = f"{result.ok} tasks" if session.check else f"ok={result.ok} changed={result.changed}"
         return result

@@ -6,20 +6,46 @@ import json
 import os
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import testinfra
+from testinfra.backend.base import CommandResult
+from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
 
+from provision.errors import ReachError
 from provision.locks import VARIABLE
+from provision.spec import bracketed
 
 
 @cache
 def connect(inventory_file: Path, name: str) -> Host:
     """Return host `name` of the inventory; commands run on it as root."""
     variables = json.loads(inventory_file.read_text(encoding="utf-8"))["all"]["hosts"][name]
-    if variables.get("ansible_connection") == "local":  # testinfra would ask ansible-inventory, which takes a second
-        return testinfra.get_host("local://", sudo=variables["ansible_become"])
-    return testinfra.get_host(f"ansible://{name}?ansible_inventory={inventory_file}")
+    become = variables["ansible_become"]
+    # not testinfra's own way by the inventory: it would ask ansible-inventory, which takes a second
+    if variables.get("ansible_connection") == "local":
+        return testinfra.get_host("local://", sudo=become)
+    arguments = variables["ansible_ssh_common_args"]
+    backend = _Ssh(name, bracketed(variables["ansible_host"]), ssh_extra_args=arguments, sudo=become)
+    host = Host(backend)
+    backend.set_host(host)
+    return host
+
+
+class _Ssh(SshBackend):  # type: ignore[misc]
+    """Commands by ssh; what ssh itself fails at is told in its own words."""
+
+    def __init__(self, name: str, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._name = name
+
+    def run_ssh(self, command: str) -> CommandResult:
+        try:
+            return super().run_ssh(command)
+        except RuntimeError as error:
+            [done] = error.args
+            raise ReachError(f"{self._name}: no SSH: {done.stderr.strip()}", "Mend that.") from None
 
 
 def service_is_running(host: Host, name: str) -> bool:
@@ -29,7 +55,7 @@ def service_is_running(host: Host, name: str) -> bool:
     return "RUNNING" in host.run("supervisorctl status %s", name).stdout
 
 
-def run_as(host: Host, user: str, command: str, *arguments: str) -> testinfra.backend.base.CommandResult:
+def run_as(host: Host, user: str, command: str, *arguments: str) -> CommandResult:
     """Run a command on `host` as `user`, in that user's home and with nothing else of this environment."""
     quoted = " ".join(["%s"] * (len(arguments) + 1))
     clean = f"env -i -C ~{user} HOME=$(echo ~{user}) USER={user} LANG=C.UTF-8 PATH=/usr/local/bin:/usr/bin:/bin"

@@ -7,11 +7,15 @@ reaches. They are found by what they carry in their environment (see leftovers_o
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -23,6 +27,15 @@ from provision.errors import BusyError, TestbedError
 UNINTERRUPTED_S = 900
 GENTLE_S = 10
 HARD_S = 30
+TAKE_OVER = "`testbed up --break-lock` ends it"
+
+# the administrator's machine, beside the hosts
+HERE = "this machine"
+# which of the other commands are to be ended: those of this machine (see leftovers_on_host)
+LOCAL = "local"
+EVERYBODY = "all"
+NOBODY = "nobody"
+AT_ONCE = 16
 
 # what was signalled and what is waited for: name, process ID, whose it is
 Found = tuple[list[tuple[str, int, str]], list[tuple[str, int, str]]]
@@ -31,15 +44,32 @@ _SCRIPT = (Path(__file__).parent / "leftovers_on_host.py").read_text(encoding="u
 
 
 def end(
-    console: Console, inventory_file: Path, names: list[str], run: str, *, own: bool, folders: Sequence[Path] = ()
+    console: Console,
+    inventory_file: Path,
+    names: list[str],
+    run: str,
+    *,
+    own: bool,
+    whose: str = LOCAL,
+    folders: Sequence[Path | str] = (),
+    folder: str = "",
 ) -> None:
     """End all processes on hosts `names` that commands other than `run` left there; with `own`, those of `run`.
 
-    Package managers are waited for. Then the `folders` that held the commands' temporary files are removed there: under
-    sudo they hold files of root's. Raises `BusyError` when something does not end.
+    `whose`: which of the other commands, where there may be several administrators'. Package managers are waited for.
+    Then the `folders` (patterns) that held the commands' temporary files are removed there: under sudo they hold files
+    of root's; and `folder` is made. Raises `BusyError` when something does not end, or is not to be ended.
     """
-    signal = partial(_signal, inventory_file, run=run, own=own, folders=folders)
-    first = {name: signal(name, "SIGTERM") for name in names}
+    asked = {
+        "variable": locks.VARIABLE,
+        "run": run,
+        "whose": "own" if own else whose,
+        "folders": [str(pattern) for pattern in folders],
+        "folder": folder,
+    }
+    signal = partial(_signal, inventory_file, asked=asked)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        first = dict(zip(names, pool.map(lambda name: signal(name, "SIGTERM"), names), strict=True))
     left = {name: found for name, found in first.items() if any(found)}
     if left:
         title = "End what this command started" if own else "End what a killed command left"
@@ -72,24 +102,31 @@ def _end(current: Stage, signal: Callable[[str, str], Found], name: str, own: bo
     return len(seen)
 
 
-def _signal(
-    inventory_file: Path, name: str, number: str, *, run: str, own: bool, folders: Sequence[Path] = ()
-) -> Found:
-    host = hosts.connect(inventory_file, name)
-    arguments = [_SCRIPT, locks.VARIABLE, run, "own" if own else "others", number, *map(str, folders)]
-    done = host.run(f"/usr/bin/python3 -I -c{' %s' * len(arguments)}", *arguments)
-    if done.rc != 0:
-        raise TestbedError(f"{name}: its processes cannot be looked at: {done.stderr.strip()}", "Mend the host.")
-    told = json.loads(done.stdout)
-    signalled, waits = (
-        [(str(program), int(pid), str(of)) for program, pid, of in told[key]] for key in ("signalled", "waits")
-    )
-    return signalled, waits
+def _signal(inventory_file: Path, name: str, number: str, *, asked: dict[str, Any]) -> Found:
+    argument = json.dumps({**asked, "signal": number})
+    if name == HERE:
+        here = subprocess.run([sys.executable, "-I", "-c", _SCRIPT, argument], capture_output=True, check=False)
+        code, out, said = here.returncode, here.stdout.decode(), here.stderr.decode(errors="replace")
+    else:
+        done = hosts.connect(inventory_file, name).run("/usr/bin/python3 -I -c %s %s", _SCRIPT, argument)
+        code, out, said = done.rc, done.stdout, done.stderr
+    if code != 0:
+        raise TestbedError(f"{name}: its processes cannot be looked at: {said.strip()}", "Mend the host.")
+    told = {
+        key: [(str(program), int(pid), str(of)) for program, pid, of in found] for key, found in json.loads(out).items()
+    }
+    if told["strangers"] and name != HERE and asked["whose"] not in ("own", LOCAL, NOBODY):
+        program, pid, of = told["strangers"][0]
+        raise BusyError(
+            f"{name}: {program} ({pid}) works there for another administrator: {of}",
+            f"Wait until it has ended. If that command is dead: {TAKE_OVER}.",
+        )
+    return told["signalled"], told["waits"]
 
 
 @contextmanager
 def ended_unless_well(
-    console: Console, inventory_file: Path, names: list[str], run: str, folders: Sequence[Path]
+    console: Console, inventory_file: Path, names: list[str], run: str, folders: Sequence[Path | str]
 ) -> Iterator[None]:
     """Run the block; when it is stopped or fails, end what it started, and remove the `folders` with its files."""
     try:

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-import fcntl
 import getpass
+import hashlib
 import os
-import stat
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from provision import lock_file
 from provision.errors import BusyError, TestbedError
+from provision.paths import state_dir
 
 # for all users of the machine: root's command and one through sudo exclude each other
 MACHINE_LOCK = Path("/run/lock/clearml-testbed.lock")
-LONGEST_HOLDER = 200
 # the environment variable by which the processes of a command are known
 VARIABLE = "TESTBED_RUN"
 
 
-def this_command(testbed: str, verb: str) -> str:
-    """Return what a lock says of its holder, and what the command's processes carry."""
+def this_command(testbed: str, verb: str, *, whose: str = "") -> str:
+    """Return what a lock says of its holder, and what the command's processes carry.
+
+    `whose`: the administrator, on a testbed of other machines; else it is the account on this one.
+    """
     since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     command = f"testbed {verb.replace('-', ' ')}"
-    return f"`{command}` of {getpass.getuser()} on testbed {testbed}, process {os.getpid()}, since {since}"
+    return f"`{command}`{_of(whose or getpass.getuser(), testbed)} process {os.getpid()}, since {since}"
+
+
+def administrator(testbed: str) -> str:
+    """Return who works on a testbed of other machines from here: account, this machine's name, and a digest.
+
+    The digest tells machines and accounts of the same name apart.
+    """
+    with suppress(OSError):
+        machine = Path("/etc/machine-id").read_text(encoding="utf-8").strip()
+        return f"{getpass.getuser()}@{socket.gethostname()} ({_digest(machine, str(state_dir(testbed)))})"
+    return f"{getpass.getuser()}@{socket.gethostname()} ({_digest(str(state_dir(testbed)))})"
+
+
+def _digest(*words: str) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:8]
+
+
+def mine(whose: str, testbed: str) -> str:
+    """Return the part of `this_command` that all commands of one administrator on one testbed have in common."""
+    return _of(whose, testbed)
+
+
+def _of(whose: str, testbed: str) -> str:
+    return f" of {whose} on testbed {testbed},"
 
 
 @contextmanager
@@ -33,11 +61,14 @@ def hold(path: Path, what: str, holder: str, *, shared: bool = False) -> Iterato
 
     Raises `BusyError` with the words of the one who holds it.
     """
-    descriptor = _take(path, what, 0o666 if shared else 0o600)
     try:
-        with suppress(OSError):  # another user's file that this one may lock, but not write
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, holder.encode(), 0)
+        descriptor = lock_file.take(path, 0o666 if shared else 0o600)
+    except lock_file.NoFile:
+        raise TestbedError(f"{path}: is no file", "Remove it and run the same command again.") from None
+    except lock_file.Held as held:
+        raise busy(what, str(held)) from None
+    try:
+        lock_file.sign(descriptor, holder)
         yield
     finally:
         if shared:
@@ -46,43 +77,6 @@ def hold(path: Path, what: str, holder: str, *, shared: bool = False) -> Iterato
         os.close(descriptor)
 
 
-def _take(path: Path, what: str, mode: int) -> int:
-    while True:
-        descriptor = _open(path, mode)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise TestbedError(f"{path}: is no file", "Remove it and run the same command again.")
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                said = os.pread(descriptor, LONGEST_HOLDER, 0).decode(errors="replace")
-                holder = "".join(letter for letter in said if letter.isprintable()) or "a command that just began"
-                raise BusyError(f"{what}: another command works on it: {holder}", "Wait until it has ended.") from None
-            if _is_there(path, descriptor):
-                return descriptor
-        except BaseException:
-            os.close(descriptor)
-            raise
-        os.close(descriptor)  # its holder removed it between our opening and our locking
-
-
-def _open(path: Path, mode: int) -> int:
-    # the folder is everybody's: follow no link, and make the file only where there is none (fs.protected_regular)
-    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    while True:
-        with suppress(FileNotFoundError):
-            try:
-                return os.open(path, os.O_RDWR | flags)
-            except PermissionError:
-                return os.open(path, os.O_RDONLY | flags)
-        with suppress(FileExistsError):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | flags, mode)
-            os.fchmod(descriptor, mode)  # whatever the umask
-            return descriptor
-
-
-def _is_there(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+def busy(what: str, holder: str, remedy: str = "Wait until it has ended.") -> BusyError:
+    """Return the error of a command that finds another one at work."""
+    return BusyError(f"{what}: another command works on it: {holder}", remedy)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Literal
 
 import httpx
+from testinfra.host import Host
 
+from provision import forward
 from provision.credentials import ensure
 from provision.errors import ApiError, SecretsError
 from provision.paths import HOST_MARKER
@@ -27,13 +29,16 @@ NO: Result = "no"
 NOT_RUNNING: Result = "not running"
 
 
-def collect(testbed: Testbed, vault: Vault, marker: Path = HOST_MARKER) -> SecretsReport:
-    """Return the state of the secrets of `testbed`; no value of a secret is in it."""
+def collect(testbed: Testbed, vault: Vault, marker: Path = HOST_MARKER, host: Host | None = None) -> SecretsReport:
+    """Return the state of the secrets of `testbed`; no value of a secret is in it.
+
+    `host`: where the server is, if that is another machine, and `marker` there.
+    """
     secrets, checks = _open(vault)
     if secrets is not None:
         checks += [
             _check("no re-key is half done", NO if secrets.rekeying else YES, "`testbed up` completes it."),
-            _host(testbed, secrets, marker),
+            _host(testbed, secrets, marker, host),
             _api(testbed, secrets),
         ]
         if isinstance(testbed.telemetry, ManagedTelemetry):
@@ -89,10 +94,15 @@ def _names(secrets: Secrets) -> dict[str, list[str]]:
     }
 
 
-def _host(testbed: Testbed, secrets: Secrets, marker: Path) -> SecretsCheck:
-    name = "the testbed on this machine is theirs"
+def _host(testbed: Testbed, secrets: Secrets, marker: Path, host: Host | None) -> SecretsCheck:
+    name = f"the testbed on {'the server' if host else 'this machine'} is theirs"
     try:
-        found = json.loads(marker.read_text(encoding="utf-8"))
+        if host is None:
+            found = json.loads(marker.read_text(encoding="utf-8"))
+        elif host.file(str(marker)).exists:
+            found = json.loads(host.file(str(marker)).content_string)
+        else:
+            raise FileNotFoundError
     except FileNotFoundError:
         return _check(name, NOT_RUNNING, UP)
     except (OSError, ValueError) as error:
@@ -118,7 +128,7 @@ def _api(testbed: Testbed, secrets: Secrets) -> SecretsCheck:
 def _influxdb(url: str, passwords: InfluxSecrets) -> SecretsCheck:
     name = "InfluxDB takes the passwords"
     refused = []
-    with httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False) as client:
+    with forward.client(base_url=url, timeout=TIMEOUT_S) as client:
         for user, password in passwords.model_dump().items():
             try:
                 answer = client.post("/query", data={"q": "SHOW DATABASES"}, auth=(user, password))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import pwd
@@ -11,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,10 @@ from typing import Any
 from rich.console import Console
 
 from provision import console as progress
-from provision import inventory, leftovers, locks, stopping, wheels
+from provision import inventory, leftovers, locks, remote, stopping, wheels
 from provision.converge import private_dir, temporary_dir
 from provision.errors import StoppedError, TestbedError
-from provision.machines import local
+from provision.machines import Machine, described, local, resolved
 from provision.paths import make_private, state_dir, write_private
 from provision.secrets import UnsavedVault, Vault
 from provision.spec import Testbed
@@ -44,6 +45,12 @@ class Session:
     log: Path
     check: bool = False
     verbosity: int = 0
+    machines: tuple[Machine, ...] = ()
+    # ssh's, by host, and where on hosts this command's temporary files are; without it, where they are here
+    ssh_options: dict[str, list[str]] = field(default_factory=dict)
+    remote_tmp: str | None = None
+    # folders that go when the command has come to its end
+    gone: list[Path] = field(default_factory=list)
     to_do: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     _now: tuple[str, progress.Stage] | None = None
@@ -69,7 +76,12 @@ class Session:
     @property
     def hosts(self) -> list[str]:
         """The names of all hosts."""
-        return sorted(self.inventory["all"]["hosts"])
+        return sorted(machine.name for machine in self.machines)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its only host is this machine."""
+        return all(machine.is_local for machine in self.machines)
 
     def _told(self) -> tuple[str, str]:
         """Return what to say when the command is stopped: what was done and what was not, and the way on."""
@@ -83,8 +95,8 @@ class Session:
     @cached_property
     def inventory(self) -> dict[str, Any]:
         """The Ansible inventory; building it builds the wheels that it names."""
-        machines = local(pwd.getpwuid(os.geteuid()).pw_name)
-        return inventory.build(self.testbed, machines, wheels.build(self.state / "wheels"), os.environ)
+        built = wheels.build(self.state / "wheels")
+        return inventory.build(self.testbed, self.machines, built, os.environ, self.ssh_options)
 
     @cached_property
     def inventory_file(self) -> Path:
@@ -106,39 +118,52 @@ def open_session(
     console: Console,
     vault_password_file: Path | None,
     *,
+    machines: Sequence[Machine] | None = None,
     changes: bool = True,
     on_hosts: bool = True,
     verbosity: int = 0,
     stages: Sequence[str] = (),
+    break_lock: bool = False,
 ) -> Iterator[Session]:
-    """Yield a session on `testbed`; a command that `changes` anything holds the testbed and this machine meanwhile.
+    """Yield a session on `testbed`; a command that `changes` anything holds the testbed and its machine meanwhile.
 
-    `on_hosts`: whether it touches more than the administrator's own files. `stages`: what the command will do.
+    `machines`: the hosts, where they are known already. `on_hosts`: whether it touches more than the administrator's
+    own files. `stages`: what the command will do. `break_lock`: end other administrators' commands on the hosts.
     What a killed command left is ended first, and what this one started when it does not come to its end.
     Raises `BusyError` when another command works on the testbed, `StoppedError` when this one was stopped.
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
+    there = _machines(testbed, machines) if on_hosts else ()
     make_private(state)
     logs = state / "logs"
     logs.mkdir(exist_ok=True)
     log = logs / f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    run = locks.this_command(testbed.name, verb)
+    command = None if testbed.provider == "local" else remote.Command.of(testbed.name, verb)
+    run = command.run if command else locks.this_command(testbed.name, verb)
     with ExitStack() as held:
         if changes:
-            if on_hosts:
+            if on_hosts and not command:
                 held.enter_context(locks.hold(locks.MACHINE_LOCK, "this machine", run, shared=True))
             held.enter_context(locks.hold(state / "lock", f"testbed {testbed.name}", run))
             held.enter_context(_mark(run))
+        gone: list[Path] = []
+        held.callback(_remove, gone)
         work = held.enter_context(private_dir(state, f"{'run' if changes else 'look'}-{os.getpid()}-"))
         held.enter_context(_ansible_at_home(work))
         vault = Vault(testbed.name, vault_password_file)
+        testbed = resolved(testbed, there) if there else testbed
         session = Session(testbed, vault, console, state, work, log, verbosity=verbosity, to_do=list(stages))
+        session.machines, session.gone = there, gone
         with session.stoppable():
-            if changes and on_hosts:
+            if on_hosts and command:
+                known = remote.known_hosts(testbed.name)
+                _go(session, held, command, known, changes=changes, take=break_lock)
+            elif on_hosts and changes:
                 where = (console, session.inventory_file, session.hosts, run)
-                leftovers.end(*where, own=False, folders=_leavings(state))
-                held.enter_context(leftovers.ended_unless_well(*where, [temporary_dir(work)]))
+                leftovers.end(*where, own=False, folders=[glob.escape(str(left)) for left in _leavings(state)])
+                here = glob.escape(str(temporary_dir(work)))
+                held.enter_context(leftovers.ended_unless_well(*where, [here]))
             if changes:
                 for left in _leavings(state):
                     shutil.rmtree(left, ignore_errors=True)
@@ -147,40 +172,86 @@ def open_session(
 
 @contextmanager
 def open_check(
-    testbed: Testbed, verb: str, console: Console, vault_password_file: Path | None, *, verbosity: int = 0
+    testbed: Testbed,
+    verb: str,
+    console: Console,
+    vault_password_file: Path | None,
+    *,
+    machines: Sequence[Machine] | None = None,
+    verbosity: int = 0,
 ) -> Iterator[Session]:
-    """Yield a session that leaves nothing behind: all that it writes is in a private folder, which goes.
+    """Yield a session that leaves nothing behind: all that it writes is in private folders, which go.
 
-    It holds this machine, and the testbed where it has a lock. Raises `BusyError` when another command works there,
-    `StoppedError` when this one was stopped.
+    It holds this machine (or the server's, where that is another), and the testbed where it has a lock. Raises
+    `BusyError` when another command works there, `StoppedError` when this one was stopped.
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
-    run = locks.this_command(testbed.name, verb)
-    with (
-        locks.hold(locks.MACHINE_LOCK, "this machine", run, shared=True),
-        locks.hold(state / "lock", f"testbed {testbed.name}", run) if (state / "lock").exists() else nullcontext(),
-        _mark(run),
-        private_dir(Path(tempfile.gettempdir()), f"{CHECK_FOLDER}{os.getpid()}-") as work,
-        _ansible_at_home(work),
-    ):
+    there = _machines(testbed, machines)
+    command = None if testbed.provider == "local" else remote.Command.of(testbed.name, verb)
+    run = command.run if command else locks.this_command(testbed.name, verb)
+    with ExitStack() as held:
+        if not command:
+            held.enter_context(locks.hold(locks.MACHINE_LOCK, "this machine", run, shared=True))
+        if (state / "lock").exists():
+            held.enter_context(locks.hold(state / "lock", f"testbed {testbed.name}", run))
+        held.enter_context(_mark(run))
+        work = held.enter_context(private_dir(Path(tempfile.gettempdir()), f"{CHECK_FOLDER}{os.getpid()}-"))
+        held.enter_context(_ansible_at_home(work))
         vault = UnsavedVault(testbed.name, vault_password_file, work)
+        testbed = resolved(testbed, there)
         session = Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
-        where = (console, session.inventory_file, session.hosts, run)
-        ended = leftovers.ended_unless_well(*where, [temporary_dir(work)])
-        with session.stoppable(), ended:
+        session.machines = there
+        with session.stoppable():
+            if command:
+                known, copy = remote.known_hosts(testbed.name), work / "known_hosts"
+                if known.exists():
+                    write_private(copy, known.read_bytes())
+                _go(session, held, command, copy, changes=True, take=False)
+            else:
+                where = (console, session.inventory_file, session.hosts, run)
+                here = glob.escape(str(temporary_dir(work)))
+                held.enter_context(leftovers.ended_unless_well(*where, [here]))
             yield session
 
 
+def _machines(testbed: Testbed, given: Sequence[Machine] | None) -> tuple[Machine, ...]:
+    if given is not None:
+        return tuple(given)
+    if testbed.hosts is not None:
+        return described(testbed.hosts)
+    if testbed.provider == "local":
+        return local(pwd.getpwuid(os.geteuid()).pw_name)
+    raise TestbedError(f"testbed {testbed.name} has no servers", "Bring it up: testbed up")
+
+
+def _go(session: Session, held: ExitStack, command: remote.Command, known: Path, *, changes: bool, take: bool) -> None:
+    """Reach the session's hosts, and have them for its command alone where it changes anything."""
+    with session.stage("Reach the hosts") as current:
+        remote.reach(session.machines, known, current, session.console)
+    holder = command if changes else None
+    session.ssh_options = held.enter_context(remote.opened(session.testbed, session.machines, known, holder, take=take))
+    if changes:
+        session.remote_tmp = command.folder
+        where = (session.console, session.inventory_file, session.hosts, command)
+        held.enter_context(remote.alone(*where, check=session.check, take=take))
+
+
+def _remove(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_killed_checks() -> None:
-    """Remove the private folders of this user's checks that were killed, as far as they are this user's."""
+    """Remove the private folders of this user's checks, and of sockets, whose command was killed."""
     for left in _killed_checks():
         shutil.rmtree(left, ignore_errors=True)
 
 
 def _killed_checks() -> Iterator[Path]:
-    for left in Path(tempfile.gettempdir()).glob(f"{CHECK_FOLDER}*"):
-        process = left.name.removeprefix(CHECK_FOLDER).partition("-")[0]
+    folders = [*Path(tempfile.gettempdir()).glob(f"{CHECK_FOLDER}*"), *Path("/tmp").glob(f"{remote.FOLDER}*")]  # noqa: S108
+    for left in dict.fromkeys([*folders, *Path(tempfile.gettempdir()).glob(f"{remote.FOLDER}*")]):
+        process = left.name.removeprefix(CHECK_FOLDER).removeprefix(remote.FOLDER).partition("-")[0]
         with suppress(FileNotFoundError):  # it has ended meanwhile
             if left.lstat().st_uid == os.geteuid() and not Path("/proc", process).exists():
                 yield left
@@ -222,9 +293,9 @@ def _leavings(state: Path) -> list[Path]:
     return found + list(_killed_checks())
 
 
-def need_root() -> None:
-    """Raise `TestbedError` unless this user is root or may become root without a password."""
-    if os.geteuid() == 0:
+def need_root(testbed: Testbed) -> None:
+    """Raise `TestbedError` unless this user is root or may become root without a password, for provider local."""
+    if testbed.provider != "local" or os.geteuid() == 0:
         return
     if shutil.which("sudo") and not subprocess.run(["sudo", "-n", "true"], capture_output=True, check=False).returncode:
         return

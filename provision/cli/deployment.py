@@ -75,16 +75,16 @@ def up(
         raise click.UsageError("--diff goes with --check")
     testbed, console = load(spec), make_console(stderr=as_json or check)
     if check:
-        need_root()
+        need_root(testbed)
         with open_check(testbed, "up --check", console, vault_password_file, verbosity=verbose) as session:
             changes = deploy.check_up(session)
         _show(testbed, changes, diff=diff, as_json=as_json)
         return
-    console.print(f"Testbed [bold]{testbed.name}[/] on this machine:")
+    console.print(f"Testbed [bold]{testbed.name}[/] on {deploy.where(testbed)}:", soft_wrap=True)
     for line in deploy.describe(testbed):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     confirm("Go ahead?", yes)
-    need_root()
+    need_root(testbed)
     with open_session(
         testbed, "up", console, vault_password_file, verbosity=verbose, stages=(*deploy.UP, STAGE)
     ) as session:
@@ -163,7 +163,7 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: Level, as_
     from provision.smoke import STAGE
 
     testbed = load(spec)
-    need_root()
+    need_root(testbed)
     console = make_console(stderr=as_json)
     with open_session(testbed, "smoke", console, vault_password_file, stages=[STAGE]) as session:
         checks = _check(session, level)
@@ -195,7 +195,7 @@ def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -
     from provision.session import need_root, open_session
 
     testbed = load(spec)
-    need_root()
+    need_root(testbed)
     console = make_console(stderr=as_json)
     with open_session(testbed, "status", console, vault_password_file, changes=False) as session:
         found = states.collect(session)
@@ -232,21 +232,21 @@ def down(
       testbed down --check        lists what would go, and removes nothing
       testbed down --yes --purge  asks nothing; data, homes and secrets go, too
     """
-    import shutil
-
     from provision import deploy, reports
     from provision.paths import config_dir, state_dir
     from provision.session import need_root, open_check, open_session
 
     testbed, console = load(spec), make_console(stderr=as_json or check)
     if check:
-        need_root()
+        need_root(testbed)
         with open_check(testbed, "down --check", console, vault_password_file, verbosity=verbose) as session:
             changes = deploy.check_down(session, purge=purge)
         _show(testbed, changes, diff=False, as_json=as_json)
         return
     console.print(
-        f"This removes testbed [bold]{testbed.name}[/] from this machine: its services, programs in /opt/testbed,"
+        f"This removes testbed [bold]{testbed.name}[/] from {deploy.where(testbed)}: its services, programs in "
+        "/opt/testbed,",
+        soft_wrap=True,
     )
     console.print("settings in /etc/testbed, and the packages and accounts that `up` installed.")
     if purge:
@@ -256,12 +256,11 @@ def down(
     else:
         console.print(f"Data in {testbed.data_dir}, users' homes and the secrets stay.")
     confirm("Remove it?", yes)
-    need_root()
+    need_root(testbed)
     with open_session(testbed, "down", console, vault_password_file, verbosity=verbose, stages=deploy.DOWN) as session:
         removed = deploy.down(session, purge=purge)
         if purge:
-            shutil.rmtree(config_dir(testbed.name), ignore_errors=True)
-            shutil.rmtree(state_dir(testbed.name))
+            session.gone += [config_dir(testbed.name), state_dir(testbed.name)]
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
     if as_json:
         log = None if purge else str(session.log)

@@ -141,11 +141,18 @@ def status_(spec: Path | None, vault_password_file: Path | None, as_json: bool) 
 
     Exit code 0 only if all is well. Needs no root.
     """
-    from provision import secret_state
+    from provision import hosts, inventory, secret_state
     from provision.secrets import Vault
+    from provision.session import open_session
 
     testbed = load(spec)
-    found = secret_state.collect(testbed, Vault(testbed.name, vault_password_file))
+    if testbed.provider == "local":
+        found = secret_state.collect(testbed, Vault(testbed.name, vault_password_file))
+    else:
+        console = make_console(stderr=as_json)
+        with open_session(testbed, "secrets-status", console, vault_password_file, changes=False) as session:
+            server = hosts.connect(session.inventory_file, inventory.hosts(session.inventory, "server")[0])
+            found = secret_state.collect(session.testbed, session.vault, host=server)
     if as_json:
         show_json(found)
     else:
@@ -179,7 +186,7 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
         "other administrators need the new secrets: testbed secrets export FILE",
     ):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
-    need_root()
+    need_root(testbed)
     stages = (*deploy.UP, STAGE)
     with open_session(testbed, "secrets-rekey", console, vault_password_file, stages=stages) as session:
         try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 
-import httpx
 import pytest
 
+from provision import forward
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.secrets import KeyPair
@@ -29,7 +29,7 @@ PUBLIC_KEYS = {
 
 @pytest.fixture(scope="module")
 def http():
-    with httpx.Client(timeout=30, trust_env=False) as client:
+    with forward.client(timeout=30) as client:
         yield client
 
 

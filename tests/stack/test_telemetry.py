@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 
-import httpx
-
-from provision import hosts, inventory
+from provision import forward, hosts, inventory
 from provision.spec import ManagedTelemetry
 
 OLDEST_HOURS = 48
@@ -32,10 +30,11 @@ def test_telemetry_is_readable(on, stack, user, record_property):
 
 def test_telemetry_keeps_strangers_out(stack):
     telemetry = stack.testbed.telemetry
-    if telemetry.dialect == 1:
-        answer = httpx.get(f"{telemetry.url}/query", params={"q": "SHOW DATABASES"}, timeout=30, trust_env=False)
-    else:
-        answer = httpx.get(f"{telemetry.url}/api/v2/buckets", timeout=30, trust_env=False)
+    with forward.client(timeout=30) as http:
+        if telemetry.dialect == 1:
+            answer = http.get(f"{telemetry.url}/query", params={"q": "SHOW DATABASES"})
+        else:
+            answer = http.get(f"{telemetry.url}/api/v2/buckets")
     assert answer.status_code == 401, (
         f"{telemetry.url} answers without a login (HTTP {answer.status_code}): turn authentication on"
     )

@@ -11,10 +11,9 @@ import math
 import threading
 from contextlib import contextmanager
 
-import httpx
 import pytest
 
-from provision import hosts, inventory
+from provision import forward, hosts, inventory
 
 pytestmark = pytest.mark.full
 
@@ -187,7 +186,7 @@ def _single_values(api, task: str) -> dict[str, float]:
 def _digest(url: str, api) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     headers = {"Authorization": f"Bearer {api.login()}"}
-    with httpx.stream("GET", url, headers=headers, timeout=60, trust_env=False) as answer:
+    with forward.client(timeout=60) as http, http.stream("GET", url, headers=headers) as answer:
         assert answer.status_code == 200, f"{url}: HTTP {answer.status_code}"
         for chunk in answer.iter_bytes():
             digest.update(chunk)

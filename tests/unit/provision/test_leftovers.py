@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from provision import leftovers, locks
-from provision.errors import BusyError
+from provision import leftovers, leftovers_on_host, locks
+from provision.errors import BusyError, TestbedError
 
 KILLED = "`testbed up` of somebody on testbed lab, process 1, since long ago"
 MINE = "`testbed up` of me"
@@ -169,7 +169,8 @@ def test_ansible_starts_nothing_more_while_its_package_manager_is_waited_for(inv
         text=True,
     )
     pids = [int(process.stdout.readline()) for _ in range(3)]
-    signalled, waits = leftovers._signal(inventory, "local", "SIGTERM", run=MINE, own=False)
+    asked = {"variable": locks.VARIABLE, "run": MINE, "whose": leftovers.LOCAL, "folders": [], "folder": ""}
+    signalled, waits = leftovers._signal(inventory, "local", "SIGTERM", asked=asked)
     assert [pid for _, pid, _ in signalled] == pids[:1]
     assert sorted(pid for _, pid, _ in waits) == sorted(pids[1:])
     assert process.wait() == -9, "at SIGTERM, a worker of Ansible would take the package manager with it"
@@ -185,3 +186,72 @@ def test_what_does_not_end_is_named(inventory, start, monkeypatch):
     with pytest.raises(BusyError, match=rf"dpkg \({pid}\)"):
         _end(inventory)
     assert _lives(pid)
+
+
+# commands on other machines, of two administrators
+ADA = " of ada@laptop (0123abcd) on testbed lab,"
+FAR = f"`testbed up`{ADA} process 1, since long ago"
+FAR_MINE = f"`testbed up`{ADA} process 2, since now"
+BOB = "`testbed up` of bob@desk (4567cdef) on testbed lab, process 7, since this morning"
+
+
+def _end_far(inventory, name="local", whose=ADA, folders=(), folder=""):
+    shown = io.StringIO()
+    console = Console(file=shown, width=200)
+    leftovers.end(console, inventory, [name], FAR_MINE, own=False, whose=whose, folders=folders, folder=str(folder))
+    return shown.getvalue()
+
+
+@pytest.mark.parametrize("name", ["local", leftovers.HERE])
+def test_on_other_machines_an_administrator_ends_what_is_their_own(inventory, start, name):
+    _, [mine] = start("python3", run=FAR_MINE)
+    _, [left] = start("python3", run=FAR)
+    assert f"left by {FAR}" in _end_far(inventory, name)
+    assert (_lives(mine), _lives(left)) == (True, False)
+
+
+def test_another_administrators_command_is_not_ended_but_told(inventory, start, tmp_path):
+    _, [left] = start("python3", run=FAR)
+    _, [other] = start("python3", run=BOB)
+    with pytest.raises(BusyError) as error:
+        _end_far(inventory, folder=tmp_path / "new")
+    assert BOB in error.value.message
+    assert _lives(other)
+    _end_far(inventory, whose=leftovers.EVERYBODY, folder=tmp_path / "new")
+    assert not any(map(_lives, (left, other)))
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o700
+
+
+def test_other_testbeds_commands_here_are_nobodys_business(inventory, start):
+    """This machine may be the testbed of one command and the administrator's machine of another one."""
+    _, [far] = start("python3", run=FAR)
+    _, [other] = start("python3", run=KILLED)
+    assert _end_far(inventory, leftovers.HERE, whose=" of eve@laptop (89abcdef) on testbed far,") == ""
+    assert (_lives(far), _lives(other)) == (True, True)
+    _end(inventory)
+    assert (_lives(far), _lives(other)) == (True, False)
+
+
+def test_folders_of_ones_own_killed_commands_go_by_their_pattern(inventory, tmp_path):
+    for name in ("testbed-0123abcd-x", "testbed-0123abcd-y", "testbed-4567cdef-z"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+    _end_far(inventory, folders=[tmp_path / "testbed-0123abcd-*"], folder=tmp_path / "testbed-0123abcd-new")
+    assert sorted(path.name for path in tmp_path.glob("testbed-*")) == ["testbed-0123abcd-new", "testbed-4567cdef-z"]
+
+
+def test_a_folder_that_somebody_else_made_first_is_not_taken(inventory, tmp_path):
+    (tmp_path / "new").mkdir()
+    with pytest.raises(TestbedError, match="FileExistsError"):
+        _end_far(inventory, folder=tmp_path / "new")
+
+
+def test_the_mark_of_a_command_on_other_machines_is_known_as_such(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    whose = locks.administrator("lab")
+    mark = locks.this_command("lab", "secrets-rekey", whose=whose)
+    assert leftovers_on_host.ELSEWHERE.match(mark)
+    assert locks.mine(whose, "lab") in mark
+    assert locks.mine(whose, "lab") not in locks.this_command("lab-2", "up", whose=whose)
+    assert not leftovers_on_host.ELSEWHERE.match(locks.this_command("lab", "up"))
+    monkeypatch.setenv("XDG_STATE_HOME", "/elsewhere")
+    assert locks.administrator("lab") != whose, "two that are called the same, on machines that are called the same"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from provision import locks
+from provision import lock_file, locks
 from provision.errors import BusyError, TestbedError
 from provision.paths import ROOT
 
@@ -82,7 +82,7 @@ def test_nothing_is_left_of_a_lock_that_users_share(folder):
 def test_a_lock_that_its_holder_removed_is_not_taken(folder, monkeypatch):
     path = folder / "lock"
     path.touch()
-    opened = locks._open
+    opened = lock_file._open
     calls = []
 
     def open_slowly(*arguments):
@@ -92,7 +92,7 @@ def test_a_lock_that_its_holder_removed_is_not_taken(folder, monkeypatch):
         calls.append(descriptor)
         return descriptor
 
-    monkeypatch.setattr(locks, "_open", open_slowly)
+    monkeypatch.setattr(lock_file, "_open", open_slowly)
     with _hold(path):
         assert len(calls) == 2
         assert path.read_text() == "me"

@@ -67,7 +67,7 @@ def test_every_key_is_explained(model):
 )
 def test_a_script_gets_an_error_as_a_document(arguments, code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("provision.session.need_root", lambda: None)
+    monkeypatch.setattr("provision.session.need_root", lambda _testbed: None)
     for variable in ("XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     done = CliRunner().invoke(main, arguments)
