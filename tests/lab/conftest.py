@@ -70,6 +70,15 @@ class Host:
         """Write a file on the host, with its folder."""
         self.run("sh", "-c", 'mkdir -p "$(dirname "$1")" && cat >"$1"', "sh", path, data=content)
 
+    def put_checkout(self, path: str) -> None:
+        """Put what git tracks of this checkout into a folder of the host, as root."""
+        tracked = subprocess.check_output(["git", "ls-files", "-z", "--cached"], cwd=ROOT)
+        packed = subprocess.run(
+            ["tar", "--create", "--null", "--files-from=-"], input=tracked, cwd=ROOT, capture_output=True, check=True
+        )
+        self.run("mkdir", "-p", path)
+        self.run("tar", "--extract", "--no-same-owner", "-C", path, data=packed.stdout)
+
     def ssh_options(self) -> list[str]:
         """Return ssh's options that lead to the host by its name, and pin its key."""
         known = self.engine.folder / f"{self.name}.known_hosts"

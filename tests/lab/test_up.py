@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,12 +83,7 @@ def host(engine: Engine, gateway: lab.Gateway, kind: Kind) -> Iterator[Host]:
     if kind.user != "root":
         found.run("useradd", "--create-home", "--shell", "/bin/bash", kind.user)
         found.write("/etc/sudoers.d/lab", f"{kind.user} ALL=(ALL) NOPASSWD: ALL\n".encode())
-    tracked = subprocess.check_output(["git", "ls-files", "-z", "--cached"], cwd=ROOT)
-    packed = subprocess.run(
-        ["tar", "--create", "--null", "--files-from=-"], input=tracked, cwd=ROOT, capture_output=True, check=True
-    )
-    found.run("mkdir", "-p", kind.checkout)
-    found.run("tar", "--extract", "--no-same-owner", "-C", kind.checkout, data=packed.stdout)
+    found.put_checkout(kind.checkout)
     words = {"mirror": gateway.mirror, "index": gateway.mirror_index}
     words |= {"proxy": gateway.proxy, "host": lab.MIRROR}
     spec = (ROOT / "testbed.example.yaml").read_text() + kind.spec.format(**words)
