@@ -86,9 +86,9 @@ def opened(
                 process.wait()
                 log.seek(0)
                 said = " ".join(log.read().split())[-500:]
-                raise ReachError(f"{name}: no SSH: {said or 'it ended without a word'}", "Mend that.")
+                raise ReachError(f"{name}: SSH to it failed: {said or 'it ended without a word'}", "Mend that.")
             if (holder := json.loads(line)["held"]) is not None:
-                raise locks.busy(name, holder, "Wait until it has ended, or end it: --break-lock.")
+                raise locks.busy(name, holder)
             _SOCKETS.update(sockets)
             yield
         finally:

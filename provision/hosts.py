@@ -45,7 +45,7 @@ class _Ssh(SshBackend):  # type: ignore[misc]
             return super().run_ssh(command)
         except RuntimeError as error:
             [done] = error.args
-            raise ReachError(f"{self._name}: no SSH: {done.stderr.strip()}", "Mend that.") from None
+            raise ReachError(f"{self._name}: SSH to it failed: {done.stderr.strip()}", "Mend that.") from None
 
 
 def service_is_running(host: Host, name: str) -> bool:

@@ -27,7 +27,6 @@ from provision.errors import BusyError, TestbedError
 UNINTERRUPTED_S = 900
 GENTLE_S = 10
 HARD_S = 30
-TAKE_OVER = "`testbed up --break-lock` ends it"
 
 # the administrator's machine, beside the hosts
 HERE = "this machine"
@@ -119,7 +118,7 @@ def _signal(inventory_file: Path, name: str, number: str, *, asked: dict[str, An
         program, pid, of = told["strangers"][0]
         raise BusyError(
             f"{name}: {program} ({pid}) works there for another administrator: {of}",
-            f"Wait until it has ended. If that command is dead: {TAKE_OVER}.",
+            "Wait until it has ended.",
         )
     return told["signalled"], told["waits"]
 

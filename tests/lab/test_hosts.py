@@ -1,4 +1,4 @@
-"""Provider `hosts`: three machines behind a bastion, from the desk of an administrator who is not root anywhere here."""
+"""Provider `hosts`: three machines behind a bastion, and an administrator who is root nowhere on their own machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,14 @@ ENVIRONMENT = ("LANG=C.UTF-8", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/u
 MACHINES = ("server", "one", "two")
 ACCOUNT = "keeper"
 # systemd's own, and what logins leave
-NOT_COMPARED = ("/var/log/journal", "/var/lib/systemd", "/run/", f"/home/{ACCOUNT}/", "/var/log/wtmp", "/var/log/lastlog")
+NOT_COMPARED = (
+    "/var/log/journal",
+    "/var/lib/systemd",
+    "/run/",
+    f"/home/{ACCOUNT}/",
+    "/var/log/wtmp",
+    "/var/log/lastlog",
+)
 BUSY = 4
 
 SPEC = """\

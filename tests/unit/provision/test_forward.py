@@ -95,7 +95,7 @@ def test_a_killed_command_holds_it_no_more(ada, tmp_path):
 
 def test_what_ssh_says_is_told(tmp_path):
     ssh = "#!/bin/sh\necho Permission denied >&2; exit 255\n"
-    with pytest.raises(ReachError, match="server: no SSH: Permission denied"), _opened(tmp_path, ssh=ssh):
+    with pytest.raises(ReachError, match="server: SSH to it failed: Permission denied"), _opened(tmp_path, ssh=ssh):
         pass
 
 
