@@ -42,6 +42,10 @@ class Engine:
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
+    def build(self, script: Path, image: str, *arguments: str) -> None:
+        """Make an image with one of the lab's scripts."""
+        subprocess.run([str(script), f"{self.folder}/docker.sock", image, str(self.folder), *arguments], check=True)
+
     def start(self, name: str, *options: str, command: tuple[str, ...] = ()) -> Host:
         """Start a host; without a command it boots systemd."""
         self.run("run", "--detach", "--name", name, *RUN, *options, IMAGE, *command)
@@ -109,17 +113,23 @@ class Host:
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A Docker Engine with the image of a Debian host that can boot systemd."""
+def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A Docker Engine without images."""
     folder = tmp_path_factory.mktemp("lab")
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
     subprocess.run([str(HERE / "dockerd.sh"), "start", str(folder)], check=True)
     try:
-        image = [str(HERE / "image.sh"), str(folder / "docker.sock"), IMAGE, str(folder), str(folder / "key.pub")]
-        subprocess.run(image, check=True)
         yield Engine(folder)
     finally:
         subprocess.run([str(HERE / "dockerd.sh"), "stop", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def engine(bare_engine: Engine) -> Engine:
+    """A Docker Engine with the image of a Debian host that can boot systemd."""
+    key = bare_engine.folder / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    bare_engine.build(HERE / "image.sh", IMAGE, str(key.with_suffix(".pub")))
+    return bare_engine
 
 
 @pytest.fixture(scope="session")
