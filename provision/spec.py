@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import stat
 import typing
 import urllib.parse
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from provision.errors import SpecError
-from provision.paths import EXAMPLE
+from provision.paths import EXAMPLE, write_atomic
 from provision.spec_hosts import Hosts
 from provision.spec_openstack import UNION_TAGS, OpenStack
 from provision.spec_types import (
@@ -405,10 +406,11 @@ def load(path: Path | None) -> Testbed:
     """
     if path is None:
         path = Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else EXAMPLE
-    return parse(_read(path), str(path))
+    return parse(read(path), str(path))
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """Return the text of a testbed.yaml. Raises `SpecError`."""
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -542,6 +544,17 @@ def _models(annotation: Any) -> list[Any]:
     if isinstance(annotation, type) and issubclass(typing.get_origin(annotation) or annotation, BaseModel):
         return [annotation]
     return [model for argument in typing.get_args(annotation) for model in _models(argument)]
+
+
+def replace(path: Path, text: str) -> None:
+    """Write another text into a testbed.yaml that is there; a crash leaves the old one or the new one. `SpecError`."""
+    try:
+        file = path.resolve()
+        mode = file.stat().st_mode
+        write_atomic(file, text.encode())
+        file.chmod(stat.S_IMODE(mode))
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be written: {error.strerror}", "Mend its owner or mode.") from None
 
 
 def write_example(path: Path) -> None:
