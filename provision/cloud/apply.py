@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from provision.cloud import observed as looking
 from provision.cloud.connect import explained
 from provision.cloud.desired import OWN_ADDRESS, Desired, Node, Rule
-from provision.cloud.observed import Observed
+from provision.cloud.observed import Observed, Server
 from provision.cloud.plan import Action, Kind, Plan
 from provision.errors import CloudError
 from provision.spec_openstack import OwnNetwork
@@ -56,11 +56,15 @@ class _Run:
         errors: list[CloudError] = []
         with ThreadPoolExecutor(max_workers=self.parallel) as pool:
             futures: dict[Future[Any], Action] = {pool.submit(self.one, action, do): action for action in todo}
-            for future in as_completed(futures):
-                try:
-                    future.result()
-                except CloudError as error:
-                    errors.append(error)
+            try:
+                for future in as_completed(futures):
+                    try:
+                        future.result()
+                    except CloudError as error:
+                        errors.append(error)
+            except KeyboardInterrupt:
+                pool.shutdown(wait=False, cancel_futures=True)  # what has begun ends; nothing else begins
+                raise
         if errors:
             raise errors[0]
 
@@ -446,7 +450,7 @@ def _wait_for_servers(run: _Run) -> None:
                 ):
                     continue  # the resize has not begun yet
                 del waiting[server_id]
-                run.tell(action, f"nova: {server.fault}" if server and server.fault else "ACTIVE")
+                run.tell(action, _ended(server))
             elif server.status == "VERIFY_RESIZE" and server_id not in resized:
                 resized.add(server_id)
                 with explained(f"confirm the resize of {action.name}"):
@@ -454,6 +458,12 @@ def _wait_for_servers(run: _Run) -> None:
         return not waiting
 
     _until(settled, SERVER_S, "not all servers are ACTIVE")
+
+
+def _ended(server: Server | None) -> str:
+    if server is None:
+        return "gone"
+    return f"ERROR, {server.fault or 'without a reason'}" if server.status == "ERROR" else server.status
 
 
 def _floating_ips(run: _Run) -> None:

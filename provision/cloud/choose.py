@@ -130,7 +130,9 @@ def _flavor(
     found = [each for each in flavors if node.flavor in (each.name, each.id)]
     if not found:
         near = _near(node.flavor, (each.name for each in flavors))
-        problems.append(Problem(f"flavor {node.flavor!r} is not in this cloud", f"openstack flavor list.{near}"))
+        problems.append(
+            Problem(f"flavor {node.flavor!r} is not in this cloud", f"`openstack flavor list` shows all.{near}")
+        )
         return None
     flavor = found[0]
     if image and not node.volume and 0 < flavor.disk < image.least_disk:
@@ -168,7 +170,7 @@ def _zone_and_volume(node: Node, offer: Offer) -> list[Problem]:
             found.append(
                 Problem(
                     f"volume type {node.volume.type!r} is not there",
-                    f"openstack volume type list.{_near(node.volume.type, offer.volume_types)}",
+                    f"`openstack volume type list` shows all.{_near(node.volume.type, offer.volume_types)}",
                 )
             )
         image_disk = max((each.least_disk for each in offer.images if node.image in (each.id, each.name)), default=0)
@@ -194,7 +196,9 @@ def _networks(
 def _network(name: str, networks: Sequence[NetworkOffer], problems: list[Problem]) -> NetworkOffer | None:
     found, near = _networks(name, networks, lambda each: True)
     if not found:
-        problems.append(Problem(f"network {name!r} is not in this project", f"openstack network list.{near}"))
+        problems.append(
+            Problem(f"network {name!r} is not in this project", f"`openstack network list` shows those that are.{near}")
+        )
         return None
     network = _one(f"network {name!r}", found, problems)
     if network is not None and not network.subnets:
@@ -220,6 +224,8 @@ def _external(desired: Desired, networks: Sequence[NetworkOffer], problems: list
         return None
     found, near = _networks(name, networks, lambda each: each.external)
     if not found:
-        problems.append(Problem(f"external network {name!r} is not there", f"openstack network list --external.{near}"))
+        problems.append(
+            Problem(f"external network {name!r} is not there", f"`openstack network list --external` shows all.{near}")
+        )
         return None
     return _one(f"external network {name!r}", found, problems)

@@ -68,6 +68,14 @@ def _retry(session: Any, parallel: int, again: int) -> None:
         session.session.mount(prefix, adapter)
 
 
+def checked(response: Any) -> Any:
+    """Return the answer to a call of a path, whose errors the SDK leaves to the caller."""
+    from openstack.exceptions import raise_from_response
+
+    raise_from_response(response)
+    return response
+
+
 @contextmanager
 def explained(doing: str = "") -> Iterator[None]:
     """Turn the SDK's errors into `CloudError`s; `doing`: what was tried."""

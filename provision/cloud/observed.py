@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from provision.cloud.connect import explained
+from provision.cloud.connect import checked, explained
 from provision.cloud.desired import IMAGE_KEY, KEY, NODE_KEY, OWN_ADDRESS, Desired, Rule, mark
 from provision.errors import CloudError, UnreadError
 
@@ -180,7 +180,7 @@ def _tried(calls: Calls, parallel: int) -> tuple[dict[str, Any], dict[str, Cloud
     return found, errors
 
 
-def _all(calls: Calls, parallel: int) -> dict[str, Any]:
+def read_all(calls: Calls, parallel: int) -> dict[str, Any]:
     """Return what each call gives. Raises `UnreadError` with every reason."""
     found, errors = _tried(calls, parallel)
     if errors:
@@ -192,7 +192,7 @@ def observe(connection: Connection, name: str, parallel: int) -> Observed:
     """Return what testbed `name` has in the project. Raises `CloudError`."""
     marked = {"description": mark(name), "project_id": connection.current_project_id}
     network = connection.network
-    found = _all(
+    found = read_all(
         _listed(connection, name)
         | {
             "ports": lambda: list(network.ports(**marked)),
@@ -205,7 +205,7 @@ def observe(connection: Connection, name: str, parallel: int) -> Observed:
         parallel,
     )
     more: Calls = {f"interfaces {router.id}": partial(_interfaces, network, router.id) for router in found["routers"]}
-    interfaces = _all(more, parallel) if more else {}
+    interfaces = read_all(more, parallel) if more else {}
     groups = _groups(found["security_groups"])
     return Observed(
         servers=_sorted(map(_server, found["servers"])),
@@ -295,17 +295,19 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         "flavors": lambda: list(compute.flavors(get_extra_specs=False)),
         "zones": lambda: list(compute.availability_zones()),
         "networks": lambda: list(network.networks()),
-        "quotas of servers": lambda: compute.get("/limits", microversion=compute.default_microversion).json()["limits"][
-            "absolute"
-        ],
-        "quotas of networks": lambda: network.get(f"/quotas/{project}/details.json").json()["quota"],
+        "quotas of servers": lambda: checked(compute.get("/limits", microversion=compute.default_microversion)).json()[
+            "limits"
+        ]["absolute"],
+        "quotas of networks": lambda: checked(network.get(f"/quotas/{project}/details.json")).json()["quota"],
         "clock": lambda: _clock_off(connection),
     }
     for name in names:
         calls[f"image {name}"] = partial(_images, connection, name)
     if connection.has_service("block-storage"):
         calls["volume_types"] = lambda: list(connection.block_storage.types())
-        calls["quotas of volumes"] = lambda: connection.block_storage.get("/limits").json()["limits"]["absolute"]
+        calls["quotas of volumes"] = lambda: checked(connection.block_storage.get("/limits")).json()["limits"][
+            "absolute"
+        ]
     found, errors = _tried(calls, parallel)
     unread = {"images" if name.startswith("image ") else name: error for name, error in errors.items()}
     return Offer(

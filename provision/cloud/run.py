@@ -20,7 +20,9 @@ from provision.cloud import observed as looking
 from provision.cloud import plan as planning
 from provision.cloud.choose import Problem, choose
 from provision.cloud.connect import be_patient, connect, explained
-from provision.errors import BusyError, CloudError, ShortError, UnreadError
+from provision.cloud.machines import machines_of
+from provision.errors import BusyError, CloudError, ShortError, TestbedError, UnreadError
+from provision.machines import Machine
 from provision.spec import Testbed
 
 if TYPE_CHECKING:
@@ -29,15 +31,27 @@ if TYPE_CHECKING:
 # nova may refuse a server once for a reason that passes; what fails twice is told
 TRIES = 2
 ROUNDS = 5
+PARALLEL = 16  # calls at a time, where nobody says
 
 
 @dataclass(frozen=True)
 class Look:
-    """What is wanted, what is there, and what leads from the one to the other."""
+    """What is wanted, what is there, what the cloud offers, and what leads from the one to the other.
+
+    `offer` is None where it is not asked for, or not all that is there could be read.
+    """
 
     desired: wanting.Desired
     observed: looking.Observed
     plan: planning.Plan
+    offer: looking.Offer | None = None
+
+    def rebuilding(self, rebuild: frozenset[str]) -> Look:
+        """Return the same with these servers, by ID, made anew."""
+        if self.offer is None:
+            return self
+        plan = planning.plan(self.desired, self.observed, self.offer, rebuild)
+        return dataclasses.replace(self, plan=plan.with_problems(self.plan.problems))
 
 
 class Follower(Protocol):
@@ -68,7 +82,7 @@ class Project:
         """Return what the testbed has. Raises `CloudError`."""
         return looking.observe(self.connection, self.testbed.name, self.parallel)
 
-    def look(self, rebuild: frozenset[str] = frozenset()) -> Look:
+    def look(self) -> Look:
         """Return what is to be done; what cannot be read is among the plan's problems."""
         auth_url = self.connection.config.get_auth_args().get("auth_url", "")
         desired = wanting.of(self.testbed, own_address(auth_url))
@@ -76,21 +90,24 @@ class Project:
             there = pool.submit(self.observe)
             offer = pool.submit(looking.offered, self.connection, desired, self.parallel).result()
         try:
-            return Look(desired, there.result(), planning.plan(desired, there.result(), offer, rebuild))
+            return Look(desired, there.result(), planning.plan(desired, there.result(), offer), offer)
         except UnreadError as error:
             problems = (*_problems(error), *choose(desired, offer).problems)
             return Look(desired, looking.Observed(), planning.Plan((), tuple(dict.fromkeys(problems))))
 
-    def bring_up(self, follower: Follower, rebuild: frozenset[str] = frozenset()) -> looking.Observed:
-        """Make the project what is wanted, and return what is there then; `rebuild`: servers to make anew, by ID.
+    def bring_up(
+        self, follower: Follower, *, rebuild: frozenset[str] = frozenset(), first: Look | None = None
+    ) -> looking.Observed:
+        """Make the project what is wanted, and return what is there then.
 
-        Raises `CloudError`, and `ShortError` when nothing was changed.
+        `rebuild`: servers to make anew, by ID. `first`: what was seen just now, to begin with. Raises `CloudError`, and
+        `ShortError` when nothing was changed.
         """
         be_patient(self.connection, self.parallel)
         tries: Counter[str] = Counter()
         tags = marker.mine(datetime.now(UTC)).tags
         for number in range(ROUNDS):
-            look = self.look(rebuild)
+            look = (first if first and not number else self.look()).rebuilding(rebuild)
             refuse(look.plan, changed=number > 0)
             if not look.plan.work:
                 return look.observed
@@ -162,6 +179,14 @@ class Project:
             self.connection.network.set_tags(SecurityGroup.existing(id=group.id), tags)
 
 
+def machines(testbed: Testbed, parallel: int = PARALLEL) -> tuple[Machine, ...]:
+    """Return the testbed's servers as they can be reached now; `TestbedError` where there are none."""
+    found = machines_of(testbed, Project.of(testbed, parallel).observe())
+    if not found:
+        raise TestbedError(f"testbed {testbed.name} has no servers", "Bring it up: testbed up")
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Survey:
     """What `plan` shows; `project`: None where there was no logging in."""
@@ -170,13 +195,13 @@ class Survey:
     look: Look
 
 
-def survey(testbed: Testbed, parallel: int, rebuild: frozenset[str] = frozenset()) -> Survey:
+def survey(testbed: Testbed, parallel: int) -> Survey:
     """Return what is to be done, and all that is missing or wrong, here and in the cloud."""
     problems = keys.key_problems(testbed)
     project = None
     try:
         project = Project.of(testbed, parallel)
-        look = project.look(rebuild)
+        look = project.look()
     except CloudError as error:
         problems.insert(0, Problem(error.message, error.remedy))
         look = Look(wanting.of(testbed, own_address("")), looking.Observed(), planning.Plan(()))
@@ -187,27 +212,32 @@ def _problems(error: UnreadError) -> list[Problem]:
     return [Problem(each.message, each.remedy) for each in error.errors]
 
 
+def in_the_way(plan: planning.Plan) -> list[tuple[str, str]]:
+    """Return all that stands in the way of a plan, each with its remedy."""
+    found = [(problem.what, problem.remedy) for problem in plan.problems]
+    remedy = "Ask for more, or make the testbed smaller."
+    if plan.largest:
+        remedy = f"The largest layout that fits: {plan.largest}. Or ask for more."
+    for row in plan.quotas:
+        if row.short_by:
+            used = f"{row.after} needed, {row.limit} allowed ({row.before} used)"
+            found.append((f"quota of {row.name}: {used}: {row.short_by} short", remedy))
+    return found
+
+
 def refuse(plan: planning.Plan, *, changed: bool = False) -> None:
     """Raise `ShortError` where the plan cannot be done, with all that stands in its way.
 
     `changed`: something was changed before; then it is a `CloudError`.
     """
-    lines = [f"{problem.what}. {problem.remedy}" for problem in plan.problems]
-    lines += [
-        f"quota of {row.name}: {row.after} needed, {row.limit} allowed ({row.before} used); {row.short_by} short"
-        for row in plan.quotas
-        if row.short_by
-    ]
-    if not lines:
+    found = in_the_way(plan)
+    if not found:
         return
-    remedy = "Ask for more quota, or make the testbed smaller."
-    if plan.largest:
-        remedy = f"The largest that fits: {plan.largest}."
-    elif not any(row.short_by for row in plan.quotas):
-        remedy = "Mend these; nothing was changed."
+    what = "\n".join(message for message, _ in found)
+    remedy = "\n  ".join(dict.fromkeys(remedy for _, remedy in found))
     if changed:
-        raise CloudError("\n".join(lines), "Mend these and run the same command again; what is done stays done.")
-    raise ShortError("\n".join(lines), remedy)
+        raise CloudError(what, f"{remedy}\n  Then run the same command again; what is done stays done.")
+    raise ShortError(what, f"{remedy}\n  Nothing was changed.")
 
 
 def own_address(auth_url: str) -> str:
