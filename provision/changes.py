@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Action = Literal["add", "change", "start", "restart", "remove", "revoke", "keep"]
+Action = Literal["add", "change", "replace", "start", "restart", "remove", "revoke", "keep"]
 KINDS = {
     "package": "Packages",
     "account": "Accounts",

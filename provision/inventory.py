@@ -170,7 +170,7 @@ def build(
     return {
         "all": {
             "hosts": {
-                machine.name: _connection(machine, options.get(machine.name, ()))
+                machine.name: connection(machine, options.get(machine.name, ()))
                 | {"common_account": machine.user, "common_ports": _ports(testbed, machine)}
                 for machine in machines
             },
@@ -188,7 +188,8 @@ def _groups(machine: Machine) -> set[str]:
     return {*machine.groups} | ({"clients"} if "inference" in machine.groups else set())
 
 
-def _connection(machine: Machine, options: Sequence[str]) -> dict[str, Any]:
+def connection(machine: Machine, options: Sequence[str]) -> dict[str, Any]:
+    """Return the variables that lead Ansible to `machine`; `options`: ssh's."""
     found = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_become": machine.user != "root"}
     if machine.is_local:
         return {"ansible_connection": "local"} | found

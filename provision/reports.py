@@ -5,12 +5,15 @@ Keys are stable: a script may rely on them. A key may be added; none is renamed 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from provision.changes import Change, text_diff
 from provision.spec import Testbed
+
+if TYPE_CHECKING:
+    from provision.cloud.plan import Plan
 
 
 class Report(BaseModel):
@@ -56,9 +59,14 @@ class ChangeReport(Report):
     """One thing that would come, change, restart or go."""
 
     host: str = Field(description="The host; empty for what is the testbed's, such as a key.")
-    kind: str = Field(description="package, account, folder, environment, file, service, database, telemetry, key.")
+    kind: str = Field(
+        description="package, account, folder, environment, file, service, database, telemetry, key; with provider "
+        "openstack also server, port, volume, …, in OpenStack's words."
+    )
     name: str = Field(description="Which one: a package's or service's name, a path, a key's holder.")
-    action: Literal["add", "change", "start", "restart", "remove", "revoke"] = Field(description="What would happen.")
+    action: Literal["add", "change", "replace", "start", "restart", "remove", "revoke"] = Field(
+        description="What would happen."
+    )
     detail: str = Field(description="More about it, in words; may be empty.")
     after: list[str] = Field(description="What is to come first, as `kind name`.")
     diff: str = Field(description="With --diff: how a file's text changes (unified); empty where it is secret.")
@@ -156,7 +164,86 @@ class DownReport(Report):
     testbed: str = Field(description="The testbed's name.")
     changed: int = Field(description="Ansible tasks that changed something on a host.")
     purged: bool = Field(description="Whether data, homes and secrets went, too.")
-    log: str | None = Field(description="The whole log; null after --purge, which removes it.")
+    deleted: int = Field(default=0, description="Resources deleted in the cloud.")
+    log: str | None = Field(description="The whole log; null after --purge, which removes it, and where there is none.")
+
+
+class CloudAction(Report):
+    """One resource of the testbed in the cloud, and what would happen to it."""
+
+    action: Literal["create", "change", "replace", "delete", "wait", "keep"] = Field(
+        description="What would happen. wait: it is on its way; keep: it is left alone."
+    )
+    kind: str = Field(description="server, port, volume, network, …, in OpenStack's words.")
+    name: str = Field(description="The node's name, such as agent-1, or the resource's.")
+    id: str = Field(description="Its ID in the cloud; empty where it is not there yet.")
+    why: str = Field(description="Why, in words; may be empty.")
+
+
+class QuotaReport(Report):
+    """One of the project's quotas; RAM in MiB, gigabytes in GiB."""
+
+    name: str = Field(description="instances, cores, ram, volumes, gigabytes, ports, …")
+    before: int = Field(description="Used now, by all in the project.")
+    after: int = Field(description="Used when the plan is done.")
+    limit: int = Field(description="Allowed; -1: no limit.")
+    short_by: int = Field(description="How much is missing.")
+
+
+class PlanProblem(Report):
+    """What stands in the way of a plan."""
+
+    message: str = Field(description="What is missing or wrong.")
+    remedy: str = Field(description="What to do.")
+
+
+class PlanReport(Report):
+    """`testbed plan --json`: what `up` would do in the cloud, and what stands in its way."""
+
+    testbed: str = Field(description="The testbed's name.")
+    fits: bool = Field(description="Whether nothing is in the way and the quotas suffice.")
+    actions: list[CloudAction] = Field(description="Every resource, also those that are left alone.")
+    problems: list[PlanProblem] = Field(description="All that is missing or wrong, but for the quotas.")
+    quotas: list[QuotaReport] = Field(description="The quotas before and after.")
+    largest: str = Field(description="Where quotas are short: the largest layout that fits; else empty.")
+
+    @classmethod
+    def of(cls, testbed: str, plan: Plan) -> PlanReport:
+        """Return the report on `plan`."""
+        return cls(
+            testbed=testbed,
+            fits=plan.fits,
+            actions=[
+                CloudAction(action=each.verb, kind=each.kind, name=each.name, id=each.id, why=each.why)
+                for each in plan.actions
+            ],
+            problems=[PlanProblem(message=each.what, remedy=each.remedy) for each in plan.problems],
+            quotas=[
+                QuotaReport(name=row.name, before=row.before, after=row.after, limit=row.limit, short_by=row.short_by)
+                for row in plan.quotas
+            ],
+            largest=plan.largest,
+        )
+
+
+class TestbedInProject(Report):
+    """A testbed in a project of the cloud, as its marks tell."""
+
+    __test__ = False  # pytest collects classes named Test…
+
+    name: str = Field(description="The testbed's name.")
+    servers: int = Field(description="How many servers it has.")
+    floating_ips: list[str] = Field(description="Its floating IPs.")
+    created: str = Field(description="When the oldest of its resources was made, ISO 8601, UTC.")
+    holder: str | None = Field(description="Who works on it now, as USER@HOST; null: nobody.")
+    since: str | None = Field(description="Since when, ISO 8601, UTC; null: nobody.")
+
+
+class ListReport(Report):
+    """`testbed list --json`: every testbed of the project."""
+
+    cloud: str = Field(description="The entry of clouds.yaml.")
+    testbeds: list[TestbedInProject] = Field(description="The testbeds, by name.")
 
 
 class VaultState(Report):

@@ -134,7 +134,7 @@ def open_session(
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
-    there = _machines(testbed, machines) if on_hosts else ()
+    there = machines_of(testbed, machines) if on_hosts else ()
     make_private(state)
     logs = state / "logs"
     logs.mkdir(exist_ok=True)
@@ -187,7 +187,7 @@ def open_check(
     """
     state = state_dir(testbed.name)
     remove_killed_checks()
-    there = _machines(testbed, machines)
+    there = machines_of(testbed, machines)
     command = None if testbed.provider == "local" else remote.Command.of(testbed.name, verb)
     run = command.run if command else locks.this_command(testbed.name, verb)
     with ExitStack() as held:
@@ -215,14 +215,17 @@ def open_check(
             yield session
 
 
-def _machines(testbed: Testbed, given: Sequence[Machine] | None) -> tuple[Machine, ...]:
+def machines_of(testbed: Testbed, given: Sequence[Machine] | None = None) -> tuple[Machine, ...]:
+    """Return the testbed's hosts, those of a cloud as they are there now. Raises `TestbedError`."""
     if given is not None:
         return tuple(given)
     if testbed.hosts is not None:
         return described(testbed.hosts)
     if testbed.provider == "local":
         return local(pwd.getpwuid(os.geteuid()).pw_name)
-    raise TestbedError(f"testbed {testbed.name} has no servers", "Bring it up: testbed up")
+    from provision.cloud import run  # takes long to import, and only one provider needs it
+
+    return run.machines(testbed)
 
 
 def _go(session: Session, held: ExitStack, command: remote.Command, known: Path, *, changes: bool, take: bool) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from provision.cli.group import (
+    break_lock_option,
     check_option,
     confirm,
     json_option,
     load,
     main,
     make_console,
+    parallel_option,
     spec_option,
     vault_option,
     verbose_option,
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 @click.option("--prove", is_flag=True, help="Run the full chain even if nothing changed.")
 @check_option
 @click.option("--diff", is_flag=True, help="With --check: show how the texts of files would change, but no secret.")
+@parallel_option
+@break_lock_option
 @json_option
 @verbose_option
 def up(
@@ -48,6 +52,8 @@ def up(
     prove: bool,
     check: bool,
     diff: bool,
+    parallel: int,
+    break_lock: bool,
     as_json: bool,
     verbose: int,
 ) -> None:
@@ -55,6 +61,8 @@ def up(
 
     The full chain (telemetry, dataset, training, model) runs when something changed or was not proven yet; otherwise
     the quick checks. Ends with a table of checks; exit code 0 only if all passed.
+
+    With provider openstack, first shows the plan (see `testbed plan`) and makes the servers, then waits for SSH.
 
     With --check: lists every package, account, folder, environment, file, service and key that would come, change or
     go, and changes nothing; exit code 0 whether there are any or not.
@@ -68,12 +76,38 @@ def up(
       testbed up --yes --json | jq .urls  for scripts
     """
     from provision import deploy
+    from provision.cli import in_cloud
     from provision.session import need_root, open_check, open_session
     from provision.smoke import STAGE
 
     if diff and not check:
         raise click.UsageError("--diff goes with --check")
     testbed, console = load(spec), make_console(stderr=as_json or check)
+    if testbed.provider == "openstack":
+        if check:
+            in_cloud.check_up(
+                testbed,
+                console,
+                vault_password_file,
+                diff=diff,
+                parallel=parallel,
+                as_json=as_json,
+                verbose=verbose,
+            )
+        else:
+            in_cloud.bring_up(
+                testbed,
+                console,
+                vault_password_file,
+                verb="up",
+                yes=yes,
+                prove=prove,
+                parallel=parallel,
+                break_lock=break_lock,
+                as_json=as_json,
+                verbose=verbose,
+            )
+        return
     if check:
         need_root(testbed)
         with open_check(testbed, "up --check", console, vault_password_file, verbosity=verbose) as session:
@@ -86,7 +120,13 @@ def up(
     confirm("Go ahead?", yes)
     need_root(testbed)
     with open_session(
-        testbed, "up", console, vault_password_file, verbosity=verbose, stages=(*deploy.UP, STAGE)
+        testbed,
+        "up",
+        console,
+        vault_password_file,
+        verbosity=verbose,
+        stages=(*deploy.UP, STAGE),
+        break_lock=break_lock,
     ) as session:
         report = bring_up(session, prove=prove)
     show_up(console, report, as_json=as_json)
@@ -212,7 +252,10 @@ def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -
 @vault_option
 @yes_option
 @click.option("--purge", is_flag=True, help="Remove data, users' homes and secrets, too.")
+@click.option("--keep-volumes", is_flag=True, help="With provider openstack: delete all but the volumes.")
 @check_option
+@parallel_option
+@break_lock_option
 @json_option
 @verbose_option
 def down(
@@ -220,23 +263,47 @@ def down(
     vault_password_file: Path | None,
     yes: bool,
     purge: bool,
+    keep_volumes: bool,
     check: bool,
+    parallel: int,
+    break_lock: bool,
     as_json: bool,
     verbose: int,
 ) -> None:
     """Remove exactly what `up` installed; data stays unless --purge.
 
+    With provider openstack: deletes all that carries the testbed's mark in the cloud, servers with their data, and
+    nothing else. Where it holds data, the testbed's name has to be typed. The secrets stay on this machine unless
+    --purge, the volumes in the cloud with --keep-volumes: the next `up` boots from them.
+
     \b
     Examples:
-      testbed down                says what will go, and asks
-      testbed down --check        lists what would go, and removes nothing
-      testbed down --yes --purge  asks nothing; data, homes and secrets go, too
+      testbed down                 says what will go, and asks
+      testbed down --check         lists what would go, and removes nothing
+      testbed down --yes --purge   asks nothing; data, homes and secrets go, too
+      testbed down --keep-volumes  deletes a cloud's servers, and keeps their volumes
     """
     from provision import deploy, reports
+    from provision.cli import in_cloud
     from provision.paths import config_dir, state_dir
     from provision.session import need_root, open_check, open_session
 
     testbed, console = load(spec), make_console(stderr=as_json or check)
+    if testbed.provider == "openstack":
+        in_cloud.take_down(
+            testbed,
+            console,
+            yes=yes,
+            purge=purge,
+            check=check,
+            as_json=as_json,
+            keep_volumes=keep_volumes,
+            parallel=parallel,
+            break_lock=break_lock,
+        )
+        return
+    if keep_volumes:
+        raise click.UsageError(f"--keep-volumes is for provider openstack; this testbed's is {testbed.provider}")
     if check:
         need_root(testbed)
         with open_check(testbed, "down --check", console, vault_password_file, verbosity=verbose) as session:
@@ -257,7 +324,15 @@ def down(
         console.print(f"Data in {testbed.data_dir}, users' homes and the secrets stay.")
     confirm("Remove it?", yes)
     need_root(testbed)
-    with open_session(testbed, "down", console, vault_password_file, verbosity=verbose, stages=deploy.DOWN) as session:
+    with open_session(
+        testbed,
+        "down",
+        console,
+        vault_password_file,
+        verbosity=verbose,
+        stages=deploy.DOWN,
+        break_lock=break_lock,
+    ) as session:
         removed = deploy.down(session, purge=purge)
         if purge:
             session.gone += [config_dir(testbed.name), state_dir(testbed.name)]

@@ -157,6 +157,18 @@ json_option = click.option(
 )
 
 
+parallel_option = click.option(
+    "--parallel",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="With provider openstack: so many calls of the cloud at a time.",
+)
+break_lock_option = click.option(
+    "--break-lock", is_flag=True, help="Go ahead although another administrator's command works on the testbed."
+)
+
+
 def make_console(stderr: bool = False) -> Console:
     from provision.console import PeopleConsole
 
@@ -169,6 +181,20 @@ def load(spec: Path | None) -> Testbed:
     from provision import spec as specs
 
     return specs.load(spec)
+
+
+def confirm_by_name(what: str, name: str, yes: bool) -> None:
+    """Have `name` typed on the terminal, unless `yes`. Raises `DeclinedError`."""
+    if not yes and sys.stdin.isatty():
+        try:
+            typed = click.prompt(f"{what} Type {name} to go ahead", default="", show_default=False, err=True)
+        except click.Abort:
+            click.echo(err=True)
+            typed = ""
+        if typed != name:
+            raise DeclinedError(f"that was not {name}, so nothing was changed")
+        return
+    confirm(what, yes)
 
 
 def confirm(question: str, yes: bool) -> None:

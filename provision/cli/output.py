@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console, RenderableType
 
     from provision.changes import Change
-    from provision.reports import Check, Report, SecretsReport, StatusReport, UpReport
+    from provision.cloud.plan import Action as CloudAction
+    from provision.cloud.plan import Plan
+    from provision.reports import Check, ListReport, Report, SecretsReport, StatusReport, UpReport
 
 WIDEST = 10_000
 
@@ -29,16 +34,16 @@ def show_rows(
     title: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[RenderableType]],
-    right: str | None = None,
+    right: Sequence[str] = (),
 ) -> None:
-    """Print a table (column `right` to the right), or a paragraph for each row where it is too wide."""
+    """Print a table (columns `right` to the right), or a paragraph for each row where it is too wide."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column == right else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
     if console.measure(table, options=console.options.update(width=WIDEST)).maximum <= console.width:
@@ -71,7 +76,7 @@ def show_checks(console: Console, checks: list[Check], log: str) -> None:
             [Text(check.name), Text(*marks[check.result]), duration(check.seconds), Text(check.reference)]
             for check in checks
         ],
-        right="Time",
+        right=["Time"],
     )
     for check in checks:
         if check.result == "failed":
@@ -151,6 +156,140 @@ def show_status(console: Console, found: StatusReport) -> None:
         console.print(f"[bold red]✗[/] {escape(problem)}")
     if found.healthy:
         console.print("[green]✓[/] All is well.")
+
+
+# what a plan does, in this order
+VERBS = {"create": "green", "change": "yellow", "replace": "bold red", "delete": "bold red", "wait": "yellow"}
+SHOWN_NAMES = 6
+UNITS = {"ram": "RAM (MiB)", "gigabytes": "volumes (GiB)"}
+
+
+def show_plan(console: Console, plan: Plan, *, nothing: str) -> None:
+    """Print what would happen in the cloud, alike resources together, then the quotas and what is in the way.
+
+    `nothing`: what to say where there is nothing to do.
+    """
+    from rich.text import Text
+
+    from provision.cloud.progress import plural
+
+    for verb, style in VERBS.items():
+        alike: dict[tuple[str, str], list[str]] = {}
+        for action in plan.actions:
+            if action.verb == verb:
+                alike.setdefault((action.kind, _reason(action, plan)), []).append(action.name)
+        for (kind, why), names in alike.items():
+            count = "" if len(names) == 1 else f"{len(names)} "
+            line = Text.assemble("  ", (f"{verb:<8}", style), f" {count}{plural(kind, len(names))}: ")
+            line.append(_named(names))
+            if why:
+                line.append(f" ({why})", style="dim")
+            console.print(line, soft_wrap=True)
+    kept = Counter(action.kind for action in plan.actions if action.verb == "keep")
+    if kept:
+        console.print(
+            f"  left alone: {', '.join(f'{count} {plural(kind, count)}' for kind, count in kept.items())}",
+            soft_wrap=True,
+        )
+    if not plan.work and plan.fits:
+        console.print(nothing)
+    show_quotas(console, plan)
+    show_problems(console, plan)
+
+
+def show_quotas(console: Console, plan: Plan) -> None:
+    """Print the quotas before and after as a table, where the plan does anything."""
+    from rich.text import Text
+
+    if not plan.work or not plan.quotas:
+        return
+    console.print()
+    show_rows(
+        console,
+        "",
+        ["Quota", "Now", "Then", "Limit", "Short"],
+        [
+            [
+                Text(UNITS.get(row.name, row.name)),
+                Text(str(row.before)),
+                Text(str(row.after)),
+                Text(str(row.limit) if row.limit >= 0 else "none"),
+                Text(str(row.short_by) if row.short_by else "", style="bold red"),
+            ]
+            for row in plan.quotas
+        ],
+        right=["Now", "Then", "Limit", "Short"],
+    )
+
+
+def show_problems(console: Console, plan: Plan) -> None:
+    """Print all that stands in the way of a plan, each with its remedy."""
+    from rich.text import Text
+
+    from provision.cloud.run import in_the_way
+
+    for message, remedy in in_the_way(plan):
+        console.print(Text.assemble("\n", ("✗ ", "bold red"), message), soft_wrap=True)
+        console.print(Text(f"    {remedy}"), soft_wrap=True)
+
+
+def _named(names: list[str]) -> str:
+    if len(names) <= SHOWN_NAMES:
+        return ", ".join(names)
+    return f"{', '.join(names[: SHOWN_NAMES - 1])}, … {names[-1]}"
+
+
+def _reason(action: CloudAction, plan: Plan) -> str:
+    """Why, and what a server is made of; that something is made as it is not there goes without saying."""
+    made = plan.chosen.nodes.get(action.name) if plan.chosen and action.kind == "server" else None
+    if made is None or action.verb not in ("create", "replace"):
+        return "" if action.verb == "create" else action.why
+    flavor = made.flavor
+    of = f"{flavor.name}: {flavor.vcpus} vCPU, {flavor.ram} MiB, {flavor.disk} GiB; {made.image.name}"
+    return of if action.verb == "create" else f"{action.why}; {of}"
+
+
+def show_difference(console: Console, path: Path, before: str, after: str) -> None:
+    """Print how a file's text changes."""
+    import difflib
+
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), str(path), str(path), lineterm="", n=1)
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def since(moment: str) -> str:
+    """Return how long ago an ISO 8601 time was, as people say it."""
+    seconds = (datetime.datetime.now(datetime.UTC) - datetime.datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length:.0f} {unit}s"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def show_testbeds(console: Console, found: ListReport) -> None:
+    """Print the testbeds of a project."""
+    from rich.text import Text
+
+    if not found.testbeds:
+        console.print(f"No testbed in the project of cloud {found.cloud}.", markup=False)
+        return
+    show_rows(
+        console,
+        "",
+        ["Testbed", "Servers", "Floating IPs", "Age", "At work"],
+        [
+            [
+                Text(each.name),
+                Text(str(each.servers)),
+                Text(", ".join(each.floating_ips)),
+                Text(since(each.created)),
+                Text(f"{each.holder}, since {since(each.since)}" if each.holder and each.since else ""),
+            ]
+            for each in found.testbeds
+        ],
+        right=["Servers"],
+    )
 
 
 def show_secrets(console: Console, found: SecretsReport) -> None:

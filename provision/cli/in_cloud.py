@@ -1,0 +1,299 @@
+"""What `up`, `down` and their kin do with a testbed in a cloud."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from provision.cli.group import confirm, confirm_by_name, make_console
+from provision.cli.output import show_json, show_plan
+from provision.errors import SpecError, StoppedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from provision.changes import Change
+    from provision.cloud.plan import Plan
+    from provision.cloud.progress import Progress
+    from provision.cloud.run import Project, Survey
+    from provision.machines import Console as MachineConsole
+    from provision.machines import Machine
+    from provision.spec import Testbed
+
+NOTHING = "The cloud is as testbed.yaml says; there is nothing to do."
+# what a plan's verbs are in a list of changes
+AS_CHANGE = {"create": "add", "change": "change", "replace": "replace", "delete": "remove"}
+
+
+def look(console: Console, testbed: Testbed, parallel: int) -> Survey:
+    """Look at the project, and show that this goes on."""
+    from provision.cloud import run
+    from provision.console import stage
+
+    with stage(console, "Look at the project") as current:
+        found = run.survey(testbed, parallel)
+        current.result = f"cloud {testbed.openstack.cloud}" if testbed.openstack else ""
+    return found
+
+
+def pin(testbed: Testbed, machines: Sequence[Machine], console: Console, limit_s: float) -> None:
+    """Pin the host keys of machines that are not known here yet: from their consoles, else the first that they show.
+
+    Raises `ReachError` when nobody answers for `limit_s` seconds.
+    """
+    from provision import remote, ssh
+
+    def warn(text: str) -> None:
+        console.print(f"Warning: {text}", markup=False, soft_wrap=True)
+
+    def console_of(machine: Machine) -> MachineConsole:
+        from provision.cloud.console import reader
+        from provision.cloud.run import PARALLEL, Project
+
+        return reader(Project.of(testbed, PARALLEL).connection)(machine)
+
+    read = console_of if testbed.openstack else None
+    ssh.pin(
+        machines,
+        remote.known_hosts(testbed.name),
+        tell=lambda name, text: None,
+        warn=warn,
+        console=read,
+        limit_s=limit_s,
+    )
+
+
+def reach(project: Project, machines: Sequence[Machine], console: Console) -> None:
+    """Wait until new servers let us in by SSH, with their host keys pinned. Raises `ReachError`."""
+    from provision import remote, ssh
+    from provision.cloud.console import reader
+    from provision.console import stage
+
+    with stage(console, "Wait for SSH") as current:
+
+        def tell(name: str, text: str) -> None:
+            current.step(f"{name}: {text}")
+
+        def warn(text: str) -> None:
+            current.note(f"Warning: {text}")
+
+        known = remote.known_hosts(project.testbed.name)
+        ssh.pin(machines, known, tell=tell, warn=warn, console=reader(project.connection), parallel=project.parallel)
+        ssh.wait(machines, known, tell=tell, warn=warn, parallel=project.parallel)
+        current.result = f"{len(machines)} hosts"
+
+
+@contextmanager
+def followed(console: Console, title: str) -> Iterator[Progress]:
+    """Show the application of a plan as a stage. Raises `StoppedError`."""
+    from provision import stopping
+    from provision.cloud.progress import Progress
+    from provision.console import stage
+
+    with stage(console, title) as current:
+        progress = Progress(current.step, current.note)
+        try:
+            yield progress
+        except KeyboardInterrupt:
+            done = f"  done         {progress.result}\n  stopped in   {title}" + (
+                f", at {current.now}" if current.now else ""
+            )
+            again = "Run the same command again to go on."
+            raise StoppedError(f"stopped {stopping.reason()}\n{done}", again, exit_code=stopping.exit_code()) from None
+        finally:
+            current.result = progress.result
+
+
+@contextmanager
+def held(testbed: Testbed, verb: str) -> Iterator[None]:
+    """Keep other commands of this account on this machine off the testbed. Raises `BusyError`."""
+    from provision import locks
+    from provision.paths import make_private, state_dir
+
+    state = state_dir(testbed.name)
+    make_private(state)
+    with locks.hold(state / "lock", f"testbed {testbed.name}", locks.this_command(testbed.name, verb)):
+        yield
+
+
+def check_up(
+    testbed: Testbed,
+    console: Console,
+    vault_password_file: Path | None,
+    *,
+    parallel: int,
+    as_json: bool,
+    diff: bool,
+    verbose: int,
+) -> None:
+    """Show what `up` would change in the cloud and on the hosts that are there. Raises `ShortError`."""
+    from provision import deploy
+    from provision.cli.output import show_changes
+    from provision.cloud.machines import machines_of
+    from provision.cloud.run import refuse
+    from provision.reports import CheckReport
+    from provision.session import open_check
+
+    found = look(console, testbed, parallel).look
+    refuse(found.plan)
+    machines = machines_of(testbed, found.observed)
+    changes: list[Change] = []
+    has_server = any("server" in machine.groups for machine in machines)
+    if has_server:
+        with open_check(
+            testbed, "up --check", console, vault_password_file, machines=machines, verbosity=verbose
+        ) as session:
+            changes = deploy.check_up(session)
+    if as_json:
+        show_json(CheckReport.of(testbed.name, [*as_changes(found.plan), *changes], diff=diff))
+        return
+    show_plan(make_console(), found.plan, nothing=NOTHING)
+    if has_server:
+        show_changes(make_console(), changes, diff=diff)
+    else:
+        make_console().print("The server is not there yet, so what its playbooks would do is all of it.")
+
+
+def as_changes(plan: Plan) -> list[Change]:
+    """Return what a plan does as a list of changes."""
+    from provision.changes import Change
+
+    return [
+        Change("", action.kind, action.name, AS_CHANGE[action.verb], action.why)  # type: ignore[arg-type]
+        for action in plan.work
+        if action.verb in AS_CHANGE
+    ]
+
+
+def bring_up(
+    testbed: Testbed,
+    console: Console,
+    vault_password_file: Path | None,
+    *,
+    verb: str,
+    yes: bool,
+    as_json: bool,
+    verbose: int,
+    parallel: int,
+    break_lock: bool,
+    prove: bool = False,
+    rebuild: Sequence[str] = (),
+    agreed: Callable[[], None] = lambda: None,
+) -> None:
+    """Bring up a testbed in a cloud: plan, question, servers, SSH, playbooks, checks.
+
+    `rebuild`: nodes to make anew; `agreed` is called when the person has agreed. Raises `TestbedError`.
+    """
+    from provision import deploy
+    from provision.cli import deployment
+    from provision.cloud.machines import machines_of
+    from provision.cloud.run import refuse
+    from provision.session import open_session
+    from provision.smoke import STAGE
+
+    found = look(console, testbed, parallel)
+    anew = frozenset(server.id for server in found.look.observed.servers if server.node in rebuild)
+    seen = found.look.rebuilding(anew)
+    show_plan(console, seen.plan, nothing=NOTHING)
+    refuse(seen.plan)
+    if missing := [name for name in rebuild if name not in {server.node for server in seen.observed.servers}]:
+        there = ", ".join(server.node for server in seen.observed.servers) or "none"
+        raise SpecError(f"the testbed has no server {', '.join(missing)}", f"There are: {there}.")
+    project = found.project
+    assert project is not None  # noqa: S101 (else the plan was refused)
+    console.print()
+    for line in deploy.describe(testbed):
+        console.print(f"  - {line}", soft_wrap=True, markup=False)
+    lost = [
+        action.name for action in seen.plan.work if action.kind == "server" and action.verb in ("replace", "delete")
+    ]
+    warning = f"All on the disks of {', '.join(lost)} is lost. " if lost else ""
+    confirm(f"{warning}Go ahead?", yes)
+    with project.marked(seen.observed, break_lock=break_lock):
+        agreed()
+        with held(testbed, verb), followed(console, "Bring up the servers") as progress:
+            observed = project.bring_up(progress, rebuild=anew, first=seen if yes else None)
+        machines = machines_of(testbed, observed)
+        reach(project, machines, console)
+        stages = (*deploy.UP, STAGE)
+        with open_session(
+            testbed,
+            verb,
+            console,
+            vault_password_file,
+            machines=machines,
+            verbosity=verbose,
+            stages=stages,
+            break_lock=break_lock,
+        ) as session:
+            report = deployment.bring_up(session, prove=prove)
+    deployment.show_up(console, report, as_json=as_json)
+
+
+def take_down(
+    testbed: Testbed,
+    console: Console,
+    *,
+    yes: bool,
+    purge: bool,
+    check: bool,
+    as_json: bool,
+    keep_volumes: bool,
+    parallel: int,
+    break_lock: bool,
+) -> None:
+    """Delete all that the testbed has in the cloud, after the name was typed where it holds data. `TestbedError`."""
+    from provision.cloud.run import Project
+    from provision.console import stage
+    from provision.reports import CheckReport, DownReport
+
+    with stage(console, "Look at the project"):
+        project = Project.of(testbed, parallel)
+        found = project.removal(keep_volumes=keep_volumes)
+    name, deleted = testbed.name, 0
+    nothing = f"Nothing of testbed {name} is in the cloud."
+    if check:
+        if as_json:
+            show_json(CheckReport.of(name, as_changes(found.plan), diff=False))
+        else:
+            show_plan(make_console(), found.plan, nothing=nothing)
+        return
+    show_plan(console, found.plan, nothing=nothing)
+    if purge:
+        console.print("[bold red]And its secrets and logs[/] on this machine.")
+    if found.plan.work:
+        what = f"This deletes testbed {name} from the cloud, with all data on its servers."
+        if found.observed.servers or found.observed.volumes:
+            confirm_by_name(what, name, yes)
+        else:
+            confirm(f"This deletes testbed {name} from the cloud. Go ahead?", yes)
+        with (
+            project.marked(found.observed, break_lock=break_lock),
+            held(testbed, "down"),
+            followed(console, "Delete what the testbed has") as progress,
+        ):
+            project.take_down(progress, keep_volumes=keep_volumes)
+        deleted = progress.done["delete"]
+    elif purge:
+        confirm("Remove its secrets and logs?", yes)
+    _forget(testbed, purge=purge)
+    if found.plan.work:
+        console.print("Deleted." if purge else "Deleted. Its secrets stay here; `testbed up` makes it anew.")
+    if as_json:
+        show_json(DownReport(testbed=name, changed=0, deleted=deleted, purged=purge, log=None))
+
+
+def _forget(testbed: Testbed, *, purge: bool) -> None:
+    """Remove what this machine knows of hosts that are gone; with `purge` all that it knows of the testbed."""
+    import shutil
+
+    from provision.paths import config_dir, state_dir
+
+    for name in ("known_hosts", "proven"):
+        (state_dir(testbed.name) / name).unlink(missing_ok=True)
+    if purge:
+        for folder in (config_dir(testbed.name), state_dir(testbed.name)):
+            shutil.rmtree(folder, ignore_errors=True)
