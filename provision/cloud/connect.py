@@ -104,6 +104,8 @@ def explain(error: Exception, doing: str = "") -> CloudError:
             )
         case auth.Unauthorized() | auth.MissingRequiredOptions() | auth.NoMatchingPlugin():
             return CloudError(what, "Check user, password or application credential of this entry in clouds.yaml.")
+        case auth.NotFound():  # keystone's answer to a token that has ended, or that never was
+            return CloudError(what, "Put a new token into this entry of clouds.yaml, if it has one; check auth_url.")
         case auth.SSLError():
             return CloudError(
                 what, "Name the cloud's CA in `cacert` of this entry in clouds.yaml; the check stays switched on."
