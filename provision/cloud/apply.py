@@ -94,7 +94,8 @@ def apply(
     Servers that end in ERROR are left for the next plan, which knows nova's fault.
     """
     run = _Run(connection, desired, observed, plan, parallel, tell, list(group_tags))
-    run.ids.update({(action.kind, action.name): action.id for action in plan.actions if action.id})
+    stays = [action for action in plan.actions if action.id and action.verb != "delete"]
+    run.ids.update({(action.kind, action.name): action.id for action in stays})
     _delete(run)
     with ThreadPoolExecutor(max_workers=2) as pool:
         for future in [pool.submit(_network, run), pool.submit(_security, run)]:
@@ -335,7 +336,6 @@ def _volumes(run: _Run) -> None:
         run.of("change", "volume"),
         lambda action: _set_volume_metadata(block, action),
     )
-    todo = run.of("create", "volume")
 
     def create(action: Action) -> str:
         node = nodes[action.name]
@@ -352,9 +352,11 @@ def _volumes(run: _Run) -> None:
         )
         return str(made.id)
 
-    run.each(todo, create)
-    if todo:
-        ids = {run.ids["volume", action.name] for action in todo}
+    run.each(run.of("create", "volume"), create)
+    # also those that a run made which was killed: cinder may still be at it
+    servers = [*run.of("create", "server"), *run.of("replace", "server")]
+    ids = {run.ids["volume", action.name] for action in servers if nodes[action.name].volume is not None}
+    if ids:
 
         def ready() -> bool:
             found = [each for each in looking.observe_volumes(run.connection, run.desired.name) if each.id in ids]
