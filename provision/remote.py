@@ -24,7 +24,8 @@ from provision.spec import ExternalTelemetry, Testbed
 
 # beginning of the name of a command's folder of sockets in the folder for temporary files; its process follows
 FOLDER = "testbed-ssh-"
-LONGEST = 40  # of the name of the folder above it: sockets' names have 108 bytes at most
+LONGEST = 16  # of the name of the folder above it: sockets' names have 108 bytes at most
+MULTIPLEXED = "mux-"  # connections that are kept open, beside the forwards' sockets
 # machines that are there already answer at once, or not at all
 ANSWER_S = 60.0
 PORTS = {"http": 80, "https": 443}
@@ -90,8 +91,8 @@ def opened(
     above = tempfile.gettempdir()
     above = above if len(above) <= LONGEST else "/tmp"  # noqa: S108 (a folder of our own there)
     with private_dir(Path(above), f"{FOLDER}{os.getpid()}-") as folder, ExitStack() as held:
-        shared = ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={folder}/%C", "ServerAliveInterval=15"]
-        more = [word for setting in [*shared, "BatchMode=yes"] for word in ("-o", setting)]
+        shared = ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={folder}/{MULTIPLEXED}%C"]
+        more = [word for setting in [*shared, "ServerAliveInterval=15", "BatchMode=yes"] for word in ("-o", setting)]
         options = {machine.name: [*ssh.options(machine, known), *more] for machine in machines}
         for machine, services in _services(testbed, machines):
             lock = None
@@ -109,10 +110,9 @@ def opened(
 
 def _close(folder: Path) -> None:
     """End the connections that are kept open for the next command of this one."""
-    for socket in folder.iterdir():
-        if socket.is_socket():
-            close = ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "none"]
-            subprocess.run(close, capture_output=True, check=False)
+    for socket in folder.glob(f"{MULTIPLEXED}*"):
+        close = ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "none"]
+        subprocess.run(close, capture_output=True, check=False)
 
 
 def _services(testbed: Testbed, machines: Sequence[Machine]) -> list[tuple[Machine, dict[str, tuple[str, int]]]]:
