@@ -30,8 +30,9 @@ PAUSE_S = 2.0
 CONSOLE_S = 90.0
 DENIED_S = 45.0
 ALONE = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "ControlPath": "none"}
-CLOUD_INIT = "sh -c '! command -v cloud-init >/dev/null || cloud-init status --wait --long'"
+CLOUD_INIT = "sh -c '! command -v cloud-init >/dev/null || cloud-init status --long'"
 TIMED_OUT = 124  # as timeout(1)
+SSH_FAILED = 255
 # (what is worked on, how it stands)
 Tell = Callable[[str, str], None]
 Warn = Callable[[str], None]
@@ -346,17 +347,15 @@ def _pin(work: _Work, file: _KnownHosts, machine: Machine, console: ReadConsole 
 
 
 def _log_in(work: _Work, file: _KnownHosts, machine: Machine, warn: Warn) -> Refusal | None:
-    code, _, said = work.run(_ssh(machine, file.path, {}, "true"))
-    if code:
+    code, out, said = work.run(_ssh(machine, file.path, {}, CLOUD_INIT))
+    state = re.search(r"^status: (.*)$", out, re.MULTILINE)
+    if code in (SSH_FAILED, TIMED_OUT) or (code and not state):
         return _why(work, file, machine, said)
-    work.tell(machine.name, "cloud-init")
-    code, out, said = work.run(_ssh(machine, file.path, {}, CLOUD_INIT), max(TRY_S, work.left_s))
-    if code == TIMED_OUT:
-        return Refusal("cloud-init does not come to its end")
-    if code == 255:  # ssh's own
-        return _why(work, file, machine, said)
+    # one that never ran will not run on a machine that was there before
+    if state and (state[1] == "running" or (machine.id and state[1].startswith("not "))):
+        return Refusal("cloud-init is at work")
     if code:
-        warn(f"{machine.name} ({machine.address}): cloud-init met errors: {' '.join((out or said).split())[-500:]}")
+        warn(f"{machine.name} ({machine.address}): cloud-init met errors: {' '.join(out.split())[-500:]}")
     work.tell(machine.name, "reached")
     return None
 

@@ -204,6 +204,22 @@ def test_a_console_that_has_ended_without_keys_leads_to_trust(site: Site) -> Non
     assert len(site.warnings) == 1
 
 
+@pytest.mark.parametrize(
+    ("end", "warned"), [("echo status: done", []), ("printf 'status: error\\ndetail: no disk\\n'; exit 1", ["no disk"])]
+)
+def test_a_host_is_reached_when_its_cloud_init_has_ended(site: Site, end: str, warned: list[str]) -> None:
+    again = "[ -e /run/looked ] || { touch /run/looked; echo status: running; exit 0; }"
+    site.hosts["one"].write("/usr/local/bin/cloud-init", f"#!/bin/sh\n{again}\n{end}\n".encode())
+    site.hosts["one"].run("chmod", "755", "/usr/local/bin/cloud-init")
+    try:
+        site.reach(site.machine("one"))
+    finally:
+        site.hosts["one"].run("rm", "/usr/local/bin/cloud-init", "/run/looked")
+    assert [text for _, text in site.told] == ["cloud-init is at work", "reached"]
+    assert len(site.warnings) == 1 + len(warned)
+    assert all(word in site.warnings[-1] for word in warned)
+
+
 def test_what_keeps_us_out_is_told_for_each_host(site: Site, tmp_path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True)
     good, inside = site.machine("one"), site.inside("two")
