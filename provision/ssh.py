@@ -27,7 +27,7 @@ CONNECT_S = 10
 TRY_S = 40.0  # one try; a jump host may take long to find that nobody answers behind it
 PAUSE_S = 2.0
 # how long a host that answers may lack what cloud-init brings: its keys on the console, and ours in its account
-CONSOLE_S = 90.0
+CONSOLE_S = 120.0
 DENIED_S = 45.0
 ALONE = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "ControlPath": "none"}
 CLOUD_INIT = "sh -c '! command -v cloud-init >/dev/null || cloud-init status --long'"
