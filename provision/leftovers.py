@@ -118,7 +118,7 @@ def _signal(inventory_file: Path, name: str, number: str, *, asked: dict[str, An
         program, pid, of = told["strangers"][0]
         raise BusyError(
             f"{name}: {program} ({pid}) works there for another administrator: {of}",
-            f"Wait until it has ended; {locks.TAKE_OVER}.",
+            "Wait until it has ended.",
         )
     return told["signalled"], told["waits"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from provision.cli.group import confirm, confirm_by_name, make_console
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from provision.cloud.plan import Plan
     from provision.cloud.progress import Progress
     from provision.cloud.run import Project, Survey
+    from provision.console import Stage
     from provision.machines import Console as MachineConsole
     from provision.machines import Machine
     from provision.spec import Testbed
 
+SERVERS, SSH = "Bring up the servers", "Wait for SSH"
 NOTHING = "The cloud is as testbed.yaml says; there is nothing to do."
 # what a plan's verbs are in a list of changes
 AS_CHANGE = {"create": "add", "change": "change", "replace": "replace", "delete": "remove"}
@@ -66,13 +68,62 @@ def pin(testbed: Testbed, machines: Sequence[Machine], console: Console, limit_s
     )
 
 
-def reach(project: Project, machines: Sequence[Machine], console: Console) -> None:
+class Steps:
+    """The stages of a command before it has a session: stopped, it says what was done and what was not."""
+
+    def __init__(self, console: Console, *to_do: str) -> None:
+        self.to_do = list(to_do)
+        self._console = console
+        self._done: list[str] = []
+        self._now: tuple[str, Stage] | None = None
+
+    @contextmanager
+    def stage(self, title: str) -> Iterator[Stage]:
+        """Show a stage while the block runs."""
+        from provision.console import stage
+
+        self.to_do = [other for other in self.to_do if other != title]
+        with stage(self._console, title) as current:
+            self._now = title, current
+            yield current
+        self._now = None
+        self._done.append(title)
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Say what was done and what was not when the block is stopped. Raises `StoppedError`."""
+        from provision import stopping
+
+        try:
+            yield
+        except KeyboardInterrupt:
+            lines = [f"  done         {title}" for title in self._done]
+            if self._now:
+                title, stage = self._now
+                lines.append(f"  stopped in   {title}" + (f", at {stage.now}" if stage.now else ""))
+            lines += [f"  not started  {title}" for title in self.to_do]
+            told, again = "\n".join([f"stopped {stopping.reason()}", *lines]), "Run the same command again to go on."
+            raise StoppedError(told, again, exit_code=stopping.exit_code()) from None
+
+    @contextmanager
+    def followed(self, title: str) -> Iterator[Progress]:
+        """Show the application of plans as a stage."""
+        from provision.cloud.progress import Progress
+
+        with self.stage(title) as current:
+            progress = Progress(current.step, current.note)
+            try:
+                yield progress
+            finally:
+                current.result = progress.result
+
+
+def reach(steps: Steps, project: Project, machines: Sequence[Machine]) -> None:
     """Wait until new servers let us in by SSH, with their host keys pinned. Raises `ReachError`."""
     from provision import remote, ssh
     from provision.cloud.console import reader
-    from provision.console import stage
 
-    with stage(console, "Wait for SSH") as current:
+    with steps.stage(SSH) as current:
 
         def tell(name: str, text: str) -> None:
             current.step(f"{name}: {text}")
@@ -84,27 +135,6 @@ def reach(project: Project, machines: Sequence[Machine], console: Console) -> No
         ssh.pin(machines, known, tell=tell, warn=warn, console=reader(project.connection), parallel=project.parallel)
         ssh.wait(machines, known, tell=tell, warn=warn, parallel=project.parallel)
         current.result = f"{len(machines)} hosts"
-
-
-@contextmanager
-def followed(console: Console, title: str) -> Iterator[Progress]:
-    """Show the application of a plan as a stage. Raises `StoppedError`."""
-    from provision import stopping
-    from provision.cloud.progress import Progress
-    from provision.console import stage
-
-    with stage(console, title) as current:
-        progress = Progress(current.step, current.note)
-        try:
-            yield progress
-        except KeyboardInterrupt:
-            done = f"  done         {progress.result}\n  stopped in   {title}" + (
-                f", at {current.now}" if current.now else ""
-            )
-            again = "Run the same command again to go on."
-            raise StoppedError(f"stopped {stopping.reason()}\n{done}", again, exit_code=stopping.exit_code()) from None
-        finally:
-            current.result = progress.result
 
 
 @contextmanager
@@ -157,6 +187,18 @@ def check_up(
         make_console().print("The server is not there yet, so what its playbooks would do is all of it.")
 
 
+def told(testbed: Testbed, machines: Sequence[Machine]) -> Testbed:
+    """Return the testbed with addresses in its URLs, to be shown; before there are any, with the server's name."""
+    from provision.machines import Machine, resolved
+
+    if not any("server" in machine.groups for machine in machines):
+        assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
+        from provision.cloud.desired import nodes
+
+        machines = [Machine(node.name, node.groups, node.name, node.name, "") for node in nodes(testbed.openstack)]
+    return resolved(testbed, machines)
+
+
 def as_changes(plan: Plan) -> list[Change]:
     """Return what a plan does as a list of changes."""
     from provision.changes import Change
@@ -205,20 +247,23 @@ def bring_up(
     project = found.project
     assert project is not None  # noqa: S101 (else the plan was refused)
     console.print()
-    for line in deploy.describe(testbed):
+    for line in deploy.describe(told(testbed, machines_of(testbed, seen.observed))):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     lost = [
         action.name for action in seen.plan.work if action.kind == "server" and action.verb in ("replace", "delete")
     ]
     warning = f"All on the disks of {', '.join(lost)} is lost. " if lost else ""
     confirm(f"{warning}Go ahead?", yes)
-    with project.marked(seen.observed, break_lock=break_lock):
-        agreed()
-        with held(testbed, verb), followed(console, "Bring up the servers") as progress:
-            observed = project.bring_up(progress, rebuild=anew, first=seen if yes else None)
-        machines = machines_of(testbed, observed)
-        reach(project, machines, console)
-        stages = (*deploy.UP, STAGE)
+    stages = (*deploy.UP, STAGE)
+    steps = Steps(console, SERVERS, SSH, *stages)
+    with ExitStack() as at_work:
+        with held(testbed, verb), steps.stoppable():  # the session holds the testbed itself
+            at_work.enter_context(project.marked(seen.observed, break_lock=break_lock))
+            agreed()
+            with steps.followed(SERVERS) as progress:
+                observed = project.bring_up(progress, rebuild=anew, first=seen if yes else None)
+            machines = machines_of(testbed, observed)
+            reach(steps, project, machines)
         with open_session(
             testbed,
             verb,
@@ -270,10 +315,12 @@ def take_down(
             confirm_by_name(what, name, yes)
         else:
             confirm(f"This deletes testbed {name} from the cloud. Go ahead?", yes)
+        steps = Steps(console)
         with (
-            project.marked(found.observed, break_lock=break_lock),
             held(testbed, "down"),
-            followed(console, "Delete what the testbed has") as progress,
+            steps.stoppable(),
+            project.marked(found.observed, break_lock=break_lock),
+            steps.followed("Delete what the testbed has") as progress,
         ):
             project.take_down(progress, keep_volumes=keep_volumes)
         deleted = progress.done["delete"]

@@ -1,0 +1,79 @@
+"""What a command on a cloud says when it is stopped, and of a testbed whose addresses are not known yet."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from provision import spec
+from provision.cli.in_cloud import Steps, told
+from provision.cloud.plan import Action, Plan
+from provision.errors import CloudError, Exit, StoppedError
+from provision.machines import Machine
+
+SPEC = """\
+name: ran
+provider: openstack
+openstack: {cloud: lab, image: focal, network: net}
+server: {}
+users: [{name: alice}]
+administrators:
+  - name: ada
+    ssh_keys: ["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo"]
+"""
+
+
+def stop(steps: Steps, title: str) -> None:
+    """Do stages until one is stopped, or the time after it."""
+    for stage in ("one", "two", "three"):
+        with steps.stage(stage) as current:
+            if stage == title:
+                current.step("14 of 50 servers ACTIVE")
+                raise KeyboardInterrupt
+        if f"after {stage}" == title:
+            raise KeyboardInterrupt
+
+
+def stopped_in(title: str) -> str:
+    steps = Steps(Console(file=io.StringIO()), "one", "two", "three")
+    with pytest.raises(StoppedError) as error, steps.stoppable():
+        stop(steps, title)
+    assert error.value.exit_code == Exit.STOPPED
+    return error.value.message
+
+
+def delete_and_fail(console: Console) -> None:
+    gone = Action("delete", "network", "net", "no longer wanted", "n-1")
+    with Steps(console).followed("Delete") as progress:
+        progress.planned(Plan((gone,)))
+        progress.told(gone, "done")
+        raise CloudError("no more")
+
+
+def test_a_stopped_command_says_what_was_done_and_what_was_not():
+    assert stopped_in("two") == (
+        "stopped by Ctrl-C\n  done         one\n  stopped in   two, at 14 of 50 servers ACTIVE\n  not started  three"
+    )
+    assert stopped_in("after one") == (
+        "stopped by Ctrl-C\n  done         one\n  not started  two\n  not started  three"
+    )
+
+
+def test_the_line_of_a_stage_says_what_was_done_also_when_it_failed():
+    console = Console(file=io.StringIO(), width=120)
+    with pytest.raises(CloudError):
+        delete_and_fail(console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].strip() == "deleted network net"
+    assert lines[1].startswith("✗ Delete")
+    assert lines[1].endswith("1 deleted")
+
+
+def test_urls_show_the_servers_name_until_it_has_an_address():
+    testbed = spec.parse(SPEC, "testbed.yaml")
+    assert told(testbed, []).server.url("api") == "http://server:8008"
+    everything = ("server", "clients", "telemetry", "inference")
+    machine = Machine("server", everything, "203.0.113.9", internal="10.0.0.5", user="ubuntu")
+    assert told(testbed, [machine]).server.url("api") == "http://10.0.0.5:8008"
