@@ -88,7 +88,7 @@ def opened(
                 said = " ".join(log.read().split())[-500:]
                 raise ReachError(f"{name}: SSH to it failed: {said or 'it ended without a word'}", "Mend that.")
             if (holder := json.loads(line)["held"]) is not None:
-                raise locks.busy(name, holder)
+                raise locks.busy(name, holder, f"Wait until it has ended; {locks.TAKE_OVER}.")
             _SOCKETS.update(sockets)
             yield
         finally:

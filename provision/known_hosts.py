@@ -54,10 +54,9 @@ def replaced(pins: Iterable[Pin], host: str, keys: Iterable[str], server: str) -
 
 
 def fingerprint(key: str) -> str:
-    """Return the fingerprint of `TYPE BASE64` as ssh-keygen(1) prints it."""
-    kind, encoded = key.split()[:2]
-    digest = hashlib.sha256(base64.b64decode(encoded)).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')} ({kind})"
+    """Return the fingerprint of `TYPE BASE64`, as OpenSSH shows it."""
+    digest = hashlib.sha256(base64.b64decode(key.split()[1])).digest()
+    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def is_key(text: str) -> bool:

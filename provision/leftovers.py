@@ -118,7 +118,7 @@ def _signal(inventory_file: Path, name: str, number: str, *, asked: dict[str, An
         program, pid, of = told["strangers"][0]
         raise BusyError(
             f"{name}: {program} ({pid}) works there for another administrator: {of}",
-            "Wait until it has ended.",
+            f"Wait until it has ended; {locks.TAKE_OVER}.",
         )
     return told["signalled"], told["waits"]
 

@@ -19,6 +19,7 @@ from provision.paths import state_dir
 MACHINE_LOCK = Path("/run/lock/clearml-testbed.lock")
 # the environment variable by which the processes of a command are known
 VARIABLE = "TESTBED_RUN"
+TAKE_OVER = "`testbed up --break-lock` ends it, and goes ahead"
 
 
 def this_command(testbed: str, verb: str, *, whose: str = "") -> str:

@@ -24,7 +24,8 @@ from provision.spec import ExternalTelemetry, Testbed
 
 # beginning of the name of a command's folder of sockets in the folder for temporary files; its process follows
 FOLDER = "testbed-ssh-"
-LONGEST = 40  # of the name of the folder above it: sockets' names have 108 bytes at most
+LONGEST = 16  # of the name of the folder above it: sockets' names have 108 bytes at most
+MULTIPLEXED = "mux-"  # connections that are kept open, beside the forwards' sockets
 # machines that are there already answer at once, or not at all
 ANSWER_S = 60.0
 PORTS = {"http": 80, "https": 443}
@@ -64,8 +65,8 @@ def known_hosts(testbed: str) -> Path:
     return state_dir(testbed) / ssh.KNOWN_HOSTS
 
 
-def reach(machines: Sequence[Machine], known: Path, stage: Stage, console: Console) -> None:
-    """Pin the machines' host keys and wait until all let us in. Raises `ReachError`."""
+def reach(machines: Sequence[Machine], known: Path, stage: Stage, console: Console, *, all_of_them: bool) -> None:
+    """Pin the machines' host keys and, if it is to be `all_of_them`, wait until all let us in. Raises `ReachError`."""
 
     def tell(name: str, text: str) -> None:
         stage.step(f"{name}: {text}")
@@ -74,7 +75,8 @@ def reach(machines: Sequence[Machine], known: Path, stage: Stage, console: Conso
         console.print(f"Warning: {text}", markup=False, soft_wrap=True)
 
     ssh.pin(machines, known, tell=tell, warn=warn, limit_s=ANSWER_S)
-    ssh.wait(machines, known, tell=tell, warn=warn, limit_s=ANSWER_S)
+    if all_of_them:
+        ssh.wait(machines, known, tell=tell, warn=warn, limit_s=ANSWER_S)
     stage.result = f"{len(machines)} hosts"
 
 
@@ -89,8 +91,8 @@ def opened(
     above = tempfile.gettempdir()
     above = above if len(above) <= LONGEST else "/tmp"  # noqa: S108 (a folder of our own there)
     with private_dir(Path(above), f"{FOLDER}{os.getpid()}-") as folder, ExitStack() as held:
-        shared = ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={folder}/%C", "ServerAliveInterval=15"]
-        more = [word for setting in [*shared, "BatchMode=yes"] for word in ("-o", setting)]
+        shared = ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={folder}/{MULTIPLEXED}%C"]
+        more = [word for setting in [*shared, "ServerAliveInterval=15", "BatchMode=yes"] for word in ("-o", setting)]
         options = {machine.name: [*ssh.options(machine, known), *more] for machine in machines}
         for machine, services in _services(testbed, machines):
             lock = None
@@ -108,10 +110,9 @@ def opened(
 
 def _close(folder: Path) -> None:
     """End the connections that are kept open for the next command of this one."""
-    for socket in folder.iterdir():
-        if socket.is_socket():
-            close = ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "none"]
-            subprocess.run(close, capture_output=True, check=False)
+    for socket in folder.glob(f"{MULTIPLEXED}*"):
+        close = ["ssh", "-o", f"ControlPath={socket}", "-O", "exit", "none"]
+        subprocess.run(close, capture_output=True, check=False)
 
 
 def _services(testbed: Testbed, machines: Sequence[Machine]) -> list[tuple[Machine, dict[str, tuple[str, int]]]]:

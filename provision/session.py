@@ -231,7 +231,7 @@ def machines_of(testbed: Testbed, given: Sequence[Machine] | None = None) -> tup
 def _go(session: Session, held: ExitStack, command: remote.Command, known: Path, *, changes: bool, take: bool) -> None:
     """Reach the session's hosts, and have them for its command alone where it changes anything."""
     with session.stage("Reach the hosts") as current:
-        remote.reach(session.machines, known, current, session.console)
+        remote.reach(session.machines, known, current, session.console, all_of_them=changes)
     holder = command if changes else None
     session.ssh_options = held.enter_context(remote.opened(session.testbed, session.machines, known, holder, take=take))
     if changes:

@@ -27,11 +27,12 @@ CONNECT_S = 10
 TRY_S = 40.0  # one try; a jump host may take long to find that nobody answers behind it
 PAUSE_S = 2.0
 # how long a host that answers may lack what cloud-init brings: its keys on the console, and ours in its account
-CONSOLE_S = 90.0
+CONSOLE_S = 120.0
 DENIED_S = 45.0
-ONCE = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "LogLevel": "ERROR", "ControlPath": "none"}
-CLOUD_INIT = "sh -c '! command -v cloud-init >/dev/null || cloud-init status --wait --long'"
+ALONE = {"BatchMode": "yes", "ConnectTimeout": str(CONNECT_S), "ControlPath": "none"}
+CLOUD_INIT = "sh -c '! command -v cloud-init >/dev/null || cloud-init status --long'"
 TIMED_OUT = 124  # as timeout(1)
+SSH_FAILED = 255
 # (what is worked on, how it stands)
 Tell = Callable[[str, str], None]
 Warn = Callable[[str], None]
@@ -48,7 +49,7 @@ def options(machine: Machine, known_hosts: Path, *, ask: bool = False) -> list[s
     if (jump := machine.jump_host) is not None:
         # not ProxyJump, which takes neither this key nor these known hosts
         login = _login(jump.user, jump.port, jump.key.expanduser() if jump.key else None, known_hosts)
-        command = ["ssh", *_words(login if ask else ONCE | login), "-W", "[%h]:%p", jump.host]
+        command = ["ssh", *_words(login if ask else ALONE | login), "-W", "[%h]:%p", jump.host]
         found["ProxyCommand"] = shlex.join(word if word == "[%h]:%p" else _unexpanded(word) for word in command)
     return _words(found)
 
@@ -139,7 +140,7 @@ class Refusal:
     """Why ssh did not get in; `lasting`: for how many seconds that may be so while a server comes up."""
 
     text: str
-    lasting: float = LIMIT_S
+    lasting: float = float("inf")
     remedy: str = "Mend that and run the same command again; it goes on from here."
 
 
@@ -165,7 +166,7 @@ def refusal(machine: Machine, said: str) -> Refusal:
     }
     for words, meaning in meanings.items():
         if words in said:
-            return Refusal(meaning, DENIED_S if words == "Permission denied" else LIMIT_S)
+            return Refusal(meaning, DENIED_S if words == "Permission denied" else float("inf"))
     return Refusal(_last(said) or "ssh ended without a word")
 
 
@@ -176,6 +177,10 @@ def _with(key: Path | None) -> str:
 def _last(said: str, words: str = "") -> str:
     lines = [line.strip() for line in said.splitlines() if words in line and line.strip()]
     return lines[-1][:300] if lines else ""
+
+
+def _prints(keys: Iterable[str]) -> str:
+    return ", ".join(f"{fingerprint(key)} ({key.split()[0]})" for key in keys) or "none"
 
 
 def _refuses_host_key(said: str) -> bool:
@@ -284,7 +289,13 @@ def _as_machine(jump: JumpHost) -> Machine:
 
 def _ssh(machine: Machine, known_hosts: Path, settings: dict[str, str], *words: str) -> list[str]:
     # what comes first holds
-    return ["ssh", *_words(ONCE | settings), *options(machine, known_hosts), machine.address or "", *words]
+    return [
+        "ssh",
+        *_words(ALONE | {"LogLevel": "ERROR"} | settings),
+        *options(machine, known_hosts),
+        machine.address or "",
+        *words,
+    ]
 
 
 def _shown(work: _Work, machine: Machine, known_hosts: Path) -> tuple[list[str], str]:
@@ -307,8 +318,7 @@ def _trust(work: _Work, file: _KnownHosts, machine: Machine, warn: Warn) -> Refu
         return _why(work, file, machine, said)
     file.put(entry(machine.address or "", machine.port), keys, machine.id)
     warn(
-        f"{machine.name} ({machine.address}) is trusted on first use: nothing vouches for its host key "
-        + ", ".join(map(fingerprint, keys))
+        f"{machine.name} ({machine.address}) is trusted on first use: nothing vouches for its host key " + _prints(keys)
     )
     return None
 
@@ -337,17 +347,15 @@ def _pin(work: _Work, file: _KnownHosts, machine: Machine, console: ReadConsole 
 
 
 def _log_in(work: _Work, file: _KnownHosts, machine: Machine, warn: Warn) -> Refusal | None:
-    code, _, said = work.run(_ssh(machine, file.path, {}, "true"))
-    if code:
+    code, out, said = work.run(_ssh(machine, file.path, {}, CLOUD_INIT))
+    state = re.search(r"^status: (.*)$", out, re.MULTILINE)
+    if code in (SSH_FAILED, TIMED_OUT) or (code and not state):
         return _why(work, file, machine, said)
-    work.tell(machine.name, "cloud-init")
-    code, out, said = work.run(_ssh(machine, file.path, {}, CLOUD_INIT), max(TRY_S, work.left_s))
-    if code == TIMED_OUT:
-        return Refusal("cloud-init does not come to its end")
-    if code == 255:  # ssh's own
-        return _why(work, file, machine, said)
+    # one that never ran will not run on a machine that was there before
+    if state and (state[1] == "running" or (machine.id and state[1].startswith("not "))):
+        return Refusal("cloud-init is at work")
     if code:
-        warn(f"{machine.name} ({machine.address}): cloud-init met errors: {' '.join((out or said).split())[-500:]}")
+        warn(f"{machine.name} ({machine.address}): cloud-init met errors: {' '.join(out.split())[-500:]}")
     work.tell(machine.name, "reached")
     return None
 
@@ -369,8 +377,8 @@ def _other_key(work: _Work, file: _KnownHosts, machine: Machine, said: str) -> R
     known = pinned(file.read(), host, "")
     return Refusal(
         f"{whose} shows another host key than the one that is pinned, so another machine may stand in for it; "
-        f"pinned: {', '.join(map(fingerprint, known)) or 'none'}; "
-        f"shown: {', '.join(map(fingerprint, shown)) or 'none'}",
+        f"pinned: {_prints(known)}; "
+        f"shown: {_prints(shown)}",
         0.0,
         "If you know why a host key changed, as by a new installation, remove the old one and run the same command "
         f"again: ssh-keygen -R '{host}' -f {shlex.quote(str(file.path))}",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 
 from provision import hosts, inventory
 from provision.clearml_api import ClearmlApi
-from provision.errors import ApiError
+from provision.errors import ApiError, ReachError
 from provision.reports import Disk, QueueState, Service, StatusReport, Urls, WorkerState
 from provision.session import Session
 
@@ -18,6 +20,7 @@ VERSION_COMMANDS = {
 }
 # a worker that has not reported for so long is gone, as ClearML's server sees it
 WORKER_TIMEOUT_S = 600
+AT_ONCE = 16
 
 
 def collect(session: Session) -> StatusReport:
@@ -25,10 +28,13 @@ def collect(session: Session) -> StatusReport:
     testbed = session.testbed
     problems: list[str] = []
     services = []
+    away = _away(session)
+    problems += away.values()
     for host, name in inventory.services(testbed, session.inventory):
-        running = hosts.service_is_running(hosts.connect(session.inventory_file, host), name)
+        found = None if host in away else hosts.connect(session.inventory_file, host)
+        running = found is not None and hosts.service_is_running(found, name)
         services.append(Service(host=host, name=name, running=running))
-        if not running:
+        if found is not None and not running:
             problems.append(f"{host}: service {name} does not run")
     workers: list[WorkerState] = []
     queues: list[QueueState] = []
@@ -54,11 +60,25 @@ def collect(session: Session) -> StatusReport:
         problems=problems,
         urls=Urls.of(testbed),
         services=services,
-        versions=_versions(session),
+        versions=_versions(session, away),
         workers=workers,
         queues=queues,
-        disk=_disk(session),
+        disk=_disk(session, away),
     )
+
+
+def _away(session: Session) -> dict[str, str]:
+    """Return what is wrong with hosts that SSH does not reach, by name."""
+
+    def ask(name: str) -> str | None:
+        try:
+            hosts.connect(session.inventory_file, name).run("true")
+        except ReachError as error:
+            return error.message
+        return None
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return {name: said for name, said in zip(session.hosts, pool.map(ask, session.hosts), strict=True) if said}
 
 
 def _workers(api: ClearmlApi) -> list[WorkerState]:
@@ -80,19 +100,20 @@ def _queues(api: ClearmlApi) -> list[QueueState]:
     ]
 
 
-def _versions(session: Session) -> dict[str, str | None]:
+def _versions(session: Session, away: Collection[str]) -> dict[str, str | None]:
     script = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
     found: dict[str, str | None] = {}
     for name, (group, python, distribution) in VERSION_COMMANDS.items():
-        host = hosts.connect(session.inventory_file, inventory.hosts(session.inventory, group)[0])
-        done = host.run("%s -I -c %s %s", python, script, distribution)
-        found[name] = done.stdout.strip() if done.rc == 0 else None
+        found[name] = None
+        for host in [host for host in inventory.hosts(session.inventory, group) if host not in away][:1]:
+            done = hosts.connect(session.inventory_file, host).run("%s -I -c %s %s", python, script, distribution)
+            found[name] = done.stdout.strip() if done.rc == 0 else None
     return found
 
 
-def _disk(session: Session) -> list[Disk]:
+def _disk(session: Session, away: Collection[str]) -> list[Disk]:
     found = []
-    for name in session.hosts:
+    for name in [name for name in session.hosts if name not in away]:
         done = hosts.connect(session.inventory_file, name).run(
             "df --block-size=1 --output=size,avail %s | tail -n 1", session.testbed.data_dir
         )

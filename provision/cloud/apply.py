@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provision.cloud import observed as looking
-from provision.cloud.connect import explained
+from provision.cloud.connect import checked, explained
 from provision.cloud.desired import OWN_ADDRESS, Desired, Node, Rule
 from provision.cloud.observed import Observed, Server
 from provision.cloud.plan import Action, Kind, Plan
@@ -116,7 +116,7 @@ def _delete(run: _Run) -> None:
     def delete_server(action: Action) -> None:
         for volume in action.to.get("keep", ()):
             url = f"/servers/{action.id}/os-volume_attachments/{volume}"
-            _put(compute, url, {"volumeAttachment": KEEP | {"volumeId": volume}}, microversion=KEEP_VERSION)
+            checked(compute.put(url, json={"volumeAttachment": KEEP | {"volumeId": volume}}, microversion=KEEP_VERSION))
         compute.delete_server(action.id, ignore_missing=True)
 
     run.each(servers, delete_server)
@@ -149,13 +149,6 @@ def _delete(run: _Run) -> None:
             run.of("delete", kind),
             lambda action, delete=delete: _patiently(lambda: delete(action.id, ignore_missing=True)),  # type: ignore[misc]
         )
-
-
-def _put(proxy: Any, url: str, body: dict[str, Any], **options: Any) -> None:
-    """Put what the SDK has no call for. Raises the SDK's errors, which a bare `put` of its does not."""
-    from openstack.exceptions import raise_from_response
-
-    raise_from_response(proxy.put(url, json=body, **options))
 
 
 def _remove_interface(network: Any, action: Action) -> None:
@@ -416,9 +409,9 @@ def _servers(run: _Run) -> None:
 
     def change(action: Action) -> None:
         if "metadata" in action.to:
-            _put(compute, f"/servers/{action.id}/metadata", {"metadata": action.to["metadata"]})
+            checked(compute.put(f"/servers/{action.id}/metadata", json={"metadata": action.to["metadata"]}))
         if "tags" in action.to:
-            _put(compute, f"/servers/{action.id}/tags", {"tags": action.to["tags"]})
+            checked(compute.put(f"/servers/{action.id}/tags", json={"tags": action.to["tags"]}))
         if "flavor" in action.to:
             compute.resize_server(action.id, action.to["flavor"])
         if action.to.get("start") == "SHUTOFF":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from provision.cloud.choose import Problem
+from provision.known_hosts import fingerprint
 from provision.spec import Testbed
 
 FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}")
@@ -33,12 +32,6 @@ def key_problems(testbed: Testbed) -> list[Problem]:
     if openstack.jump_host and (key := openstack.jump_host.key) and not key.expanduser().is_file():
         found.append(Problem(f"openstack.jump_host.key: {key}: no such file", "Name the private key's file there."))
     return found
-
-
-def fingerprint(public_key: str) -> str:
-    """Return the fingerprint of a public key `TYPE BASE64`, as OpenSSH shows it."""
-    digest = hashlib.sha256(base64.b64decode(public_key.split()[1])).digest()
-    return f"SHA256:{base64.b64encode(digest).decode().rstrip('=')}"
 
 
 def judge_named(key: Path, there: set[str], let_in: set[str]) -> list[Problem]:
