@@ -253,10 +253,11 @@ stdout_logfile_maxbytes = 50MB
 stdout_logfile_backups = 1
 X
 }
+# uwsgi ends every connection; clients that are not told so send their next call into a closed one
 wsgi() { # port script processes threads
     echo "uwsgi --plugin python3 --http-socket 0.0.0.0:$1 --wsgi-file $2 --processes $3 --threads $4" \
          "--master --lazy-apps --enable-threads --die-on-term --need-app --buffer-size 65535 --listen 100" \
-         "--rem-header Content-Length --disable-logging"
+         "--rem-header Content-Length --add-header 'Connection: close' --disable-logging"
 }
 prog mariadb  true  mariadbd --user=mysql
 prog rabbitmq  true  "bash -c 'ulimit -n 16384 && exec rabbitmq-server'"
