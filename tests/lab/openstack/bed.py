@@ -14,8 +14,6 @@ import yaml
 from provision.paths import ROOT
 from tests.lab.openstack.cloud import ENTRY, Project
 
-# a public key of the tests, whose private half is nowhere
-KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo"
 ENDED_WITHIN_S = 900
 
 
@@ -30,10 +28,9 @@ class Done:
     @property
     def message(self) -> str:
         """The one message of a command that failed; asserts that it is one, and no traceback."""
-        assert "Traceback" not in self.err, self.err
-        assert self.err.startswith("Error: "), self.err
-        assert self.err.count("Error: ") == 1, self.err
-        return self.err
+        assert "Traceback" not in self.out + self.err, self.err
+        assert self.err.count("testbed: ") == 1, self.err
+        return self.err[self.err.index("testbed: ") :]
 
 
 @dataclass
@@ -43,34 +40,49 @@ class Bed:
     name: str
     project: Project
     folder: Path
+    auth_url: str
     openstack: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Write both files."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.clouds = self.project.clouds_yaml(self.folder)
+        key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(self.folder / "key")]
+        subprocess.run(key, check=True)
+        self.clouds = self.project.clouds_yaml(self.folder, auth_url=self.auth_url)
         self.say()
 
     def say(self, **changed: Any) -> None:
         """Write testbed.yaml, with changes in its section `openstack`."""
         self.openstack |= changed
         wanted = {"cloud": ENTRY, "image": "blank", "flavor": "t1.tiny", "network": {"cidr": "10.20.0.0/24"}}
-        wanted |= self.openstack
+        wanted |= {"key": str(self.folder / "key")} | self.openstack
+        public = (self.folder / "key.pub").read_text().strip()
         said = {"name": self.name, "provider": "openstack", "openstack": wanted, "server": {}}
-        said |= {"users": [{"name": "alice"}], "administrators": [{"name": "ada", "ssh_keys": [KEY]}]}
+        said |= {"users": [{"name": "alice"}], "administrators": [{"name": "ada", "ssh_keys": [public]}]}
         (self.folder / "testbed.yaml").write_text(yaml.safe_dump(said))
 
     def start(self, verb: str, parallel: int = 16) -> subprocess.Popen[str]:
         """Start the cloud's part of a command."""
         driver = [sys.executable, "-P", "-m", "tests.lab.openstack.driver"]
-        command = [*driver, verb, str(self.folder / "testbed.yaml"), str(parallel)]
+        return self._start([*driver, verb, str(self.folder / "testbed.yaml"), str(parallel)])
+
+    def _start(self, command: list[str]) -> subprocess.Popen[str]:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("OS_")}
         environment = inherited | {"OS_CLIENT_CONFIG_FILE": str(self.clouds), "PYTHONPATH": str(ROOT)}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        environment |= {"XDG_CONFIG_HOME": str(self.folder / "config"), "XDG_STATE_HOME": str(self.folder / "state")}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
 
     def run(self, verb: str, parallel: int = 16) -> Done:
         """Run the cloud's part of a command to its end."""
-        process = self.start(verb, parallel)
-        out, err = process.communicate(timeout=ENDED_WITHIN_S)
-        return Done(process.returncode, out, err)
+        return _end(self.start(verb, parallel))
+
+    def command(self, *words: str) -> Done:
+        """Run the command itself."""
+        command = [sys.executable, "-P", "-m", "provision", *words]
+        return _end(self._start([*command, "--spec", str(self.folder / "testbed.yaml")]))
+
+
+def _end(process: subprocess.Popen[str]) -> Done:
+    out, err = process.communicate(timeout=ENDED_WITHIN_S)
+    return Done(process.returncode, out, err)

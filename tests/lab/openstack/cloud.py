@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,9 @@ def _everything(connection: Connection, project: str) -> dict[str, list[Any]]:
         "security group": lambda: (each for each in network.security_groups(**ours) if each.name != "default"),
         "image": lambda: connection.image.images(owner=project),
     }
-    return {kind: found for kind, call in listed.items() if (found := list(call()))}
+    with ThreadPoolExecutor(len(listed)) as pool:
+        futures = {kind: pool.submit(lambda call=call: list(call())) for kind, call in listed.items()}
+    return {kind: found for kind, future in futures.items() if (found := future.result())}
 
 
 def _delete(connection: Connection, found: dict[str, list[Any]]) -> None:
@@ -168,14 +171,19 @@ def _delete(connection: Connection, found: dict[str, list[Any]]) -> None:
         "security group": network.delete_security_group,
         "image": connection.image.delete_image,
     }
-    for router in found.get("router", []):
-        for port in network.ports(device_id=router.id, device_owner="network:router_interface"):
-            with suppress(SDKException):
-                network.remove_interface_from_router(router, port_id=port.id)
-    for kind, resources in found.items():
-        for each in resources:
-            with suppress(SDKException):
-                delete[kind](each)
+
+    def gone(kind: str, each: Any) -> None:
+        if kind == "router":
+            for port in network.ports(device_id=each.id, device_owner="network:router_interface"):
+                with suppress(SDKException):
+                    network.remove_interface_from_router(each, port_id=port.id)
+        with suppress(SDKException):
+            delete[kind](each)
+
+    with ThreadPoolExecutor(8) as pool:
+        for kind, resources in found.items():
+            for each in resources:
+                pool.submit(gone, kind, each)
     if "server" in found or "volume" in found:
         time.sleep(0.5)
 
@@ -213,7 +221,8 @@ def _facts(kind: str, each: Any, names: dict[str, str]) -> dict[str, Any]:
             facts["volumes"] = [name(volume["id"]) for volume in each.attached_volumes]
             facts["addresses"] = sorted(kinds for all_ in each.addresses.values() for kinds in [_kinds(all_)])
         case "volume":
-            facts |= {"status": each.status, "size": each.size, "metadata": each.metadata}
+            facts |= {"status": each.status, "size": each.size}
+            facts["metadata"] = {key: names.get(value, value) for key, value in each.metadata.items()}
             facts["servers"] = [name(use["server_id"]) for use in each.attachments]
         case "floating IP":
             facts = {"description": each.description, "port": name(each.port_id)}

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.lab.openstack.cloud import Cloud
+from tests.lab.openstack import proxy as front
+from tests.lab.openstack.bed import Bed
+from tests.lab.openstack.cloud import Cloud, Project, contents
 
 if TYPE_CHECKING:
     from tests.lab.conftest import Engine
@@ -55,3 +57,48 @@ def cloud(request: pytest.FixtureRequest) -> Iterator[Cloud]:
         return
     with running(request.getfixturevalue("bare_engine"), "fake") as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def proxy(cloud: Cloud) -> Iterator[front.Proxy]:
+    """A proxy in front of it."""
+    with front.running(cloud) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def project(cloud: Cloud) -> Iterator[Project]:
+    """A project for the module's tests, one after the other."""
+    with cloud.project("lab", {"security_group": 20, "security_group_rule": 200, "volumes": 50}) as found:
+        yield found
+
+
+@pytest.fixture
+def bed(project: Project, proxy: front.Proxy, tmp_path: Path) -> Iterator[Bed]:
+    """A testbed behind the proxy: two servers with boot volumes, a floating IP, and a network with its router."""
+    yield two_servers("ran", project, proxy, tmp_path)
+    proxy.forget()
+    project.clear()
+
+
+def two_servers(name: str, project: Project, proxy: front.Proxy, folder: Path) -> Bed:
+    """Return a testbed that has one of every kind of resource."""
+    return Bed(name, project, folder, proxy.auth_url, {"floating_ip_pool": "public", "boot_volume": {"size": 1}})
+
+
+@pytest.fixture
+def small_bed(project: Project, proxy: front.Proxy, tmp_path: Path) -> Iterator[Bed]:
+    """A testbed behind the proxy: one server, which boots from its own disk, and a network with its router."""
+    yield Bed("ran", project, tmp_path, proxy.auth_url, {"nodes": {"agents": {"on": "server"}}})
+    proxy.forget()
+    project.clear()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cloud: Cloud, proxy: front.Proxy, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What is in the project of `bed` when nothing went wrong."""
+    with cloud.project("lab") as project:
+        bed = two_servers("ran", project, proxy, tmp_path_factory.mktemp("undisturbed"))
+        done = bed.run("up")
+        assert done.code == 0, done.err
+        return contents(project)

@@ -34,7 +34,7 @@ def main(verb: str, file: str, parallel: str) -> int:
         else:
             project.take_down(Printer(), keep_volumes=False)
     except TestbedError as error:
-        print(f"Error: {error.message}\n{error.remedy}", file=sys.stderr)
+        print(f"testbed: {error.message}\n  {error.remedy}", file=sys.stderr)
         return error.exit_code
     return 0
 
