@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 Action = Literal["add", "change", "replace", "start", "restart", "remove", "revoke", "keep"]
 KINDS = {
+    "disk": "Disks",
     "package": "Packages",
     "account": "Accounts",
     "folder": "Folders",

@@ -158,6 +158,7 @@ def build(
     everywhere = {
         "common_testbed_name": testbed.name,
         "common_data_dir": testbed.data_dir,
+        "common_grow_root": testbed.provider == "openstack",  # machines of others have the disks that they want
         "common_administrators": testbed.administrator_lines,
         **_downloads(testbed, environment),
         "python_venv_constraints": str(HOST_PINS),

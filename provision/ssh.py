@@ -23,8 +23,8 @@ from provision.spec_types import JumpHost
 KNOWN_HOSTS = "known_hosts"  # in the testbed's state folder
 PARALLEL = 16
 LIMIT_S = 900.0  # until a new server lets us in
-CONNECT_S = 10
-TRY_S = 40.0  # one try; a jump host may take long to find that nobody answers behind it
+CONNECT_S = 20
+TRY_S = 60.0  # one try; a jump host may take long to find that nobody answers behind it
 PAUSE_S = 2.0
 # how long a host that answers may lack what cloud-init brings: its keys on the console, and ours in its account
 CONSOLE_S = 120.0

@@ -31,6 +31,7 @@ options:
       setting: {type: str, description: The key of the spec that chooses the port}
   memory_mb: {type: int, default: 0, description: Memory that the machine must have, in MiB}
   disk_mb: {type: int, default: 0, description: 'Free MiB needed below each of the paths, until the machine is claimed'}
+  growth_mb: {type: int, default: 0, description: MiB by which the root filesystem will grow before}
   paths: {type: list, elements: str, default: [], description: Where that space is needed}
 author: [The testbed's authors (@clearml-testbed)]
 """
@@ -138,12 +139,16 @@ def memory_mb() -> int:
     return int(line.split()[1]) // 1024
 
 
-def free_mb(path: Path) -> int:
-    """Return the free space in MiB below the path, or below its nearest parent that exists."""
+def free_mb(path: Path, growth_mb: int) -> int:
+    """Return the free space in MiB below the path, or below its nearest parent that exists.
+
+    `growth_mb`: how much more the root filesystem will have.
+    """
     while not path.exists():
         path = path.parent
     room = os.statvfs(path)
-    return room.f_bavail * room.f_frsize // 2**20
+    on_root = path.stat().st_dev == Path("/").stat().st_dev
+    return room.f_bavail * room.f_frsize // 2**20 + (growth_mb if on_root else 0)
 
 
 def main() -> None:
@@ -166,6 +171,7 @@ def main() -> None:
             },
             "memory_mb": {"type": "int", "default": 0},
             "disk_mb": {"type": "int", "default": 0},
+            "growth_mb": {"type": "int", "default": 0},
             "paths": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -178,8 +184,9 @@ def main() -> None:
     if memory_mb() < wanted["memory_mb"]:
         problems.append(f"{memory_mb()} MiB of memory, and {wanted['memory_mb']} are needed. Use a larger machine")
     for path in wanted["paths"] if claimed_by() is None else []:
-        if free_mb(Path(path)) < wanted["disk_mb"]:
-            need = f"{free_mb(Path(path))} MiB are free for {path}, and {wanted['disk_mb']} are needed"
+        free = free_mb(Path(path), wanted["growth_mb"])
+        if free < wanted["disk_mb"]:
+            need = f"{free} MiB are free for {path}, and {wanted['disk_mb']} are needed"
             problems.append(f"{need}. Free some space, or set data_dir to a larger disk")
     problems = [problem for problem in problems if problem]
     if problems:

@@ -48,6 +48,25 @@ def test_settings_reach_the_roles():
     assert {1008, 8080, 8081, 1086, 8088} == {entry["port"] for entry in local["common_ports"]}
 
 
+CLOUD = """\
+name: lab
+provider: openstack
+users: [{name: alice}]
+administrators:
+  - {name: ada, ssh_keys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo]}
+server: {}
+openstack: {cloud: lab, image: focal, network: lab-net}
+"""
+
+
+def test_only_servers_that_are_ours_have_their_disk_grown():
+    machine = machines.Machine("server", ("server",), "192.0.2.1", "192.0.2.1", "ubuntu")
+    found = inventory.build(spec.parse(CLOUD, "t.yaml"), [machine], WHEELS, {})
+    assert found["all"]["vars"]["common_grow_root"] is True
+    for there in (_build()[1], _hosts(ONE)[1]):
+        assert there["all"]["vars"]["common_grow_root"] is False
+
+
 def test_an_external_source_needs_no_port_and_no_service():
     testbed, found = _build(
         "server: {}\ntelemetry: {source: external, dialect: 1, url: 'http://influx.example:8086', database: eventsdb}\n"
