@@ -33,20 +33,19 @@ def log_in(address: str) -> dict[str, object]:
 @contextmanager
 def running(engine: Engine, variant: str, *options: str) -> Iterator[Cloud]:
     """Yield a new cloud, `fake` or `libvirt`, on a network of its own; `options` are docker's."""
-    engine.build(HERE / "build.sh", f"{NAME}:{variant}", variant)
-    engine.run("network", "create", NAME)
+    image, name = f"{NAME}:{variant}", f"{NAME}-{variant}"
+    engine.build(HERE / "build.sh", image, variant)
+    engine.run("network", "create", name)
     try:
-        engine.run(
-            "run", "--detach", "--name", NAME, "--hostname", "lab", "--network", NAME, *options, f"{NAME}:{variant}"
-        )
-        engine.run("exec", NAME, "python3", "/lab/register.py")
-        address = engine.run("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", NAME)
-        file = engine.folder / "clouds.yaml"
+        engine.run("run", "--detach", "--name", name, "--hostname", "lab", "--network", name, *options, image)
+        engine.run("exec", name, "python3", "/lab/register.py")
+        address = engine.run("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", name)
+        file = engine.folder / f"{variant}.clouds.yaml"
         file.write_text(yaml.safe_dump({"clouds": {"admin": log_in(address)}}))
         yield Cloud(file)
     finally:
-        subprocess.run([*engine.docker, "rm", "--force", "--volumes", NAME], check=False, capture_output=True)
-        engine.run("network", "rm", NAME)
+        subprocess.run([*engine.docker, "rm", "--force", "--volumes", name], check=False, capture_output=True)
+        engine.run("network", "rm", name)
 
 
 @pytest.fixture(scope="session")
