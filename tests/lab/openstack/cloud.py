@@ -22,7 +22,8 @@ ENTRY = "lab"
 Login = Literal["password", "application credential", "token"]
 NOVA = ("instances", "cores", "ram", "key_pairs", "server_groups")
 CINDER = ("volumes", "gigabytes")
-DELETED_WITHIN_S = 120
+DELETED_WITHIN_S = 300
+SETTLED_WITHIN_S = 20
 
 
 @dataclass(frozen=True)
@@ -188,12 +189,20 @@ def _delete(connection: Connection, found: dict[str, list[Any]]) -> None:
         time.sleep(0.5)
 
 
-def contents(project: Project) -> list[str]:
+def contents(project: Project, expected: list[str] | None = None) -> list[str]:
     """Return what is in the project, one line a resource, with names in place of IDs; equal where the project is.
 
-    All resources, not only those with a mark: what lost its mark, or never got one, is seen, too.
+    All resources, not only those with a mark: what lost its mark, or never got one, is seen, too. What the cloud does
+    behind its answers gets some seconds to become what is expected.
     """
     connection = project.connection()
+    end = time.monotonic() + SETTLED_WITHIN_S
+    while (found := _contents(connection, project)) != expected and expected is not None and time.monotonic() < end:
+        time.sleep(1)
+    return found
+
+
+def _contents(connection: Connection, project: Project) -> list[str]:
     found = _everything(connection, project.id)
     # every port, a router's too: they count against the quota and keep networks alive
     found["port"] = list(connection.network.ports(project_id=project.id))
@@ -219,7 +228,6 @@ def _facts(kind: str, each: Any, names: dict[str, str]) -> dict[str, Any]:
             facts |= {"flavor": each.flavor.original_name or each.flavor.name, "zone": each.availability_zone}
             facts["metadata"] = {key: names.get(value, value) for key, value in each.metadata.items()}
             facts["volumes"] = [name(volume["id"]) for volume in each.attached_volumes]
-            facts["addresses"] = sorted(kinds for all_ in each.addresses.values() for kinds in [_kinds(all_)])
         case "volume":
             facts |= {"status": each.status, "size": each.size}
             facts["metadata"] = {key: names.get(value, value) for key, value in each.metadata.items()}
@@ -238,10 +246,6 @@ def _facts(kind: str, each: Any, names: dict[str, str]) -> dict[str, Any]:
             rules = [_rule(rule, name) for rule in each.security_group_rules]
             facts["rules"] = sorted(rules)
     return facts
-
-
-def _kinds(addresses: list[dict[str, Any]]) -> str:
-    return ", ".join(sorted(each["OS-EXT-IPS:type"] for each in addresses))
 
 
 def _rule(rule: dict[str, Any], name: Callable[[str | None], str]) -> str:
