@@ -88,20 +88,20 @@ def hosts(engine: Engine) -> Iterator[dict[str, Host]]:
     found = {}
     try:
         for name, port in PORTS.items():
-            network = NETWORK if name == "gate" else "container:testbed-lab-gate"
+            network = NETWORK if name == "gate" else f"container:{NETWORK}-gate"
             listen = [
                 f"ListenAddress=0.0.0.0:{port}",
                 *([f"ListenAddress={INSIDE[name]}:22"] if name in INSIDE else []),
             ]
             words = [word for each in listen for word in ("-o", each)]
             found[name] = engine.start(
-                f"testbed-lab-{name}", "--network", network, command=("sh", "-c", SSHD, "sh", *words)
+                f"{NETWORK}-{name}", "--network", network, command=("sh", "-c", SSHD, "sh", *words)
             )
         names = "".join(f"{address} {name}.inside\n" for name, address in INSIDE.items())
         found["gate"].run("sh", "-c", f"printf '{names}' >>/etc/hosts; echo 'hosts: files' >/etc/nsswitch.conf")
         yield found
     finally:
-        engine.run("rm", "--force", "--volumes", *(f"testbed-lab-{name}" for name in PORTS))
+        engine.run("rm", "--force", "--volumes", *(f"{NETWORK}-{name}" for name in PORTS))
         engine.run("network", "rm", NETWORK)
 
 
