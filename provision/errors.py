@@ -68,6 +68,10 @@ class CloudError(TestbedError):
     """The cloud refused something, or could not be reached."""
 
 
+class LostError(CloudError):
+    """A call to the cloud got no answer: what it asked for may have been done, or not."""
+
+
 class UnreadError(CloudError):
     """Parts of the project cannot be read; `errors` has every reason."""
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from provision.errors import CloudError
+from provision.errors import CloudError, LostError
 
 if TYPE_CHECKING:
     from openstack.connection import Connection
 
-# What may pass by itself. A POST is repeated, too: what that may double is found by its mark afterwards, and removed.
+# What may pass by itself. A POST that is refused so is repeated, too; one without any answer is not, as it may still be
+# at work: who looks what is there knows more.
 PASSING = (429, 500, 502, 503, 504)
 RETRIES = 6
 READ_RETRIES = 2  # each may have waited for TIMEOUT_S
@@ -52,13 +53,15 @@ def _retry(session: Any, parallel: int, again: int) -> None:
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
-    retry = Retry(
+    class Patience(Retry):
+        def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
+            return bool(self.total) and status_code in PASSING
+
+    retry = Patience(
         total=RETRIES,
         connect=again,
         read=READ_RETRIES,
         other=0,  # such as a certificate that does not verify
-        status_forcelist=PASSING,
-        allowed_methods=None,  # all of them
         backoff_factor=BACKOFF_S,
         backoff_jitter=BACKOFF_S,
         raise_on_status=False,
@@ -113,7 +116,7 @@ def explain(error: Exception, doing: str = "") -> CloudError:
         case auth.EndpointNotFound():
             return CloudError(what, "Check region_name and interface of this entry in clouds.yaml.")
         case auth.ConnectFailure() | auth.ConnectTimeout() | auth.UnknownConnectionError() | auth.DiscoveryFailure():
-            return CloudError(what, "Check auth_url in clouds.yaml and the way there; run the same command again.")
+            return LostError(what, "Check auth_url in clouds.yaml and the way there; run the same command again.")
         case sdk.ForbiddenException() | auth.Forbidden():
             remedy = "Ask for a larger quota, or for this right, in the project."
             return CloudError(what, remedy)

@@ -21,7 +21,7 @@ from provision.cloud import plan as planning
 from provision.cloud.choose import Problem, choose
 from provision.cloud.connect import be_patient, connect, explained
 from provision.cloud.machines import machines_of
-from provision.errors import BusyError, CloudError, ShortError, TestbedError, UnreadError
+from provision.errors import BusyError, CloudError, LostError, ShortError, TestbedError, UnreadError
 from provision.machines import Machine
 from provision.spec import Testbed
 
@@ -119,7 +119,7 @@ class Project:
                             f"server {action.name} does not come up. {action.why}",
                             "Mend that, or choose another flavor, image or zone; then run the same command again.",
                         )
-            self._apply(look, follower, tags)
+            self._apply(look, follower, tags, last=number == ROUNDS - 1)
         left = ", ".join(f"{action.verb} {action.kind} {action.name}" for action in look.plan.work[:5])
         raise CloudError(f"the project does not come to rest; still to do: {left}", "Run `testbed plan` and look.")
 
@@ -132,15 +132,23 @@ class Project:
     def take_down(self, follower: Follower, *, keep_volumes: bool) -> None:
         """Delete all that carries the mark. Raises `CloudError`."""
         be_patient(self.connection, self.parallel)
-        for _ in range(ROUNDS):
+        for number in range(ROUNDS):
             look = self.removal(keep_volumes=keep_volumes)
             if not look.plan.work:
                 return
-            self._apply(look, follower, [])
+            self._apply(look, follower, [], last=number == ROUNDS - 1)
         raise CloudError("not all is gone", "Run the same command again.")
 
-    def _apply(self, look: Look, follower: Follower, tags: list[str]) -> None:
+    def _apply(self, look: Look, follower: Follower, tags: list[str], *, last: bool) -> None:
+        """Do what the plan says; a call without an answer ends just this round, unless it is the `last`."""
         follower.planned(look.plan)
+        try:
+            self._do(look, follower, tags)
+        except LostError:
+            if last:
+                raise
+
+    def _do(self, look: Look, follower: Follower, tags: list[str]) -> None:
         applying.apply(
             self.connection,
             look.desired,

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
 import pytest
+import requests
 from keystoneauth1 import exceptions as auth
 from openstack import exceptions as sdk
 
-from provision.cloud.connect import explain
+from provision.cloud.connect import _retry, explain
 
 
 @pytest.mark.parametrize(
@@ -24,3 +31,54 @@ def test_an_error_comes_with_its_remedy(error: Exception, remedy: str) -> None:
     found = explain(error, "create server agent-1")
     assert remedy in found.remedy
     assert "create server agent-1" in found.message or "no connection to" in found.message
+
+
+@contextmanager
+def serving(*answers: int) -> Iterator[tuple[str, list[str]]]:
+    """Serve these statuses one after the other, 0: hang up without one; yields the URL and the methods that came."""
+    left, came = list(answers), []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            came.append(self.command)
+            if status := left.pop(0):
+                self.send_response(status)
+                self.send_header("Retry-After", "0")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            self.close_connection = True
+
+        do_GET = do_POST = answer
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", came
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("method", "answers", "came"),
+    [
+        ("GET", (503, 200), 2),
+        ("POST", (503, 201), 2),
+        ("POST", (500, 429, 201), 3),
+        ("POST", (409,), 1),
+        ("GET", (0, 200), 2),
+        ("POST", (0,), 1),  # it may have been done: who looks finds out
+    ],
+)
+def test_what_is_repeated(method: str, answers: tuple[int, ...], came: int) -> None:
+    session = requests.Session()
+    session.trust_env = False
+    _retry(SimpleNamespace(session=session), parallel=1, again=1)
+    with serving(*answers) as (url, methods):
+        if answers[-1]:
+            assert session.request(method, url, timeout=5).status_code == answers[-1]
+        else:
+            with pytest.raises(requests.ConnectionError):
+                session.request(method, url, timeout=5)
+    assert methods == [method] * came

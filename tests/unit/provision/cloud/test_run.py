@@ -1,0 +1,75 @@
+"""The rounds of looking, planning and applying."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from provision import spec
+from provision.cloud import run
+from provision.cloud.observed import Observed
+from provision.cloud.plan import Action, Plan
+from provision.errors import CloudError, LostError
+from tests.unit.provision.cloud.test_plan import SPEC
+
+CREATE = Plan((Action("create", "server", "server", "not there"),))
+LOST = LostError("no connection to http://192.0.2.1:8774: timed out")
+
+
+class Follower:
+    """Is told nothing that counts here."""
+
+    def planned(self, plan: Plan) -> None:
+        pass
+
+    def told(self, action: Action, result: str) -> None:
+        pass
+
+
+def project(monkeypatch: pytest.MonkeyPatch, plans: list[Plan], ends: list[CloudError | None]) -> tuple[Any, list[str]]:
+    """A project that is seen with these plans, one a round, and where applying them ends so."""
+    connection: Any = SimpleNamespace(session=SimpleNamespace(session=requests.Session()))
+    found = run.Project(spec.parse(SPEC.replace("MORE", ""), "testbed.yaml"), 1, connection)
+    left, rounds = list(plans), []
+
+    def look(*_: Any, **__: Any) -> Any:
+        seen = SimpleNamespace(desired=None, observed=Observed(), plan=left.pop(0))
+        seen.rebuilding = lambda anew: seen
+        return seen
+
+    def apply(*_: Any, **__: Any) -> None:
+        rounds.append("applied")
+        if (error := ends[len(rounds) - 1]) is not None:
+            raise error
+
+    monkeypatch.setattr(found, "look", look)
+    monkeypatch.setattr(found, "removal", look)
+    monkeypatch.setattr(run.applying, "apply", apply)
+    return found, rounds
+
+
+@pytest.mark.parametrize("verb", ["up", "down"])
+def test_a_lost_answer_leads_to_another_look(monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    found, rounds = project(monkeypatch, [CREATE, CREATE, Plan(())], [LOST, None])
+    if verb == "up":
+        assert found.bring_up(Follower()) == Observed()
+    else:
+        found.take_down(Follower(), keep_volumes=False)
+    assert len(rounds) == 2
+
+
+def test_a_cloud_that_never_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, rounds = project(monkeypatch, [CREATE] * run.ROUNDS, [LOST] * run.ROUNDS)
+    with pytest.raises(LostError):
+        found.bring_up(Follower())
+    assert len(rounds) == run.ROUNDS
+
+
+def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, rounds = project(monkeypatch, [CREATE] * 2, [CloudError("create server server: no")])
+    with pytest.raises(CloudError):
+        found.bring_up(Follower())
+    assert len(rounds) == 1
