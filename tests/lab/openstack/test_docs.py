@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def test_the_page_from_clouds_yaml_to_a_testbed_that_is_gone(administrator: Path
         # nobody answers on a server whose hypervisor is fake
         if until_ssh and terminal.expect([pexpect.EOF, "Wait for SSH"]) == 1:
             shown = terminal.before
-            terminal.kill(signal.SIGINT)
+            terminal.sendintr()
         terminal.expect(pexpect.EOF)
         terminal.close()
         assert terminal.exitstatus == (STOPPED if until_ssh else 0), (
