@@ -163,7 +163,7 @@ def test_another_key_is_refused_with_both_fingerprints_until_its_line_is_removed
         site.reach(machine)
     assert fingerprint(before) in refused.value.message
     assert fingerprint(site.host_key("one")) in refused.value.message
-    subprocess.run(refused.value.remedy.partition("again: ")[2], shell=True, check=True, capture_output=True)  # noqa: S602
+    subprocess.run(shlex.split(refused.value.remedy.partition("again: ")[2]), check=True, capture_output=True)
     site.reach(machine)
 
 
@@ -174,7 +174,7 @@ def test_another_key_of_the_jump_host_is_refused_in_its_name(site: Site) -> None
     with pytest.raises(ReachError, match=f"jump host {site.gate} shows another host key") as refused:
         site.reach(machine)
     assert fingerprint(site.host_key("gate")) in refused.value.message
-    subprocess.run(refused.value.remedy.partition("again: ")[2], shell=True, check=True, capture_output=True)  # noqa: S602
+    subprocess.run(shlex.split(refused.value.remedy.partition("again: ")[2]), check=True, capture_output=True)
     site.reach(machine)
 
 

@@ -2,9 +2,10 @@
 # Runs as the builder's PID 1: copies its own system into a volume group on the second disk.
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t proc proc /proc 2>/dev/null || true
-mount -t sysfs sys /sys 2>/dev/null || true
-mount -t devtmpfs dev /dev 2>/dev/null || true
+# the ramdisk may have mounted them already
+mountpoint -q /proc || mount -t proc proc /proc
+mountpoint -q /sys || mount -t sysfs sys /sys
+mountpoint -q /dev || mount -t devtmpfs dev /dev
 mount -t tmpfs run /run
 modprobe dm_mod
 printf 'label: gpt\n2048,,V\n' | sfdisk --quiet /dev/vdb

@@ -70,7 +70,9 @@ for name, kind, url in (
 PY
 wait $nova
 wait $neutron
-kill $keystone $memcached
-wait $keystone $memcached || true
+for service in $keystone $memcached; do
+  kill "$service"
+  wait "$service" || [ $? = 143 ] # by SIGTERM
+done
 mariadb-admin shutdown
-wait $database || true
+wait $database
