@@ -155,7 +155,7 @@ def _remove_interface(network: Any, action: Action) -> None:
     from openstack.exceptions import NotFoundException
 
     try:
-        _patiently(lambda: network.remove_interface_from_router(action.name, subnet_id=action.to["subnet"]))
+        _patiently(lambda: network.remove_interface_from_router(action.name, subnet=action.to["subnet"]))
     except NotFoundException:
         return
 
@@ -244,7 +244,7 @@ def _connect(network: Any, router: str, subnet: str) -> None:
     from openstack.exceptions import BadRequestException
 
     try:
-        network.add_interface_to_router(router, subnet_id=subnet)
+        network.add_interface_to_router(router, subnet=subnet)
     except BadRequestException as error:  # a repeated call: the first one's answer was lost
         if "already has a port on subnet" not in str(error):
             raise

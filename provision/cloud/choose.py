@@ -16,6 +16,8 @@ SPECIAL = ("pci_passthrough:", "resources:VGPU", "resources:PGPU", "resources:CU
 PINNED = {"hw:cpu_policy": ("dedicated", "mixed"), "hw:emulator_threads_policy": ("isolate", "share")}
 # keystone refuses tokens of a clock that is much further off, and cloud-init's certificates fail
 CLOCK_OFF_S = 120
+# keystone's role for those who may only look (its default roles: reader, member, admin)
+READ_ONLY = {"reader"}
 Found = TypeVar("Found", Image, NetworkOffer)
 
 
@@ -59,6 +61,10 @@ def choose(desired: Desired, offer: Offer) -> Chosen:
     nodes = {}
     for node in desired.nodes:
         image = images[node.image]
+        if image is not None and image.of_volume and node.volume is None:
+            # nova would make a volume of its own, which carries no mark
+            what = f"image {node.image!r} is a snapshot of a server that boots from a volume"
+            problems.append(Problem(what, f"Name a `boot_volume` of {image.least_disk} GiB or more."))
         flavor = None if "flavors" in offer.unread else _flavor(node, image, offer.flavors, problems)
         if image is not None and flavor is not None:
             nodes[node.name] = Made(image, flavor)
@@ -69,6 +75,9 @@ def choose(desired: Desired, offer: Offer) -> Chosen:
         network = _network(desired.network, offer.networks, problems)
     if networks_known and (isinstance(desired.network, OwnNetwork) or desired.pool is not None):
         external = _external(desired, offer.networks, problems)
+    if offer.roles and offer.roles <= READ_ONLY:
+        remedy = "Have the role member in the project, or name another entry in openstack.cloud."
+        problems.append(Problem("this login may only read in the project: its role is reader", remedy))
     if abs(offer.clock_off) > CLOCK_OFF_S:
         problems.append(
             Problem(

@@ -12,6 +12,7 @@ from provision.errors import CloudError, LostError
 
 if TYPE_CHECKING:
     from openstack.connection import Connection
+    from requests.adapters import HTTPAdapter
 
 # What may pass by itself. A POST that is refused so is repeated, too; one without any answer is not, as it may still be
 # at work: who looks what is there knows more.
@@ -39,6 +40,8 @@ def connect(cloud: str, parallel: int) -> Connection:
         session.timeout = session.timeout or TIMEOUT_S
 
         _retry(session, parallel, again=1)  # at the beginning a wrong address is likelier than one that comes back
+        # a second token does no harm, and the toolkit asks keystone to change nothing
+        session.session.mount(region.get_auth_args()["auth_url"], _patience(parallel, again=1, allowed_methods=None))
         session.get_token()  # not connection.authorize(), which hides what was wrong
         connection.compute.default_microversion = COMPUTE_VERSION
     return connection
@@ -50,6 +53,12 @@ def be_patient(connection: Connection, parallel: int) -> None:
 
 
 def _retry(session: Any, parallel: int, again: int) -> None:
+    for prefix in ("http://", "https://"):
+        session.session.mount(prefix, _patience(parallel, again))
+
+
+def _patience(parallel: int, again: int, **more: Any) -> HTTPAdapter:
+    """Return what sends requests and repeats them, `again` times where nobody listens; `more`: urllib3's."""
     from requests.adapters import HTTPAdapter
     from urllib3.util import Retry
 
@@ -65,10 +74,9 @@ def _retry(session: Any, parallel: int, again: int) -> None:
         backoff_factor=BACKOFF_S,
         backoff_jitter=BACKOFF_S,
         raise_on_status=False,
+        **more,
     )
-    adapter = HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
-    for prefix in ("http://", "https://"):
-        session.session.mount(prefix, adapter)
+    return HTTPAdapter(max_retries=retry, pool_connections=parallel, pool_maxsize=parallel)
 
 
 def checked(response: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -106,13 +107,17 @@ class Observed:
 
 @dataclass(frozen=True)
 class Image:
-    """An image; `least_disk` in GiB and `least_ram` in MiB is what a flavor needs for it."""
+    """An image; `least_disk` in GiB and `least_ram` in MiB is what a flavor needs for it.
+
+    `of_volume`: it is a snapshot of a server that boots from a volume, and a boot volume can be made of it only.
+    """
 
     id: str
     name: str
     status: str
     least_disk: int
     least_ram: int
+    of_volume: bool = False
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ class Offer:
     quotas: dict[str, Quota]
     clock_off: float  # seconds that the cloud's clock is ahead of this machine's
     unread: dict[str, CloudError] = field(default_factory=dict)
+    roles: frozenset[str] = frozenset()  # of the login in the project
 
 
 Calls = dict[str, Callable[[], Any]]
@@ -327,7 +333,14 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         ),
         clock_off=found.get("clock", 0.0),
         unread=unread,
+        roles=_roles(connection),
     )
+
+
+def _roles(connection: Connection) -> frozenset[str]:
+    """Return the roles that the login has in the project, by its token."""
+    login: Any = connection.session.auth
+    return frozenset(login.get_access(connection.session).role_names)
 
 
 def _images(connection: Connection, name: str) -> list[Image]:
@@ -340,16 +353,23 @@ def _images(connection: Connection, name: str) -> list[Image]:
         except (NotFoundException, BadRequestException):  # glance says 400 where it can be no ID
             return []
         images = {by_id.id: by_id}
-    return [
-        Image(
-            each.id,
-            name if each.id == name else each.name,
-            each.status,
-            max(each.min_disk or 0, -(-(each.virtual_size or each.size or 0) // 2**30)),
-            each.min_ram or 0,
-        )
-        for each in images.values()
-    ]
+    return [_image(each, name) for each in images.values()]
+
+
+def _image(each: Any, name: str) -> Image:
+    # nova describes the volumes of the server that such an image was made of; its own size is nothing
+    mapping = (each.properties or {}).get("block_device_mapping") or []
+    volumes = json.loads(mapping) if isinstance(mapping, str) else mapping
+    boot = [volume for volume in volumes if volume.get("boot_index") == 0 and volume.get("snapshot_id")]
+    sizes = [each.min_disk or 0, -(-(each.virtual_size or each.size or 0) // 2**30)]
+    return Image(
+        each.id,
+        name if each.id == name else each.name,
+        each.status,
+        max(sizes + [volume.get("volume_size") or 0 for volume in boot]),
+        each.min_ram or 0,
+        bool(boot),
+    )
 
 
 def _clock_off(connection: Connection) -> float:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # nova may refuse a server once for a reason that passes; what fails twice is told
 TRIES = 2
 ROUNDS = 5
+# rounds that end early, as a call got no answer, beside those: where that goes on and on it is told
+LOST_ROUNDS = 10
 PARALLEL = 16  # calls at a time, where nobody says
 
 
@@ -52,6 +54,25 @@ class Look:
             return self
         plan = planning.plan(self.desired, self.observed, self.offer, rebuild)
         return dataclasses.replace(self, plan=plan.with_problems(self.plan.problems))
+
+
+@dataclass
+class _Rounds:
+    """How many more rounds of looking and applying there may be."""
+
+    whole: int = ROUNDS
+    lost: int = LOST_ROUNDS
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """A round; a call without an answer ends just this one, as long as there may be more of that kind."""
+        try:
+            yield
+            self.whole -= 1
+        except LostError:
+            self.lost -= 1
+            if not self.lost:
+                raise
 
 
 class Follower(Protocol):
@@ -106,9 +127,10 @@ class Project:
         be_patient(self.connection, self.parallel)
         tries: Counter[str] = Counter()
         tags = marker.mine(datetime.now(UTC)).tags
-        for number in range(ROUNDS):
-            look = (first if first and not number else self.look()).rebuilding(rebuild)
-            refuse(look.plan, changed=number > 0)
+        rounds, changed = _Rounds(), False
+        while rounds.whole:
+            look = (first if first and not changed else self.look()).rebuilding(rebuild)
+            refuse(look.plan, changed=changed)
             if not look.plan.work:
                 return look.observed
             for action in look.plan.work:
@@ -119,7 +141,9 @@ class Project:
                             f"server {action.name} does not come up. {action.why}",
                             "Mend that, or choose another flavor, image or zone; then run the same command again.",
                         )
-            self._apply(look, follower, tags, last=number == ROUNDS - 1)
+            changed = True
+            with rounds.one():
+                self._apply(look, follower, tags)
         left = ", ".join(f"{action.verb} {action.kind} {action.name}" for action in look.plan.work[:5])
         raise CloudError(f"the project does not come to rest; still to do: {left}", "Run `testbed plan` and look.")
 
@@ -132,23 +156,17 @@ class Project:
     def take_down(self, follower: Follower, *, keep_volumes: bool) -> None:
         """Delete all that carries the mark. Raises `CloudError`."""
         be_patient(self.connection, self.parallel)
-        for number in range(ROUNDS):
+        rounds = _Rounds()
+        while rounds.whole:
             look = self.removal(keep_volumes=keep_volumes)
             if not look.plan.work:
                 return
-            self._apply(look, follower, [], last=number == ROUNDS - 1)
+            with rounds.one():
+                self._apply(look, follower, [])
         raise CloudError("not all is gone", "Run the same command again.")
 
-    def _apply(self, look: Look, follower: Follower, tags: list[str], *, last: bool) -> None:
-        """Do what the plan says; a call without an answer ends just this round, unless it is the `last`."""
+    def _apply(self, look: Look, follower: Follower, tags: list[str]) -> None:
         follower.planned(look.plan)
-        try:
-            self._do(look, follower, tags)
-        except LostError:
-            if last:
-                raise
-
-    def _do(self, look: Look, follower: Follower, tags: list[str]) -> None:
         applying.apply(
             self.connection,
             look.desired,

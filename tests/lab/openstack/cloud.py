@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,8 +38,9 @@ class Cloud:
         """The administrator's entry of clouds.yaml."""
         return next(iter(yaml.safe_load(self.file.read_text())["clouds"].values()))
 
+    @cached_property
     def admin(self) -> Connection:
-        """Log in as the administrator."""
+        """The administrator's login: one for all, as each keeps connections open, and services take so many."""
         return self.log_in(self.entry["auth"])
 
     def log_in(self, auth: Mapping[str, str]) -> Connection:
@@ -47,20 +49,20 @@ class Cloud:
         return openstack.connect(auth=auth, region_name=region, load_envvars=False, load_yaml_config=False)
 
     @contextmanager
-    def project(self, name: str, quotas: Mapping[str, int] | None = None) -> Iterator[Project]:
+    def project(self, name: str, quotas: Mapping[str, int] | None = None, role: str = "member") -> Iterator[Project]:
         """Yield a new project with a user and these quotas (nova's, neutron's and cinder's names; else the defaults).
 
         All that is in it goes with it.
         """
-        admin = self.admin()
+        admin = self.admin
         name = f"{name}-{secrets.token_hex(4)}"
         made = admin.identity.create_project(name=name, domain_id="default")
         password = secrets.token_hex(16)
         user = admin.identity.create_user(name=name, password=password, domain_id="default", default_project_id=made.id)
         project = Project(self, made.id, name, user.id, password)
         try:
-            member = admin.identity.find_role("member")
-            answer = admin.identity.put(f"/projects/{made.id}/users/{user.id}/roles/{member.id}")
+            given = admin.identity.find_role(role)
+            answer = admin.identity.put(f"/projects/{made.id}/users/{user.id}/roles/{given.id}")
             assert answer.ok, answer.text
             _set_quotas(admin, made.id, quotas or {})
             yield project
@@ -84,7 +86,7 @@ def _set_quotas(admin: Connection, project: str, quotas: Mapping[str, int]) -> N
 
 @dataclass(frozen=True)
 class Project:
-    """A project with a user of the same name, who is a member there."""
+    """A project with a user of the same name."""
 
     cloud: Cloud
     id: str
@@ -104,24 +106,25 @@ class Project:
             "project_domain_name": "Default",
         }
 
+    @cached_property
     def connection(self) -> Connection:
-        """Log in as the user."""
+        """The user's login."""
         return self.cloud.log_in(self.auth)
 
     def set_quotas(self, **quotas: int) -> None:
         """Set quotas, by nova's, neutron's and cinder's names."""
-        _set_quotas(self.cloud.admin(), self.id, quotas)
+        _set_quotas(self.cloud.admin, self.id, quotas)
 
     def clouds_yaml(self, folder: Path, login: Login = "password", auth_url: str = "", **more: Any) -> Path:
         """Write a clouds.yaml with entry `lab`: how the user logs in, and what else the entry is to say."""
         auth, entry = dict(self.auth), {"region_name": self.cloud.entry.get("region_name"), **more}
         if login == "application credential":
-            made = self.connection().identity.create_application_credential(self.user, name=secrets.token_hex(4))
+            made = self.connection.identity.create_application_credential(self.user, name=secrets.token_hex(4))
             entry["auth_type"] = "v3applicationcredential"
             auth = {"application_credential_id": made.id, "application_credential_secret": made.secret}
         elif login == "token":
             entry["auth_type"] = "v3token"
-            auth = {"token": self.connection().session.get_token(), "project_id": self.id}
+            auth = {"token": self.connection.session.get_token(), "project_id": self.id}
         auth["auth_url"] = auth_url or self.auth["auth_url"]
         path = folder / "clouds.yaml"
         path.write_text(yaml.safe_dump({"clouds": {ENTRY: {"auth": auth, **entry}}}))
@@ -131,7 +134,7 @@ class Project:
     def clear(self) -> None:
         """Delete all that is in the project, whoever made it."""
         end = time.monotonic() + DELETED_WITHIN_S
-        connection = self.connection()
+        connection = self.connection
         while (left := _everything(connection, self.id)) and time.monotonic() < end:
             _delete(connection, left)
         assert not left, {kind: [each.name for each in found] for kind, found in left.items()}
@@ -177,7 +180,7 @@ def _delete(connection: Connection, found: dict[str, list[Any]]) -> None:
         if kind == "router":
             for port in network.ports(device_id=each.id, device_owner="network:router_interface"):
                 with suppress(SDKException):
-                    network.remove_interface_from_router(each, port_id=port.id)
+                    network.remove_interface_from_router(each, port=port.id)
         with suppress(SDKException):
             delete[kind](each)
 
@@ -195,7 +198,7 @@ def contents(project: Project, expected: list[str] | None = None) -> list[str]:
     All resources, not only those with a mark: what lost its mark, or never got one, is seen, too. What the cloud does
     behind its answers gets some seconds to become what is expected.
     """
-    connection = project.connection()
+    connection = project.connection
     end = time.monotonic() + SETTLED_WITHIN_S
     while (found := _contents(connection, project)) != expected and expected is not None and time.monotonic() < end:
         time.sleep(1)

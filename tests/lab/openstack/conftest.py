@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,23 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 NAME = "testbed-lab-cloud"
+DRAWN = 3
+
+
+@pytest.hookimpl(trylast=True)  # after -m and -k
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of the tests marked `drawn`, keep those that TESTBED_SEED draws; a class is one of them."""
+    if not (seed := os.environ.get("TESTBED_SEED")):
+        return
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("drawn"):
+            groups.setdefault(item.nodeid.rsplit("::", 1)[0] if item.cls else item.nodeid, []).append(item)  # type: ignore[attr-defined]
+    left = sorted(groups)
+    kept = set(random.Random(int(seed)).sample(left, min(DRAWN, len(left))))
+    gone = {item for group in groups.keys() - kept for item in groups[group]}
+    config.hook.pytest_deselected(items=list(gone))
+    items[:] = [item for item in items if item not in gone]
 
 
 def log_in(address: str) -> dict[str, object]:

@@ -165,7 +165,7 @@ def running(cloud: Cloud, certificate: Path | None = None) -> Iterator[Proxy]:
 
 def _services(cloud: Cloud) -> dict[str, str]:
     """Return the services of the catalogue and where each listens: scheme, host and port."""
-    admin = cloud.admin()
+    admin = cloud.admin
     catalogue = admin.session.auth.get_access(admin.session).service_catalog.catalog
     urls = {each["name"]: each["endpoints"][0]["url"] for each in catalogue}
     return {name: "{0.scheme}://{0.netloc}".format(urllib.parse.urlsplit(url)) for name, url in urls.items()}

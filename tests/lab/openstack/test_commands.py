@@ -142,7 +142,7 @@ def up(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]
 
 def holder(project: Project, *tags: str) -> list[str]:
     """Mark the testbed's security group, if there are tags, and return those that it has."""
-    network = project.connection().network
+    network = project.connection.network
     (group,) = network.security_groups(description="testbed.ran", project_id=project.id)
     if tags:
         network.set_tags(group, list(tags))
@@ -151,7 +151,7 @@ def holder(project: Project, *tags: str) -> list[str]:
 
 def servers(project: Project) -> dict[str, str]:
     """Return the IDs of the project's servers, by name."""
-    return {each.name: each.id for each in project.connection().compute.servers()}
+    return {each.name: each.id for each in project.connection.compute.servers()}
 
 
 class TestPlan:
@@ -224,6 +224,12 @@ class TestPlan:
             assert words in done.out
         assert "Ask for a larger quota, or for this right, in the project." in done.out
 
+    def test_a_login_that_may_only_read_is_told_before_anything_is_tried(self, cloud: Cloud, tmp_path: Path) -> None:
+        with cloud.project("reads", role="reader") as project:
+            done = Desk(tmp_path / "desk", project).run("plan")
+        assert done.code == Exit.BAD_INPUT
+        assert "this login may only read in the project: its role is reader" in done.out
+
     @pytest.mark.parametrize(
         ("entry", "words"),
         [
@@ -246,7 +252,7 @@ class TestPlan:
 
 
 class TestUp:
-    @pytest.mark.full
+    @pytest.mark.drawn
     def test_it_shows_the_plan_and_each_resource_and_goes_on_after_it_was_stopped(self, desk: Desk) -> None:
         text = desk.until_ssh("up")
         assert "create   2 servers: server, agent-1" in text
@@ -261,6 +267,21 @@ class TestUp:
         assert state.exists()
         desk.report("down", "--yes", "--purge")
         assert not state.exists()
+        assert contents(desk.project) == []
+
+    @pytest.mark.drawn
+    def test_fifty_servers_come_at_once_and_are_in_the_inventory(self, desk: Desk) -> None:
+        desk.project.set_quotas(instances=50, cores=50)
+        desk.say(nodes={"agents": {"count": 49}})
+        desk.until_ssh("up")
+        there = {each.name: each.status for each in desk.project.connection.compute.servers()}
+        assert len(there) == 50
+        assert set(there.values()) == {"ACTIVE"}
+        assert desk.work() == set()
+        found = json.loads(desk.run("inventory", "--list").out)
+        assert found["agents"]["hosts"] == [f"agent-{number}" for number in range(1, 50)]
+        assert len({each["testbed_address"] for each in found["_meta"]["hostvars"].values()}) == 50
+        desk.report("down", "--yes", "--purge")
         assert contents(desk.project) == []
 
     def test_without_a_terminal_nobody_is_asked_and_nothing_is_changed(self, desk: Desk) -> None:
@@ -285,11 +306,11 @@ class TestUp:
             assert "testbed ran has no servers" in done.err
         assert "Nothing of testbed ran is in the cloud." in desk.run("down", "--yes").out
 
-    @pytest.mark.full
+    @pytest.mark.drawn
     def test_volumes_are_kept_and_booted_from_again(self, desk: Desk) -> None:
         desk.say(boot_volume={"size": 1}, nodes={"agents": {"on": "server"}})
         desk.until_ssh("up")
-        connection = desk.project.connection()
+        connection = desk.project.connection
         (volume,) = connection.block_storage.volumes()
         desk.report("down", "--yes", "--keep-volumes")
         left = contents(desk.project)
@@ -301,7 +322,7 @@ class TestUp:
         assert [each["id"] for each in server.attached_volumes] == [volume.id]
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 class TestATestbedThatIsUp:
     """One testbed for all of these, in this order: each leaves it whole, and the last one takes it down."""
 
@@ -383,7 +404,7 @@ class TestATestbedThatIsUp:
     def test_down_takes_all_of_it_and_nothing_else_after_its_name_was_typed(self, up: Desk, tmp_path: Path) -> None:
         other = Desk(tmp_path / "other", up.project, "ran-2", nodes={"agents": {"on": "server"}})
         other.until_ssh("up")
-        up.project.connection().network.create_network(name="testbed.ran.network")
+        up.project.connection.network.create_network(name="testbed.ran.network")
         before = contents(up.project)
         shown = up.report("down", "--check")["changes"]
         assert {each["action"] for each in shown} == {"remove"}
@@ -400,6 +421,6 @@ class TestATestbedThatIsUp:
                 assert contents(up.project) == before
         assert up.work() != set()
         assert other.work() == set(), "a testbed whose name begins alike is whole"
-        names = [each.name for each in up.project.connection().network.networks(project_id=up.project.id)]
+        names = [each.name for each in up.project.connection.network.networks(project_id=up.project.id)]
         assert sorted(names) == ["testbed.ran-2.network", "testbed.ran.network"]
         assert {each["name"] for each in up.report("list")["testbeds"]} == {"ran-2"}

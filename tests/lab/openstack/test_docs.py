@@ -26,7 +26,7 @@ def administrator(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(project.clouds_yaml(tmp_path)))
         for name in ("CONFIG", "STATE"):
             monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
-        admin = cloud.admin()
+        admin = cloud.admin
         image = admin.create_image(
             "ubuntu-24.04",
             data=b"\0" * 65536,

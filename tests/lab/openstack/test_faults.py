@@ -55,7 +55,7 @@ def up_changes_nothing(bed: Bed, proxy: Proxy) -> bool:
     return not changes(proxy)
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 @pytest.mark.parametrize("rotation", range(len(FAULTS)))
 def test_what_passes_is_waited_for(bed: Bed, proxy: Proxy, undisturbed: list[str], rotation: int) -> None:
     first_of_each_kind(proxy, rotation)
@@ -71,7 +71,7 @@ def test_what_passes_is_waited_for(bed: Bed, proxy: Proxy, undisturbed: list[str
     assert contents(bed.project, []) == []
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_a_conflict_at_every_change_loses_nothing(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
     met: set[str] = set()
 
@@ -89,7 +89,7 @@ def test_a_conflict_at_every_change_loses_nothing(bed: Bed, proxy: Proxy, undist
     assert contents(bed.project, undisturbed) == undisturbed
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 @pytest.mark.parametrize(("service", "path"), [("nova", "/servers"), ("neutron", "/ports")])
 def test_a_service_that_stays_away_is_told(small_bed: Bed, proxy: Proxy, service: str, path: str) -> None:
     change = at(service, "POST", path)
@@ -177,7 +177,7 @@ def end_token(cloud: Cloud, proxy: Proxy) -> Callable[[Call], None]:
     """
 
     def end(call: Call) -> None:
-        answer = cloud.admin().identity.delete("/auth/tokens", headers={"X-Subject-Token": call.token})
+        answer = cloud.admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": call.token})
         assert answer.status_code == 204, answer.text
         ended = Fault(lambda other: other.token == call.token, before=front.answer(401, "ended"), times=FOREVER)
         proxy.faults.insert(0, ended)
@@ -195,7 +195,7 @@ def test_a_token_that_ends_in_mid_run_is_renewed(cloud: Cloud, small_bed: Bed, p
     assert up_changes_nothing(small_bed, proxy)
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_a_token_of_the_administrator_s_that_ends_is_told(cloud: Cloud, small_bed: Bed, proxy: Proxy) -> None:
     small_bed.clouds = small_bed.project.clouds_yaml(small_bed.folder, "token", proxy.auth_url)
     [token] = [yaml.safe_load(small_bed.clouds.read_text())["clouds"]["lab"]["auth"]["token"]]
@@ -203,7 +203,7 @@ def test_a_token_of_the_administrator_s_that_ends_is_told(cloud: Cloud, small_be
 
     def end_both(call: Call) -> None:
         end(call)
-        cloud.admin().identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
+        cloud.admin.identity.delete("/auth/tokens", headers={"X-Subject-Token": token})
 
     proxy.add(Fault(at("neutron", "POST", "/routers"), before=end_both))
     done = small_bed.run("up")
@@ -215,7 +215,7 @@ def test_a_token_of_the_administrator_s_that_ends_is_told(cloud: Cloud, small_be
     assert up_changes_nothing(small_bed, proxy)
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_a_broken_compute_host_is_told_with_nova_s_words(small_bed: Bed, proxy: Proxy) -> None:
     small_bed.say(availability_zone="broken")
     done = small_bed.run("up")
@@ -228,7 +228,7 @@ def test_a_broken_compute_host_is_told_with_nova_s_words(small_bed: Bed, proxy: 
     assert up_changes_nothing(small_bed, proxy)
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_quota_that_somebody_takes_half_way_is_told(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
     taken = proxy.add(Fault(at("cinder", "POST", "/volumes"), before=lambda call: bed.project.set_quotas(instances=1)))
     done = bed.run("up")
@@ -241,9 +241,9 @@ def test_quota_that_somebody_takes_half_way_is_told(bed: Bed, proxy: Proxy, undi
     assert contents(bed.project, undisturbed) == undisturbed
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_an_image_that_goes_half_way_is_told(small_bed: Bed, proxy: Proxy) -> None:
-    image = small_bed.project.connection().image
+    image = small_bed.project.connection.image
 
     def upload() -> str:
         return str(image.create_image("mine", data=bytes(65536), disk_format="raw", container_format="bare").id)
@@ -263,10 +263,10 @@ def test_an_image_that_goes_half_way_is_told(small_bed: Bed, proxy: Proxy) -> No
     assert up_changes_nothing(small_bed, proxy)
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_what_was_changed_by_hand_is_mended_and_no_more(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
     assert bed.run("up").code == 0
-    connection = bed.project.connection()
+    connection = bed.project.connection
     server = connection.compute.find_server("ran-agent-1")
     connection.compute.delete_server(server)
     connection.compute.wait_for_delete(server)
@@ -292,12 +292,12 @@ def test_what_was_changed_by_hand_is_mended_and_no_more(bed: Bed, proxy: Proxy, 
     assert len(proxy.met("nova", "POST", "/servers")) == 1
 
 
-@pytest.mark.full
+@pytest.mark.drawn
 def test_nothing_of_others_is_touched(small_bed: Bed, project: Project, proxy: Proxy, tmp_path: Path) -> None:
     others = [Bed(name, project, tmp_path / name, proxy.auth_url, small_bed.openstack) for name in ("ran-2", "ran2")]
     for other in others:
         assert other.run("up").code == 0
-    connection = project.connection()
+    connection = project.connection
     network = connection.network.create_network(name="testbed.ran.network", description="ran")
     connection.network.create_subnet(
         network_id=network.id, ip_version=4, cidr="10.30.0.0/24", name="testbed.ran.subnet"

@@ -185,7 +185,7 @@ def images(emulated: Emulated) -> Iterator[str]:
     """Images and a flavor of a name of their own; the flavor has a larger disk than the images, and a second one."""
     name = f"guest-{secrets.token_hex(3)}"
     with network_of(emulated.process):
-        admin = emulated.cloud.admin()
+        admin = emulated.cloud.admin
         made = []
         try:
             for part, file, kind in (("kernel", "vmlinuz", "aki"), ("ramdisk", "initrd", "ari")):

@@ -4,7 +4,7 @@ A point is before a call is sent, or after one that changes something was made a
 is done, and nobody knows. A round kills `up` and runs it again, then kills `down` and runs it again; the whole project
 is compared, also what carries no mark.
 
-    ./testbed test --full tests/lab/openstack/test_kills.py -k ten      # ten points, drawn by TESTBED_SEED
+    ./testbed test tests/lab/openstack/test_kills.py                   # ten points, drawn by TESTBED_SEED
     ./testbed test --full tests/lab/openstack/test_kills.py -k any_two  # all; the table: docs/evidence/cloud-kills.md
 """
 
@@ -160,7 +160,6 @@ def all_points(cloud: Cloud, proxy: Proxy, tmp_path_factory: pytest.TempPathFact
     return found
 
 
-@pytest.mark.full
 def test_ten_kills_leave_no_trace(
     cloud: Cloud, all_points: dict[str, list[Point]], undisturbed: list[str], tmp_path: Path
 ) -> None:

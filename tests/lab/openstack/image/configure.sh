@@ -103,7 +103,8 @@ state_path = /var/lib/nova
 enabled_apis = osapi_compute,metadata
 osapi_compute_workers = 2
 metadata_workers = 1
-compute_driver = fake.FakeDriver
+wsgi_default_pool_size = 1000
+compute_driver = lab_nova.LabFakeDriver
 vif_plugging_is_fatal = false
 vif_plugging_timeout = 0
 rpc_response_timeout = 180
@@ -156,6 +157,8 @@ transport_url = $rabbit
 api_workers = 2
 rpc_workers = 1
 rpc_state_report_workers = 0
+# clients keep connections open, and the default of 100 is soon held by those that do nothing
+wsgi_default_pool_size = 1000
 notify_nova_on_port_status_changes = true
 notify_nova_on_port_data_changes = true
 dhcp_agents_per_network = 1
@@ -188,7 +191,9 @@ enable_security_group = true
 X
 site=/usr/local/lib/python3.11/dist-packages
 mkdir -p $site/lab_ml2-1.dist-info
-cp "$(dirname "$0")/lab_ml2.py" "$(dirname "$0")/lab_cinder.py" $site/
+cp "$(dirname "$0")"/lab_{ml2,cinder}.py $site/
+# nova takes drivers from this package only
+cp "$(dirname "$0")/lab_nova.py" /usr/lib/python3/dist-packages/nova/virt/
 printf 'Metadata-Version: 2.1\nName: lab-mech\nVersion: 1\n' > $site/lab_ml2-1.dist-info/METADATA
 printf '[neutron.ml2.mechanism_drivers]\nlab_fake = lab_ml2:LabFakeMechanismDriver\n' \
     > $site/lab_ml2-1.dist-info/entry_points.txt

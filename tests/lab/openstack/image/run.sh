@@ -21,7 +21,7 @@ stdout_logfile = /var/log/lab/compute-$1.log
 X
 }
 rm -f /etc/lab/programs.d/compute-{fake,broken}-*.conf
-for number in $(seq "$fakes"); do hypervisor "fake-$number" fake.FakeDriver; done
+for number in $(seq "$fakes"); do hypervisor "fake-$number" lab_nova.LabFakeDriver; done
 hypervisor broken-1 fake.FakeBuildAbortDriver
 if $real; then
   # the outside: floating IPs live on this bridge, and the container is their gateway

@@ -62,10 +62,10 @@ def test_a_lost_answer_leads_to_another_look(monkeypatch: pytest.MonkeyPatch, ve
 
 
 def test_a_cloud_that_never_answers_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, rounds = project(monkeypatch, [CREATE] * run.ROUNDS, [LOST] * run.ROUNDS)
+    found, rounds = project(monkeypatch, [CREATE] * run.LOST_ROUNDS, [LOST] * run.LOST_ROUNDS)
     with pytest.raises(LostError):
         found.bring_up(Follower())
-    assert len(rounds) == run.ROUNDS
+    assert len(rounds) == run.LOST_ROUNDS
 
 
 def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
