@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from provision import ssh
 from provision.errors import ReachError
 from provision.known_hosts import entry, fingerprint, parse
 from provision.machines import Console, Machine
+from provision.paths import ROOT
 from provision.spec_types import JumpHost
 
 if TYPE_CHECKING:
@@ -152,6 +154,38 @@ def test_ansible_and_testinfra_go_the_same_way(site: Site) -> None:
     assert done.stdout.splitlines()[-1] == name, done.stdout + done.stderr
     host = testinfra.get_host(f"ansible://two?ansible_inventory={inventory}")
     assert host.check_output("hostname") == name
+
+
+def test_ansible_comes_again_where_a_jump_host_turns_away_many_at_once(site: Site) -> None:
+    names = [f"many-{number}" for number in range(12)]
+    aliases = "".join(f"{INSIDE['one']} {name}.inside\n" for name in names)
+    site.hosts["gate"].run("sh", "-c", f"printf '{aliases}' >>/etc/hosts")
+    machines = [site.inside(name) for name in names]
+    site.reach(*machines, limit_s=120)
+    site.hosts["gate"].run("sh", "-c", "echo 'MaxStartups 1:60:4' >/etc/ssh/sshd_config.d/few.conf; pkill -o sshd")
+    site.reach(site.inside("one"))  # it listens again
+    variables = {
+        machine.name: {
+            "ansible_host": machine.address,
+            "ansible_ssh_common_args": shlex.join(ssh.options(machine, site.known_hosts)),
+            "ansible_user": machine.user,
+        }
+        for machine in machines
+    }
+    inventory = site.folder / "inventory.json"
+    inventory.write_text(json.dumps({"all": {"hosts": variables}}))
+    ansible = [str(Path(sys.executable).with_name("ansible")), "all", "-i", str(inventory), "-m", "raw", "-a", "true"]
+    try:
+        done = subprocess.run(
+            ansible,
+            env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_HOME": str(site.folder / "home")},
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+    finally:
+        site.hosts["gate"].run("sh", "-c", "rm /etc/ssh/sshd_config.d/few.conf; pkill -o sshd")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_another_key_is_refused_with_both_fingerprints_until_its_line_is_removed(site: Site) -> None:

@@ -24,7 +24,7 @@ Login = Literal["password", "application credential", "token"]
 NOVA = ("instances", "cores", "ram", "key_pairs", "server_groups")
 CINDER = ("volumes", "gigabytes")
 DELETED_WITHIN_S = 300
-SETTLED_WITHIN_S = 20
+SETTLED_WITHIN_S = 60
 
 
 @dataclass(frozen=True)

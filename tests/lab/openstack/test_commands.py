@@ -289,6 +289,18 @@ class TestUp:
         assert done.code == Exit.DECLINED
         assert contents(desk.project) == []
 
+    def test_who_says_no_to_the_plan_changes_nothing(self, desk: Desk) -> None:
+        screen = pexpect.spawn(
+            TESTBED, desk.words("up"), env=desk.environment, encoding="utf-8", timeout=ENDED_WITHIN_S
+        )
+        screen.expect("create   2 servers: server, agent-1")
+        screen.expect("Go ahead?")
+        screen.sendline("n")
+        screen.expect(pexpect.EOF)
+        screen.close()
+        assert screen.exitstatus == Exit.DECLINED
+        assert contents(desk.project) == []
+
     def test_its_check_lists_the_plan_and_changes_nothing(self, desk: Desk) -> None:
         found = desk.report("up", "--check")
         added = {(each["action"], each["kind"], each["name"]) for each in found["changes"]}

@@ -170,7 +170,7 @@ def test_boot_volumes_and_a_network_of_its_own(testbed: Any, project: Project, c
         cloud.admin.compute.delete_flavor(flavor)
 
 
-def test_the_smallest_flavor_that_has_it_and_no_special_hardware(testbed: Any, cloud: Cloud) -> None:
+def test_the_smallest_flavor_that_has_it_and_no_special_hardware(testbed: Any, project: Project, cloud: Cloud) -> None:
     made = []
     for name, extra in (
         ("gpu", {"vendor:gpu": "a100"}),
@@ -183,7 +183,9 @@ def test_the_smallest_flavor_that_has_it_and_no_special_hardware(testbed: Any, c
             cloud.admin.compute.create_flavor_extra_specs(made[-1], extra)
     gpu, plain = made[0], made[-1]
     try:
-        engine = testbed(flavor={"vcpus": 2, "ram": 700, "disk": 4}, nodes={"agents": {"flavor": gpu.name}})
+        network = project.connection.network.find_network(ODD_NETWORK).id
+        least = {"vcpus": 2, "ram": 700, "disk": 4}
+        engine = testbed(network=network, flavor=least, nodes={"agents": {"flavor": gpu.name}})
         observed, _ = up(engine)
         assert {name: server.flavor for name, server in by_node(observed).items()} == {
             "server": plain.name,
