@@ -39,9 +39,7 @@ def connect(cloud: str, parallel: int) -> Connection:
         session = connection.session
         session.timeout = session.timeout or TIMEOUT_S
 
-        _retry(session, parallel, again=1)  # at the beginning a wrong address is likelier than one that comes back
-        # a second token does no harm, and the toolkit asks keystone to change nothing
-        session.session.mount(region.get_auth_args()["auth_url"], _patience(parallel, again=1, allowed_methods=None))
+        _retry(connection, parallel, again=1)  # at the beginning a wrong address is likelier than one that comes back
         session.get_token()  # not connection.authorize(), which hides what was wrong
         connection.compute.default_microversion = COMPUTE_VERSION
     return connection
@@ -49,12 +47,16 @@ def connect(cloud: str, parallel: int) -> Connection:
 
 def be_patient(connection: Connection, parallel: int) -> None:
     """Wait for an endpoint where nobody listens, too: the cloud was there when the work began."""
-    _retry(connection.session, parallel, again=RETRIES)
+    _retry(connection, parallel, again=RETRIES)
 
 
-def _retry(session: Any, parallel: int, again: int) -> None:
+def _retry(connection: Connection, parallel: int, again: int) -> None:
+    requests = connection.session.session
     for prefix in ("http://", "https://"):
-        session.session.mount(prefix, _patience(parallel, again))
+        requests.mount(prefix, _patience(parallel, again))
+    if auth_url := connection.config.get_auth_args().get("auth_url"):
+        # a second token does no harm, and the toolkit asks keystone to change nothing
+        requests.mount(auth_url, _patience(parallel, again, allowed_methods=None))
 
 
 def _patience(parallel: int, again: int, **more: Any) -> HTTPAdapter:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import requests
@@ -60,6 +61,13 @@ def serving(*answers: int) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
+def connection(auth_url: str = "http://192.0.2.1:5000/v3") -> Any:
+    session = requests.Session()
+    session.trust_env = False
+    config = SimpleNamespace(get_auth_args=lambda: {"auth_url": auth_url})
+    return SimpleNamespace(session=SimpleNamespace(session=session), config=config)
+
+
 @pytest.mark.parametrize(
     ("method", "answers", "came"),
     [
@@ -72,13 +80,21 @@ def serving(*answers: int) -> Iterator[tuple[str, list[str]]]:
     ],
 )
 def test_what_is_repeated(method: str, answers: tuple[int, ...], came: int) -> None:
-    session = requests.Session()
-    session.trust_env = False
-    _retry(SimpleNamespace(session=session), parallel=1, again=1)
+    there = connection()
+    _retry(there, parallel=1, again=1)
     with serving(*answers) as (url, methods):
         if answers[-1]:
-            assert session.request(method, url, timeout=5).status_code == answers[-1]
+            assert there.session.session.request(method, url, timeout=5).status_code == answers[-1]
         else:
             with pytest.raises(requests.ConnectionError):
-                session.request(method, url, timeout=5)
+                there.session.session.request(method, url, timeout=5)
     assert methods == [method] * came
+
+
+@pytest.mark.parametrize("again", [1, 6])
+def test_a_token_is_asked_for_again(again: int) -> None:
+    with serving(0, 201) as (url, methods):
+        there = connection(url)
+        _retry(there, parallel=1, again=again)
+        assert there.session.session.post(f"{url}auth/tokens", timeout=5).status_code == 201
+    assert methods == ["POST", "POST"]

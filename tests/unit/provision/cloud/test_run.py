@@ -31,7 +31,8 @@ class Follower:
 
 def project(monkeypatch: pytest.MonkeyPatch, plans: list[Plan], ends: list[CloudError | None]) -> tuple[Any, list[str]]:
     """A project that is seen with these plans, one a round, and where applying them ends so."""
-    connection: Any = SimpleNamespace(session=SimpleNamespace(session=requests.Session()))
+    session = SimpleNamespace(session=requests.Session())
+    connection: Any = SimpleNamespace(session=session, config=SimpleNamespace(get_auth_args=dict))
     found = run.Project(spec.parse(SPEC.replace("MORE", ""), "testbed.yaml"), 1, connection)
     left, rounds = list(plans), []
 
