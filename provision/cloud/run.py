@@ -103,13 +103,17 @@ class Project:
         """Return what the testbed has. Raises `CloudError`."""
         return looking.observe(self.connection, self.testbed.name, self.parallel)
 
-    def look(self) -> Look:
-        """Return what is to be done; what cannot be read is among the plan's problems."""
+    def look(self, offer: looking.Offer | None = None) -> Look:
+        """Return what is to be done; what cannot be read is among the plan's problems.
+
+        `offer`: what the cloud offers, where that is known already.
+        """
         auth_url = self.connection.config.get_auth_args().get("auth_url", "")
         desired = wanting.of(self.testbed, own_address(auth_url))
         with ThreadPoolExecutor(max_workers=2) as pool:
             there = pool.submit(self.observe)
-            offer = pool.submit(looking.offered, self.connection, desired, self.parallel).result()
+            if offer is None:
+                offer = pool.submit(looking.offered, self.connection, desired, self.parallel).result()
         try:
             return Look(desired, there.result(), planning.plan(desired, there.result(), offer), offer)
         except UnreadError as error:
@@ -127,9 +131,10 @@ class Project:
         be_patient(self.connection, self.parallel)
         tries: Counter[str] = Counter()
         tags = marker.mine(datetime.now(UTC)).tags
-        rounds, changed = _Rounds(), False
+        rounds, changed, offer = _Rounds(), False, None
         while rounds.whole:
-            look = (first if first and not changed else self.look()).rebuilding(rebuild)
+            look = (first if first and not changed else self.look(offer)).rebuilding(rebuild)
+            offer = look.offer  # it stays for the rounds; a quota that somebody else fills is nova's to tell
             refuse(look.plan, changed=changed)
             if not look.plan.work:
                 return look.observed

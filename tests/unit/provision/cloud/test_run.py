@@ -37,7 +37,7 @@ def project(monkeypatch: pytest.MonkeyPatch, plans: list[Plan], ends: list[Cloud
     left, rounds = list(plans), []
 
     def look(*_: Any, **__: Any) -> Any:
-        seen = SimpleNamespace(desired=None, observed=Observed(), plan=left.pop(0))
+        seen = SimpleNamespace(desired=None, offer=None, observed=Observed(), plan=left.pop(0))
         seen.rebuilding = lambda anew: seen
         return seen
 
