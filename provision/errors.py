@@ -69,7 +69,7 @@ class CloudError(TestbedError):
 
 
 class LostError(CloudError):
-    """A call to the cloud got no answer: what it asked for may have been done, or not."""
+    """A call to the cloud got no answer, or met an earlier one at work: looking again tells what was done."""
 
 
 class UnreadError(CloudError):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provision.cloud import observed as looking
-from provision.cloud.connect import checked, explained
+from provision.cloud.connect import checked, explain, explained
 from provision.cloud.desired import OWN_ADDRESS, Desired, Node, Rule
 from provision.cloud.observed import Observed, Server
 from provision.cloud.plan import Action, Kind, Plan
-from provision.errors import CloudError
+from provision.errors import CloudError, LostError
 from provision.spec_openstack import OwnNetwork
 
 if TYPE_CHECKING:
@@ -371,6 +371,8 @@ def _set_volume_metadata(block: Any, action: Action) -> None:
 
 
 def _servers(run: _Run) -> None:
+    from openstack.exceptions import BadRequestException, ConflictException
+
     nodes, chosen = _nodes(run), run.plan.chosen
     compute = run.connection.compute
     user_data = base64.b64encode(run.desired.user_data.encode()).decode()
@@ -392,17 +394,24 @@ def _servers(run: _Run) -> None:
                     }
                 ]
             }
-        server = compute.create_server(
-            name=f"{run.desired.name}-{action.name}",
-            flavor_id=made.flavor.id,
-            networks=[{"port": run.ids["port", action.name]}],
-            metadata=run.desired.server_metadata(node, made.image.id),
-            tags=sorted(run.desired.server_tags),
-            user_data=user_data,
-            config_drive=True,
-            **({"availability_zone": node.zone} if node.zone else {}),
-            **source,
-        )
+        try:
+            server = compute.create_server(
+                name=f"{run.desired.name}-{action.name}",
+                flavor_id=made.flavor.id,
+                networks=[{"port": run.ids["port", action.name]}],
+                metadata=run.desired.server_metadata(node, made.image.id),
+                tags=sorted(run.desired.server_tags),
+                user_data=user_data,
+                config_drive=True,
+                **({"availability_zone": node.zone} if node.zone else {}),
+                **source,
+            )
+        except (BadRequestException, ConflictException) as error:
+            # its volume or port is taken: nova may still be at work on a call of a run that was killed
+            if isinstance(error, ConflictException) or "Invalid volume" in str(error):
+                said = explain(error, f"create server {action.name}")
+                raise LostError(said.message, said.remedy) from error
+            raise
         return str(server.id)
 
     run.each([*run.of("create", "server"), *run.of("replace", "server")], create)

@@ -86,10 +86,11 @@ def at(service: str, method: str, path: str) -> Callable[[Call], bool]:
 
 
 def answer(status: int, words: str = "", **headers: str) -> Callable[[Call], Reply]:
-    """Return a `before` that answers with a status; `Retry_After="1"` is a header."""
+    """Return a `before` that answers with a status, as load balancers do; `Retry_After="1"` is a header."""
     sent = tuple((name.replace("_", "-"), value) for name, value in headers.items())
-    kind = (("Content-Type", "text/plain"),)
-    return lambda call: Reply(status, kind + sent, (words or f"{status} by the test").encode())
+    kind = (("Content-Type", "text/html"),)
+    page = f"<html><body><h1>{words or f'{status} by the test'}</h1></body></html>"
+    return lambda call: Reply(status, kind + sent, page.encode())
 
 
 def cut(*_: Any) -> Any:

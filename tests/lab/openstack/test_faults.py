@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
+from provision.cloud.connect import COMPUTE_VERSION
 from tests.lab.openstack import proxy as front
 from tests.lab.openstack.bed import Bed
 from tests.lab.openstack.cloud import Cloud, Project, contents
@@ -107,6 +109,33 @@ def test_a_service_that_stays_away_is_told(small_bed: Bed, proxy: Proxy, service
     assert "same command again" in done.message
     proxy.forget()
     assert small_bed.run("up").code == 0
+    assert up_changes_nothing(small_bed, proxy)
+
+
+def made_already(proxy: Proxy) -> Callable[[Call], None]:
+    """Return a `before` that makes the same call first, as one of a run that was killed and that nova is still at."""
+    [nova] = [real for real in proxy.addresses if real.endswith(":8774")]
+
+    def make(call: Call) -> None:
+        headers = {"X-Auth-Token": call.token, "Content-Type": "application/json"}
+        headers["OpenStack-API-Version"] = f"compute {COMPUTE_VERSION}"
+        answer = requests.post(f"{nova}{call.path}", call.body, headers=headers, timeout=60)
+        assert answer.status_code == 202, answer.text
+
+    return make
+
+
+@pytest.mark.drawn
+@pytest.mark.parametrize("volume", [{"size": 1}, None], ids=["its volume", "its port"])
+def test_a_server_that_an_earlier_call_still_makes_is_not_made_twice(
+    small_bed: Bed, proxy: Proxy, volume: dict[str, int] | None
+) -> None:
+    small_bed.say(**({"boot_volume": volume} if volume else {}))
+    twice = proxy.add(Fault(at("nova", "POST", "/servers"), before=made_already(proxy)))
+    done = small_bed.run("up")
+    assert done.code == 0, done.err
+    assert len(twice.met) == 1
+    assert len(list(small_bed.project.connection.compute.servers())) == 1
     assert up_changes_nothing(small_bed, proxy)
 
 
@@ -254,7 +283,7 @@ def test_an_image_that_goes_half_way_is_told(small_bed: Bed, proxy: Proxy) -> No
     done = small_bed.run("up")
     assert gone.met
     assert done.code == 1
-    assert first in done.message
+    assert "create server server: Can not find requested image" in done.message
     done = small_bed.run("up")
     assert done.code == 2
     assert "image 'mine' is not in this project" in done.message
@@ -306,9 +335,8 @@ def test_nothing_of_others_is_touched(small_bed: Bed, project: Project, proxy: P
     connection.network.create_port(name="testbed.ran.server", network_id=network.id, description="testbed.ran.")
     connection.network.create_security_group(name="testbed.ran", description="testbed.ran of somebody else")
     connection.block_storage.create_volume(name="testbed.ran.server", size=1, metadata={"testbed": "ran-2nd"})
-    connection.create_server(
-        "ran-server", image="blank", flavor="t1.tiny", network=network.id, meta={"testbed_node": "server"}, wait=True
-    )
+    theirs = {"image": "blank", "flavor": "t1.tiny", "network": network.id, "auto_ip": False}
+    connection.create_server("ran-server", **theirs, meta={"testbed_node": "server"}, wait=True)
     before = contents(project)
     assert small_bed.run("up").code == 0
     with_it = contents(project)
