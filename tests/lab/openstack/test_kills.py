@@ -67,7 +67,7 @@ class Row:
     def __str__(self) -> str:
         """As a line of the table."""
         where = f"{self.point.moment} {'call' if self.point.moment == 'before' else 'change'} {self.point.number}"
-        result = "; ".join(self.wrong) or "as undisturbed"
+        result = "; ".join(" ".join(each.split()) for each in self.wrong) or "as undisturbed"
         return f"| `{self.point.verb}` | {where} | {self.call} | {self.left} | {self.took:.0f} s | {result} |"
 
 
