@@ -73,7 +73,7 @@ class BootVolume(Section):
     type: CloudName | None = None
     """Volume type; without it, the cloud's default."""
     delete_on_termination: bool = True
-    """Whether the volume goes with its server."""
+    """Whether nova deletes the volume when its server is deleted by other means than the toolkit's."""
 
 
 class OwnNetwork(Section):

@@ -7,10 +7,12 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from provision.cloud import observed as looking
+from provision.cloud.choose import Chosen
 from provision.cloud.connect import checked, explain, explained
 from provision.cloud.desired import OWN_ADDRESS, Desired, Node, Rule
 from provision.cloud.observed import Observed, Server
@@ -127,7 +129,20 @@ def _delete(run: _Run) -> None:
             SERVER_S,
             f"servers {', '.join(sorted(action.name for action in servers))} are not gone",
         )
-    run.each(run.of("delete", "volume"), lambda action: _patiently(lambda: _delete_volume(block, action.id)))
+    volumes = run.of("delete", "volume")
+    begun = [action for action in volumes if action.to.get("begun")]
+    run.each(
+        [action for action in volumes if action not in begun],
+        lambda action: _patiently(lambda: _delete_volume(block, action.id)),
+    )
+    if volumes:
+        left = {action.id for action in volumes}
+        _until(
+            lambda: not left & {volume.id for volume in looking.observe_volumes(run.connection, run.desired.name)},
+            VOLUME_S,
+            f"volumes {', '.join(sorted(action.name for action in volumes))} are not gone",
+        )
+    run.each(begun, lambda action: None)
     ports = [*run.of("delete", "port"), *run.of("replace", "port")]
     run.each(ports, lambda action: _patiently(lambda: network.delete_port(action.id, ignore_missing=True)))
     run.each(
@@ -161,12 +176,14 @@ def _remove_interface(network: Any, action: Action) -> None:
 
 
 def _delete_volume(block: Any, volume_id: str) -> None:
-    from openstack.exceptions import BadRequestException, ConflictException
+    from openstack.exceptions import BadRequestException, ConflictException, NotFoundException
 
     try:
         block.delete_volume(volume_id, ignore_missing=True)
-    except BadRequestException as error:  # cinder's way to say that it is still attached
-        raise ConflictException(str(error)) from error
+    except BadRequestException as error:  # cinder's way to say that it is still attached, or on its way out already
+        with suppress(NotFoundException):
+            if block.get_volume(volume_id).status != "deleting":
+                raise ConflictException(str(error)) from error
 
 
 def _patiently(call: Callable[[], Any]) -> Any:
@@ -339,7 +356,7 @@ def _volumes(run: _Run) -> None:
             description=run.desired.mark,
             size=node.volume.size,
             image_id=chosen.nodes[action.name].image.id,
-            availability_zone=None,
+            availability_zone=chosen.nodes[action.name].volume_zone,
             volume_type=node.volume.type,
             metadata=run.desired.volume_metadata(node, chosen.nodes[action.name].image.id),
         )
@@ -358,7 +375,9 @@ def _volumes(run: _Run) -> None:
                     f"the boot volumes of {', '.join(failed)} ended in an error",
                     "Run the same command again: they are made anew. If it stays, ask the cloud's administrator.",
                 )
-            return len(found) == len(ids) and all(each.status in ("available", "in-use") for each in found)
+            if gone := [each for each in ids if each not in {volume.id for volume in found}]:
+                raise LostError(f"the boot volumes {', '.join(gone)} are gone", "Run the same command again.")
+            return all(each.status in ("available", "in-use") for each in found)
 
         _until(ready, VOLUME_S, "the boot volumes are not ready")
 
@@ -408,13 +427,22 @@ def _servers(run: _Run) -> None:
             )
         except (BadRequestException, ConflictException) as error:
             # its volume or port is taken: nova may still be at work on a call of a run that was killed
-            if isinstance(error, ConflictException) or "Invalid volume" in str(error):
+            if isinstance(error, ConflictException) or "status must be available" in str(error):
                 said = explain(error, f"create server {action.name}")
                 raise LostError(said.message, said.remedy) from error
             raise
         return str(server.id)
 
     run.each([*run.of("create", "server"), *run.of("replace", "server")], create)
+
+    wakes: dict[str, Callable[[str], Any]] = {
+        "SHUTOFF": compute.start_server,
+        "PAUSED": compute.unpause_server,
+        "SUSPENDED": compute.resume_server,
+        "SHELVED": compute.unshelve_server,
+        "SHELVED_OFFLOADED": compute.unshelve_server,
+        "RESCUE": compute.unrescue_server,
+    }
 
     def change(action: Action) -> None:
         if "metadata" in action.to:
@@ -423,8 +451,8 @@ def _servers(run: _Run) -> None:
             checked(compute.put(f"/servers/{action.id}/tags", json={"tags": action.to["tags"]}))
         if "flavor" in action.to:
             compute.resize_server(action.id, action.to["flavor"])
-        if action.to.get("start") == "SHUTOFF":
-            compute.start_server(action.id)
+        elif wake := wakes.get(action.to.get("start", "")):  # a resized one in the next round
+            wake(action.id)
 
     run.each(run.of("change", "server"), change)
 
@@ -446,15 +474,10 @@ def _wait_for_servers(run: _Run) -> None:
         for server_id, action in list(waiting.items()):
             server = there.get(server_id)
             if server is None or server.status in ("ACTIVE", "ERROR", "SHUTOFF") and not server.busy:
-                if (
-                    server is not None
-                    and server.status == "ACTIVE"
-                    and "flavor" in action.to
-                    and server_id not in resized
-                ):
-                    continue  # the resize has not begun yet
                 del waiting[server_id]
                 run.tell(action, _ended(server))
+                if server is not None and server.status != "ERROR" and "flavor" in action.to:
+                    _check_size(server, run.plan.chosen, action.name)
             elif server.status == "VERIFY_RESIZE" and server_id not in resized:
                 resized.add(server_id)
                 with explained(f"confirm the resize of {action.name}"):
@@ -462,6 +485,15 @@ def _wait_for_servers(run: _Run) -> None:
         return not waiting
 
     _until(settled, SERVER_S, "not all servers are ACTIVE")
+
+
+def _check_size(server: Server, chosen: Chosen | None, name: str) -> None:
+    """Raise `CloudError` where nova has ended a resize, and the server is as large as before."""
+    if chosen is not None and server.flavor != (wanted := chosen.nodes[name].flavor.name):
+        raise CloudError(
+            f"nova did not resize server {name} to {wanted}; it is still a {server.flavor}",
+            "`openstack server event list` says why; choose another flavor, or rebuild the server.",
+        )
 
 
 def _ended(server: Server | None) -> str:

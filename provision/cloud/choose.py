@@ -12,7 +12,10 @@ from provision.cloud.observed import FlavorOffer, Image, NetworkOffer, Offer
 from provision.spec_openstack import Flavor, OwnNetwork
 
 # Extra specs of flavors for special hardware: GPUs and other PCI devices, and pinned CPUs (nova's flavor reference)
-SPECIAL = ("pci_passthrough:", "resources:VGPU", "resources:PGPU", "resources:CUSTOM_", "accel:", "hw:pci_numa")
+SPECIAL = (
+    *("pci_passthrough:", "resources:VGPU", "resources:PGPU", "resources:PCPU", "resources:CUSTOM_"),
+    *("accel:", "hw:pci_numa"),
+)
 PINNED = {"hw:cpu_policy": ("dedicated", "mixed"), "hw:emulator_threads_policy": ("isolate", "share")}
 # keystone refuses tokens of a clock that is much further off, and cloud-init's certificates fail
 CLOCK_OFF_S = 120
@@ -35,6 +38,7 @@ class Made:
 
     image: Image
     flavor: FlavorOffer
+    volume_zone: str | None = None  # cinder's, where it has the node's
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def choose(desired: Desired, offer: Offer) -> Chosen:
             problems.append(Problem(what, f"Name a `boot_volume` of {image.least_disk} GiB or more."))
         flavor = None if "flavors" in offer.unread else _flavor(node, image, offer.flavors, problems)
         if image is not None and flavor is not None:
-            nodes[node.name] = Made(image, flavor)
+            nodes[node.name] = Made(image, flavor, node.zone if node.zone in offer.volume_zones else None)
         problems += _zone_and_volume(node, offer)
     network = external = None
     networks_known = "networks" not in offer.unread
@@ -124,7 +128,7 @@ def _flavor(
             for each in flavors
             if each.vcpus >= least.vcpus
             and each.ram >= ram
-            and (each.disk >= disk or (node.volume is not None and each.disk == 0))
+            and (each.disk >= disk if each.disk else node.volume is not None)
             and not special(each)
         ]
         if fit:
@@ -144,6 +148,9 @@ def _flavor(
         )
         return None
     flavor = found[0]
+    if not node.volume and flavor.disk == 0:
+        what = f"flavor {flavor.name} has no disk, and nova lets only its administrators boot from that"
+        problems.append(Problem(what, "Take a boot_volume, or a flavor with a disk."))
     if image and not node.volume and 0 < flavor.disk < image.least_disk:
         problems.append(
             Problem(
@@ -214,6 +221,12 @@ def _network(name: str, networks: Sequence[NetworkOffer], problems: list[Problem
         problems.append(
             Problem(f"network {name!r} has no subnet, so servers get no address", "Make one, or name another network.")
         )
+    if network is not None and not network.port_security:
+        what = f"network {name!r} has port security switched off, so no security group would guard the servers"
+        problems.append(Problem(what, "Have it switched on, name another network, or let `{cidr: …}` make one."))
+    if network is not None and network.external and not network.shared:
+        what = f"network {name!r} is an external one that is not shared: servers get no port there"
+        problems.append(Problem(what, "Name it in floating_ip_pool, and a network of the project's in `network`."))
     return network
 
 

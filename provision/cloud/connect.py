@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from openstack.connection import Connection
     from requests.adapters import HTTPAdapter
 
-# What may pass by itself. A POST that is refused so is repeated, too; one without any answer is not, as it may still be
-# at work: who looks what is there knows more.
+# What may pass by itself. A POST that is refused is repeated, too. One without an answer of the service's own is not:
+# it may be at work still, or done: who looks what is there knows more.
 PASSING = (429, 500, 502, 503, 504)
+REFUSED = (429, 503)  # nothing was done
 RETRIES = 6
 READ_RETRIES = 2  # each may have waited for TIMEOUT_S
 BACKOFF_S = 0.5  # doubled each time, with some chance in it; Retry-After goes first
@@ -66,7 +67,8 @@ def _patience(parallel: int, again: int, **more: Any) -> HTTPAdapter:
 
     class Patience(Retry):
         def is_retry(self, method: str, status_code: int, has_retry_after: bool = False) -> bool:
-            return bool(self.total) and status_code in PASSING
+            passing = REFUSED if method == "POST" and self.allowed_methods is not None else PASSING
+            return bool(self.total) and status_code in passing
 
     retry = Patience(
         total=RETRIES,
@@ -127,6 +129,8 @@ def explain(error: Exception, doing: str = "") -> CloudError:
             return CloudError(what, "Check region_name and interface of this entry in clouds.yaml.")
         case auth.ConnectFailure() | auth.ConnectTimeout() | auth.UnknownConnectionError() | auth.DiscoveryFailure():
             return LostError(what, "Check auth_url in clouds.yaml and the way there; run the same command again.")
+        case sdk.HttpException(status_code=500 | 502 | 504):
+            return LostError(what, "Run the same command again; what is done already stays done.")
         case sdk.ForbiddenException() | auth.Forbidden():
             remedy = "Ask for a larger quota, or for this right, in the project."
             return CloudError(what, remedy)

@@ -15,6 +15,7 @@ KEY = "testbed"
 NODE_KEY = "testbed_node"
 GROUPS_KEY = "testbed_groups"
 IMAGE_KEY = "testbed_image"
+ASKED_KEY = "testbed_image_asked"  # as testbed.yaml says it: a name may lead to another image later
 OWN_ADDRESS = "address of an administrator"
 SSH_PORT = 22
 # name of the first, and of those in a group that may have several
@@ -94,11 +95,12 @@ class Desired:
             NODE_KEY: node.name,
             GROUPS_KEY: ",".join(node.groups),
             IMAGE_KEY: image_id,
+            ASKED_KEY: node.image,
         }
 
     def volume_metadata(self, node: Node, image_id: str) -> dict[str, str]:
         """Return a volume's metadata: the spec's and the testbed's own."""
-        return self.metadata | {KEY: self.name, NODE_KEY: node.name, IMAGE_KEY: image_id}
+        return self.metadata | {KEY: self.name, NODE_KEY: node.name, IMAGE_KEY: image_id, ASKED_KEY: node.image}
 
     @property
     def server_tags(self) -> frozenset[str]:

@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from openstack.connection import Connection
 
 
+# as which a router's port on a subnet is known: of a plain, a distributed and a highly available one (neutron-lib)
+ROUTER_INTERFACES = (
+    "network:router_interface",
+    "network:router_interface_distributed",
+    "network:ha_router_replicated_interface",
+)
+
+
 @dataclass(frozen=True)
 class Server:
     """A server that carries the mark."""
@@ -81,12 +89,16 @@ class FloatingIp:
 
 @dataclass(frozen=True)
 class Thing:
-    """A network, subnet, router or security group that carries the mark; `detail`: what else counts of it."""
+    """A network, subnet, router or security group that carries the mark.
+
+    `detail`: what else counts of it; `network`: a subnet's.
+    """
 
     id: str
     name: str
     created: str
     detail: tuple[str, ...] = ()
+    network: str = ""
 
 
 @dataclass(frozen=True)
@@ -140,6 +152,8 @@ class NetworkOffer:
     name: str
     external: bool
     subnets: tuple[str, ...]
+    shared: bool = False
+    port_security: bool = True
 
 
 @dataclass(frozen=True)
@@ -163,6 +177,7 @@ class Offer:
     clock_off: float  # seconds that the cloud's clock is ahead of this machine's
     unread: dict[str, CloudError] = field(default_factory=dict)
     roles: frozenset[str] = frozenset()  # of the login in the project
+    volume_zones: frozenset[str] = frozenset()  # cinder's, where a server with a volume names one
 
 
 Calls = dict[str, Callable[[], Any]]
@@ -196,7 +211,8 @@ def read_all(calls: Calls, parallel: int) -> dict[str, Any]:
 
 def observe(connection: Connection, name: str, parallel: int) -> Observed:
     """Return what testbed `name` has in the project. Raises `CloudError`."""
-    marked = {"description": mark(name), "project_id": connection.current_project_id}
+    with explained():
+        marked = {"description": mark(name), "project_id": connection.current_project_id}
     network = connection.network
     found = read_all(
         _listed(connection, name)
@@ -223,7 +239,8 @@ def observe(connection: Connection, name: str, parallel: int) -> Observed:
         ),
         networks=_sorted(Thing(each.id, each.name, each.created_at) for each in found["networks"]),
         subnets=_sorted(
-            Thing(each.id, each.name, each.created_at, (each.cidr, *each.dns_nameservers)) for each in found["subnets"]
+            Thing(each.id, each.name, each.created_at, (each.cidr, *each.dns_nameservers), each.network_id)
+            for each in found["subnets"]
         ),
         routers=_sorted(
             Thing(each.id, each.name, each.created_at, ((each.external_gateway_info or {}).get("network_id") or "",))
@@ -260,8 +277,8 @@ def observe_volumes(connection: Connection, name: str) -> tuple[Volume, ...]:
 
 def observe_security_groups(connection: Connection, name: str) -> tuple[Thing, ...]:
     """Return the testbed's security groups as they are now. Raises `CloudError`."""
-    marked = {"description": mark(name), "project_id": connection.current_project_id}
     with explained("listing security groups"):
+        marked = {"description": mark(name), "project_id": connection.current_project_id}
         return _groups(connection.network.security_groups(**marked))
 
 
@@ -271,7 +288,7 @@ def _groups(found: Iterable[Any]) -> tuple[Thing, ...]:
 
 
 def _interfaces(network: Any, router: str) -> list[Any]:
-    return list(network.ports(device_id=router, device_owner="network:router_interface"))
+    return [port for port in network.ports(device_id=router) if port.device_owner in ROUTER_INTERFACES]
 
 
 def _listed(connection: Connection, name: str) -> Calls:
@@ -295,7 +312,8 @@ def _volumes(connection: Connection, name: str) -> list[Any]:
 def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
     """Return what the cloud offers of what the testbed asks for, as far as it could be read."""
     network, compute = connection.network, connection.compute
-    project = connection.current_project_id
+    with explained():
+        project = connection.current_project_id
     names = sorted({node.image for node in desired.nodes})
     calls: Calls = {
         "flavors": lambda: list(compute.flavors(get_extra_specs=False)),
@@ -304,12 +322,16 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         "quotas of servers": lambda: checked(compute.get("/limits", microversion=compute.default_microversion)).json()[
             "limits"
         ]["absolute"],
-        "quotas of networks": lambda: checked(network.get(f"/quotas/{project}/details.json")).json()["quota"],
+        "quotas of networks": lambda: _neutron_quotas(network, project),
         "clock": lambda: _clock_off(connection),
+        "roles": lambda: _roles(connection),
     }
     for name in names:
         calls[f"image {name}"] = partial(_images, connection, name)
     if connection.has_service("block-storage"):
+        if any(node.zone and node.volume for node in desired.nodes):
+            block: Any = connection.block_storage
+            calls["volume zones"] = lambda: list(block.availability_zones())
         calls["volume_types"] = lambda: list(connection.block_storage.types())
         calls["quotas of volumes"] = lambda: checked(connection.block_storage.get("/limits")).json()["limits"][
             "absolute"
@@ -323,7 +345,14 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
             for each in found.get("flavors", ())
         ),
         networks=tuple(
-            NetworkOffer(each.id, each.name, bool(each.is_router_external), tuple(each.subnet_ids))
+            NetworkOffer(
+                each.id,
+                each.name,
+                bool(each.is_router_external),
+                tuple(each.subnet_ids),
+                bool(each.is_shared),
+                each.is_port_security_enabled is not False,  # None: the cloud has no such extension
+            )
             for each in found.get("networks", ())
         ),
         zones=frozenset(each.name for each in found.get("zones", ()) if (each.state or {}).get("available", True)),
@@ -333,14 +362,31 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         ),
         clock_off=found.get("clock", 0.0),
         unread=unread,
-        roles=_roles(connection),
+        roles=found.get("roles", frozenset()),
+        volume_zones=frozenset(each.name for each in found.get("volume zones", ())),
     )
+
+
+def _mapping(said: Any) -> list[dict[str, Any]]:
+    """Return nova's description of an image's volumes; whoever owns the image may have written something else there."""
+    try:
+        found = json.loads(said) if isinstance(said, str) else said
+    except ValueError:
+        return []
+    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 def _roles(connection: Connection) -> frozenset[str]:
     """Return the roles that the login has in the project, by its token."""
     login: Any = connection.session.auth
-    return frozenset(login.get_access(connection.session).role_names)
+    access = getattr(login, "get_access", None)  # not every way to log in has one
+    return frozenset(access(connection.session).role_names) if access else frozenset()
+
+
+def _neutron_quotas(network: Any, project: str | None) -> dict[str, Any]:
+    """Return what is used of neutron's quotas, or nothing where it cannot tell (its extension `quota_details`)."""
+    answer = network.get(f"/quotas/{project}/details.json")
+    return {} if answer.status_code == 404 else dict(checked(answer).json()["quota"])
 
 
 def _images(connection: Connection, name: str) -> list[Image]:
@@ -358,9 +404,11 @@ def _images(connection: Connection, name: str) -> list[Image]:
 
 def _image(each: Any, name: str) -> Image:
     # nova describes the volumes of the server that such an image was made of; its own size is nothing
-    mapping = (each.properties or {}).get("block_device_mapping") or []
-    volumes = json.loads(mapping) if isinstance(mapping, str) else mapping
-    boot = [volume for volume in volumes if volume.get("boot_index") == 0 and volume.get("snapshot_id")]
+    boot = [
+        volume
+        for volume in _mapping((each.properties or {}).get("block_device_mapping"))
+        if volume.get("boot_index") == 0 and volume.get("snapshot_id")
+    ]
     sizes = [each.min_disk or 0, -(-(each.virtual_size or each.size or 0) // 2**30)]
     return Image(
         each.id,
@@ -382,13 +430,13 @@ def _clock_off(connection: Connection) -> float:
 
 def _quotas(nova: dict[str, Any], neutron: dict[str, Any], cinder: dict[str, Any]) -> dict[str, Quota]:
     found = {
-        name: Quota(nova[f"total{used}Used"], nova[f"maxTotal{limit}"])
+        name: Quota(nova[f"total{used}Used"], nova[f"maxTotal{limit}"])  # some clouds tell only some of them
         for name, used, limit in (
             ("instances", "Instances", "Instances"),
             ("cores", "Cores", "Cores"),
             ("ram", "RAM", "RAMSize"),
         )
-        if nova
+        if f"total{used}Used" in nova and f"maxTotal{limit}" in nova
     }
     for name, theirs in (
         ("networks", "network"),
@@ -401,10 +449,13 @@ def _quotas(nova: dict[str, Any], neutron: dict[str, Any], cinder: dict[str, Any
     ):
         if theirs in neutron:
             quota = neutron[theirs]
-            found[name] = Quota(quota["used"] + quota["reserved"], quota["limit"])
-    if cinder:
-        found["volumes"] = Quota(cinder["totalVolumesUsed"], cinder["maxTotalVolumes"])
-        found["gigabytes"] = Quota(cinder["totalGigabytesUsed"], cinder["maxTotalVolumeGigabytes"])
+            found[name] = Quota(quota["used"] + quota.get("reserved", 0), quota["limit"])
+    for name, used, limit in (
+        ("volumes", "totalVolumesUsed", "maxTotalVolumes"),
+        ("gigabytes", "totalGigabytesUsed", "maxTotalVolumeGigabytes"),
+    ):
+        if used in cinder and limit in cinder:
+            found[name] = Quota(cinder[used], cinder[limit])
     return found
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from provision.cloud.choose import Chosen, Problem, choose
-from provision.cloud.desired import Desired, Node, Rule, none
+from provision.cloud.desired import ASKED_KEY, Desired, Node, Rule, none
 from provision.cloud.observed import Observed, Offer, Port, Server, Thing, Volume
 from provision.spec_openstack import OwnNetwork
 
@@ -105,7 +105,15 @@ def plan(desired: Desired, observed: Observed, offer: Offer, rebuild: frozenset[
     actions = tuple(_actions(desired, observed, chosen, rebuild))
     rows = _quotas(actions, observed, offer, chosen)
     largest = _largest(desired, observed, offer) if any(row.short_by for row in rows) else ""
-    return Plan(actions, chosen.problems, rows, largest, chosen)
+    return Plan(actions, (*chosen.problems, *_unchangeable(desired, observed)), rows, largest, chosen)
+
+
+def _unchangeable(desired: Desired, observed: Observed) -> Iterator[Problem]:
+    own = desired.network
+    if isinstance(own, OwnNetwork) and observed.subnets and observed.subnets[0].detail[0] != own.cidr:
+        there = observed.subnets[0].detail[0]
+        what = f"the testbed's network is {there}, and wanted is {own.cidr}; no subnet in use can be moved"
+        yield Problem(what, "Keep the range in openstack.network.cidr, or take the testbed down first.")
 
 
 def removal(name: str, observed: Observed, *, keep_volumes: bool) -> Plan:
@@ -184,13 +192,13 @@ def _networking(desired: Desired, observed: Observed, chosen: Chosen) -> Iterato
     external = chosen.external.id if chosen.external else ""
     yield from _thing("network", desired.named("network"), observed.networks, wanted=wanted, to={})
     subnet = {"cidr": own.cidr, "dns": list(own.dns)} if own else {}
-    for action in _thing("subnet", desired.named("subnet"), observed.subnets, wanted=wanted, to=subnet):
-        there = observed.subnets[0].detail if observed.subnets else ()
+    # of two networks the older one stays, and with it what is on it
+    kept = {each.id for each in observed.networks[:1]}
+    subnets = sorted(observed.subnets, key=lambda each: each.network not in kept)
+    for action in _thing("subnet", desired.named("subnet"), subnets, wanted=wanted, to=subnet):
+        there = subnets[0].detail if subnets else ()
         if action.verb != "keep" or own is None or there == (own.cidr, *own.dns):
             yield action
-        elif there[0] != own.cidr:
-            why = f"its range is {there[0]}, and wanted is {own.cidr}; nothing of a subnet in use can be moved"
-            yield dataclasses.replace(action, verb="replace", why=why)
         else:
             yield dataclasses.replace(action, verb="change", why=f"name servers: {', '.join(own.dns) or 'none'}")
     for action in _thing("router", desired.named("router"), observed.routers, wanted=wanted, to={"external": external}):
@@ -198,14 +206,14 @@ def _networking(desired: Desired, observed: Observed, chosen: Chosen) -> Iterato
         if action.verb == "keep" and external and there != (external,):
             action = dataclasses.replace(action, verb="change", why="its external network is another")
         yield action
+    kept = {each.id for each in subnets[:1]}
     for each in observed.interfaces:
-        if not wanted or each.name != observed.routers[0].id:
+        if not wanted or each.name != observed.routers[0].id or each.detail[0] not in kept:
             yield Action(
                 "delete", "router interface", each.name, "no longer wanted", each.id, {"subnet": each.detail[0]}
             )
-    subnets = {each.id for each in observed.subnets[:1]}
     connected = observed.routers and any(
-        each.name == observed.routers[0].id and each.detail[0] in subnets for each in observed.interfaces
+        each.name == observed.routers[0].id and each.detail[0] in kept for each in observed.interfaces
     )
     if wanted:
         yield Action("keep" if connected else "create", "router interface", "subnet at router", "not there")
@@ -277,7 +285,7 @@ def _server(
         return Action("replace", "server", node.name, reason, server.id)
     if server.status in TAKES_LONGER or (server.busy and server.status == "ACTIVE"):
         return Action("wait", "server", node.name, f"it is in {server.status}", server.id)
-    metadata = desired.server_metadata(node, made.image.id)
+    metadata = desired.server_metadata(node, server.image)
     reasons: list[str] = []
     to: dict[str, Any] = {}
     if server.flavor != made.flavor.name:
@@ -303,10 +311,12 @@ def _why_replace(
     boot = next((volumes[each] for each in server.volumes if each in volumes), None)
     if server.status == "ERROR":
         return f"nova: {server.fault or 'ERROR, without a reason'}"
-    if server.image != made.image.id:
+    if server.image != made.image.id and server.metadata.get(ASKED_KEY) != node.image:
         return f"image {_image_name(server.image, chosen)} → {made.image.name}"
     if node.zone is not None and server.zone != node.zone:
         return f"availability zone {server.zone} → {node.zone}"
+    if server.status == "BUILD":  # nova shows its volumes and port when it is made
+        return ""
     if (node.volume is None) != (boot is None):
         return "boots from a volume" if node.volume is None else "does not boot from a volume"
     if node.volume and boot and boot.size != node.volume.size:
@@ -336,18 +346,27 @@ def _volumes(
     doomed: set[str],
     chosen: Chosen,
 ) -> Iterator[Action]:
-    used = {volume: server for server in servers.values() for volume in server.volumes}
+    used = {volume for server in servers.values() for volume in server.volumes}
+    # of a server that is being made nova may not show them yet
+    in_build = {name for name, server in servers.items() if server.status == "BUILD" and not server.volumes}
     free: dict[str, Volume] = {}
     for volume in observed.volumes:
         node, made = nodes.get(volume.node), chosen.nodes.get(volume.node)
-        image = made.image.id if made else volume.image
+        # a name that leads to another image by now is no reason to lose what is on a volume
+        same = (
+            made is None
+            or volume.image == made.image.id
+            or (node is not None and volume.metadata.get(ASKED_KEY) == node.image)
+        )
         if node is None or node.volume is None:
             yield Action("delete", "volume", volume.node or volume.id, "no longer wanted", volume.id)
+        elif volume.status == "deleting":
+            yield Action("delete", "volume", volume.node, "it is on its way out", volume.id, {"begun": True})
         elif volume.id in doomed or volume.status.startswith("error"):
             yield Action(
                 "delete", "volume", volume.node, f"its server is replaced, or it is in {volume.status}", volume.id
             )
-        elif volume.id in used:
+        elif volume.id in used or (volume.node in in_build and volume.node not in free):
             metadata = desired.volume_metadata(node, volume.image)
             if volume.metadata != metadata:
                 why = f"metadata {_difference(volume.metadata, metadata)}"
@@ -360,8 +379,8 @@ def _volumes(
         elif volume.size != node.volume.size:
             why = f"boot volume of {volume.size} → {node.volume.size} GiB"
             yield Action("delete", "volume", volume.node, why, volume.id)
-        elif volume.image != image:
-            why = f"image {_image_name(volume.image, chosen)} → {_image_name(image, chosen)}"
+        elif made is not None and not same:
+            why = f"image {_image_name(volume.image, chosen)} → {made.image.name}"
             yield Action("delete", "volume", volume.node, why, volume.id)
         else:
             free[volume.node] = volume  # kept, or made by a run that was killed before its server

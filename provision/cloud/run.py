@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import socket
+import time
 import urllib.parse
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -73,6 +74,7 @@ class _Rounds:
             self.lost -= 1
             if not self.lost:
                 raise
+            time.sleep(applying.POLL_S)  # what is at work gets the time to show
 
 
 class Follower(Protocol):
@@ -129,7 +131,7 @@ class Project:
         `ShortError` when nothing was changed.
         """
         be_patient(self.connection, self.parallel)
-        tries: Counter[str] = Counter()
+        failed: dict[str, set[str]] = defaultdict(set)
         tags = marker.mine(datetime.now(UTC)).tags
         rounds, changed, offer = _Rounds(), False, None
         while rounds.whole:
@@ -140,8 +142,8 @@ class Project:
                 return look.observed
             for action in look.plan.work:
                 if action.kind == "server" and action.verb == "replace" and action.why.startswith("nova: "):
-                    tries[action.name] += 1
-                    if tries[action.name] >= TRIES:
+                    failed[action.name].add(action.id)
+                    if len(failed[action.name]) >= TRIES:
                         raise CloudError(
                             f"server {action.name} does not come up. {action.why}",
                             "Mend that, or choose another flavor, image or zone; then run the same command again.",
@@ -259,9 +261,10 @@ def in_the_way(plan: planning.Plan) -> list[tuple[str, str]]:
 def refuse(plan: planning.Plan, *, changed: bool = False) -> None:
     """Raise `ShortError` where the plan cannot be done, with all that stands in its way.
 
-    `changed`: something was changed before; then it is a `CloudError`.
+    `changed`: something was changed before; then it is a `CloudError`, and quotas, which were read before that, are the
+    cloud's to tell.
     """
-    found = in_the_way(plan)
+    found = in_the_way(dataclasses.replace(plan, quotas=()) if changed else plan)
     if not found:
         return
     what = "\n".join(message for message, _ in found)
@@ -283,7 +286,9 @@ def own_address(auth_url: str) -> str:
 def _source(host: str) -> str | None:
     """Return from which address this machine reaches `host`; sends nothing."""
     try:
-        for family, kind, _, _, address in socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM):
+        found = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)
+        # floating IPs and the testbed's own networks are IPv4
+        for family, kind, _, _, address in sorted(found, key=lambda each: each[0] != socket.AF_INET):
             with socket.socket(family, kind) as probe:
                 probe.connect(address)
                 return str(probe.getsockname()[0])

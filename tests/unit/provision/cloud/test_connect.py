@@ -73,7 +73,9 @@ def connection(auth_url: str = "http://192.0.2.1:5000/v3") -> Any:
     [
         ("GET", (503, 200), 2),
         ("POST", (503, 201), 2),
-        ("POST", (500, 429, 201), 3),
+        ("POST", (503, 429, 201), 3),
+        ("POST", (502,), 1),  # what is behind it may have done it
+        ("GET", (502, 200), 2),
         ("POST", (409,), 1),
         ("GET", (0, 200), 2),
         ("POST", (0,), 1),  # it may have been done: who looks finds out

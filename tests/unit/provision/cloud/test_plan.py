@@ -10,7 +10,7 @@ import pytest
 from provision import spec
 from provision.cloud import desired as wanting
 from provision.cloud.choose import Problem
-from provision.cloud.desired import GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
+from provision.cloud.desired import ASKED_KEY, GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
 from provision.cloud.observed import (
     FlavorOffer,
     FloatingIp,
@@ -120,6 +120,68 @@ def there(of: Desired) -> Observed:
 
 def work(found: Plan) -> set[tuple[str, str, str]]:
     return {(action.verb, action.kind, action.name) for action in found.work}
+
+
+def test_a_name_that_leads_to_another_image_by_now_replaces_nothing():
+    moved = dataclasses.replace(OFFER, images=(Image("i-2", "focal", "active", 3, 512),))
+    for more in ("", "  boot_volume: {size: 40}"):
+        of = wanted(more)
+        assert plan(of, there(of), moved).work == []
+        kept = Observed(volumes=there(of).volumes)
+        assert not [action for action in plan(of, kept, moved).work if action.kind == "volume"]
+
+
+def test_a_server_in_build_is_waited_for_whatever_nova_shows_of_it():
+    of = wanted("  boot_volume: {size: 40}")
+    seen = there(of)
+    servers = tuple(dataclasses.replace(server, status="BUILD", volumes=()) for server in seen.servers)
+    ports = tuple(dataclasses.replace(port, server="") for port in seen.ports)
+    found = plan(of, dataclasses.replace(seen, servers=servers, ports=ports), OFFER)
+    assert work(found) == {("wait", "server", "server"), ("wait", "server", "agent-1")}
+
+
+def test_a_volume_on_its_way_out_is_not_booted_from():
+    of = wanted("  boot_volume: {size: 40}")
+    seen = there(of)
+    volumes = tuple(dataclasses.replace(volume, status="deleting") for volume in seen.volumes)
+    found = plan(of, Observed(volumes=volumes), OFFER)
+    actions = [(action.verb, action.to) for action in found.work if (action.kind, action.name) == ("volume", "agent-1")]
+    assert actions == [("delete", {"begun": True}), ("create", {"size": 40})]
+
+
+def test_the_range_of_a_network_in_use_cannot_be_changed():
+    text = SPEC.replace("MORE", "").replace("10.20.0.0/24", "10.21.0.0/24")
+    found = plan(wanting.of(spec.parse(text, "testbed.yaml"), "198.51.100.7/32"), there(wanted()), OFFER)
+    [problem] = found.problems
+    assert "10.20.0.0/24" in problem.what
+    assert "down first" in problem.remedy
+
+
+def test_of_two_networks_the_older_one_stays_with_what_is_on_it():
+    seen = there(wanted())
+    twice = dataclasses.replace(
+        seen,
+        networks=(Thing("n-0", "testbed.ran.network", "0"), *seen.networks),
+        subnets=(dataclasses.replace(seen.subnets[0], network="n-1"),),
+    )
+    assert {
+        ("delete", "network", "testbed.ran.network"),
+        ("keep", "network", "testbed.ran.network"),
+    } <= {(action.verb, action.kind, action.name) for action in plan(wanted(), twice, OFFER).actions}
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        (NetworkOffer("n-x", "lab net/1", False, ("s-x",), port_security=False), "port security"),
+        (NetworkOffer("n-x", "lab net/1", True, ("s-x",)), "not shared"),
+    ],
+)
+def test_a_network_that_servers_cannot_use_is_told(network, what):
+    text = SPEC.replace("MORE", "").replace("network: {cidr: 10.20.0.0/24}", 'network: "lab net/1"')
+    offer = dataclasses.replace(OFFER, networks=(OFFER.networks[0], network))
+    [problem] = plan(wanting.of(spec.parse(text, "testbed.yaml"), "198.51.100.7/32"), Observed(), offer).problems
+    assert what in problem.what
 
 
 def test_an_empty_project_gets_all_of_it():
@@ -274,6 +336,7 @@ def test_the_smallest_flavor_without_special_hardware_is_chosen(more, flavor):
         ("", {"images": (Image("i-1", "focal", "saving", 1, 1),)}, "image 'focal' is saving", "Wait"),
         ("", {"images": (Image("i-1", "focal", "active", 9, 1, of_volume=True),)}, "boots from a volume", "of 9 GiB"),
         ("  flavor: m1.larg", {}, "flavor 'm1.larg' is not in this cloud", "Did you mean 'm1.large'?"),
+        ("  flavor: m1.novol", {}, "m1.novol has no disk", "boot_volume"),
         ("  flavor: {vcpus: 64}", {}, "no flavor has 64 vCPUs", "Ask for less"),
         ("  availability_zone: computer", {}, "zone 'computer' is not there", "compute, gpu, radio"),
         ("  boot_volume: {type: sdd}", {}, "volume type 'sdd' is not there", "Did you mean 'ssd'?"),
@@ -323,7 +386,14 @@ def test_removal_takes_all_and_nothing_else():
 def test_marks_are_on_all_that_is_made():
     of = wanted("  metadata: {site: roof}")
     metadata = of.server_metadata(of.nodes[1], "i-1")
-    assert metadata == {KEY: "ran", NODE_KEY: "agent-1", GROUPS_KEY: "agents", IMAGE_KEY: "i-1", "site": "roof"}
+    assert metadata == {
+        KEY: "ran",
+        NODE_KEY: "agent-1",
+        GROUPS_KEY: "agents",
+        IMAGE_KEY: "i-1",
+        ASKED_KEY: "focal",
+        "site": "roof",
+    }
     assert of.server_tags == {"testbed.ran"}
     assert of.named("network") == "testbed.ran.network"
 

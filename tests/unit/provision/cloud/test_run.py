@@ -9,10 +9,10 @@ import pytest
 import requests
 
 from provision import spec
-from provision.cloud import run
+from provision.cloud import observed, run
 from provision.cloud.observed import Observed
-from provision.cloud.plan import Action, Plan
-from provision.errors import CloudError, LostError
+from provision.cloud.plan import Action, Plan, QuotaRow
+from provision.errors import CloudError, LostError, ShortError
 from tests.unit.provision.cloud.test_plan import SPEC
 
 CREATE = Plan((Action("create", "server", "server", "not there"),))
@@ -31,6 +31,7 @@ class Follower:
 
 def project(monkeypatch: pytest.MonkeyPatch, plans: list[Plan], ends: list[CloudError | None]) -> tuple[Any, list[str]]:
     """A project that is seen with these plans, one a round, and where applying them ends so."""
+    monkeypatch.setattr(run.applying, "POLL_S", 0)
     session = SimpleNamespace(session=requests.Session())
     connection: Any = SimpleNamespace(session=session, config=SimpleNamespace(get_auth_args=dict))
     found = run.Project(spec.parse(SPEC.replace("MORE", ""), "testbed.yaml"), 1, connection)
@@ -74,3 +75,17 @@ def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CloudError):
         found.bring_up(Follower())
     assert len(rounds) == 1
+
+
+def test_quotas_are_judged_before_the_first_change_alone() -> None:
+    full = Plan(CREATE.actions, quotas=(QuotaRow("cores", 16, 24, 20),))
+    with pytest.raises(ShortError):
+        run.refuse(full)
+    run.refuse(full, changed=True)  # what was deleted since still counts in it
+
+
+def test_the_ports_of_all_kinds_of_routers_are_seen() -> None:
+    owners = [*observed.ROUTER_INTERFACES, "network:router_gateway", "compute:az1"]
+    network = SimpleNamespace(ports=lambda **_: [SimpleNamespace(device_owner=owner) for owner in owners])
+    found = observed._interfaces(network, "r-1")
+    assert [port.device_owner for port in found] == list(observed.ROUTER_INTERFACES)
