@@ -290,9 +290,8 @@ class TestUp:
         assert contents(desk.project) == []
 
     def test_who_says_no_to_the_plan_changes_nothing(self, desk: Desk) -> None:
-        screen = pexpect.spawn(
-            TESTBED, desk.words("up"), env=desk.environment, encoding="utf-8", timeout=ENDED_WITHIN_S
-        )
+        plain = {"env": desk.environment | {"NO_COLOR": "1", "TERM": "dumb"}, "dimensions": (50, 200)}
+        screen = pexpect.spawn(TESTBED, desk.words("up"), **plain, encoding="utf-8", timeout=60)
         screen.expect("create   2 servers: server, agent-1")
         screen.expect("Go ahead?")
         screen.sendline("n")
