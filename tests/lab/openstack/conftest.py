@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 NAME = "testbed-lab-cloud"
-DRAWN = 3
+DRAWN = 2
 
 
 @pytest.hookimpl(trylast=True)  # after -m and -k
