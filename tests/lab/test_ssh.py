@@ -162,7 +162,7 @@ def test_ansible_comes_again_where_a_jump_host_turns_away_many_at_once(site: Sit
     site.hosts["gate"].run("sh", "-c", f"printf '{aliases}' >>/etc/hosts")
     machines = [site.inside(name) for name in names]
     site.reach(*machines, limit_s=120)
-    site.hosts["gate"].run("sh", "-c", "echo 'MaxStartups 1:60:4' >/etc/ssh/sshd_config.d/few.conf; pkill -o sshd")
+    site.hosts["gate"].run("sh", "-c", "echo 'MaxStartups 2:50:8' >/etc/ssh/sshd_config.d/few.conf; pkill -o sshd")
     site.reach(site.inside("one"))  # it listens again
     variables = {
         machine.name: {
