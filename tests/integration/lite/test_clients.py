@@ -177,6 +177,7 @@ def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
         "CLEARML_CONFIG_FILE": str(conf),
         "CLEARML_WORKER_ID": "tests-lite:0",
         "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": sys.executable,
+        "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1",  # else it puts an older pip there
         "HOME": str(lite.folder),
     }
     command = [sys.executable, "-m", "clearml_agent", "daemon", "--queue", "default", "--foreground"]
