@@ -15,7 +15,7 @@ from provision.cloud import observed as looking
 from provision.cloud.choose import Chosen
 from provision.cloud.connect import checked, explain, explained
 from provision.cloud.desired import OWN_ADDRESS, Desired, Node, Rule
-from provision.cloud.observed import Observed, Server
+from provision.cloud.observed import Observed, Server, Volume
 from provision.cloud.plan import Action, Kind, Plan
 from provision.errors import CloudError, LostError
 from provision.spec_openstack import OwnNetwork
@@ -121,28 +121,15 @@ def _delete(run: _Run) -> None:
             checked(compute.put(url, json={"volumeAttachment": KEEP | {"volumeId": volume}}, microversion=KEEP_VERSION))
         compute.delete_server(action.id, ignore_missing=True)
 
+    def delete_volume(action: Action) -> None:
+        if not action.to.get("begun"):
+            _patiently(lambda: _delete_volume(block, action.id))
+
     run.each(servers, delete_server)
-    if servers:
-        gone = {action.id for action in servers}
-        _until(
-            lambda: not gone & {server.id for server in looking.observe_servers(run.connection, run.desired.name)},
-            SERVER_S,
-            f"servers {', '.join(sorted(action.name for action in servers))} are not gone",
-        )
+    _wait_until_gone(run, servers, looking.observe_servers, SERVER_S)
     volumes = run.of("delete", "volume")
-    begun = [action for action in volumes if action.to.get("begun")]
-    run.each(
-        [action for action in volumes if action not in begun],
-        lambda action: _patiently(lambda: _delete_volume(block, action.id)),
-    )
-    if volumes:
-        left = {action.id for action in volumes}
-        _until(
-            lambda: not left & {volume.id for volume in looking.observe_volumes(run.connection, run.desired.name)},
-            VOLUME_S,
-            f"volumes {', '.join(sorted(action.name for action in volumes))} are not gone",
-        )
-    run.each(begun, lambda action: None)
+    run.each(volumes, delete_volume)
+    _wait_until_gone(run, volumes, looking.observe_volumes, VOLUME_S)
     ports = [*run.of("delete", "port"), *run.of("replace", "port")]
     run.each(ports, lambda action: _patiently(lambda: network.delete_port(action.id, ignore_missing=True)))
     run.each(
@@ -164,6 +151,21 @@ def _delete(run: _Run) -> None:
             run.of("delete", kind),
             lambda action, delete=delete: _patiently(lambda: delete(action.id, ignore_missing=True)),  # type: ignore[misc]
         )
+
+
+def _wait_until_gone(
+    run: _Run, actions: list[Action], observe: Callable[[Connection, str], Iterable[Server | Volume]], seconds: float
+) -> None:
+    """Wait until what was deleted is not listed any more; what cannot be deleted is the next round's."""
+    ids = {action.id for action in actions}
+
+    def gone() -> bool:
+        listed = observe(run.connection, run.desired.name)
+        return not any(each.id in ids and not each.status.startswith("error") for each in listed)
+
+    if ids:
+        names = ", ".join(sorted(action.name for action in actions))
+        _until(gone, seconds, f"{actions[0].kind}s {names} are not gone")
 
 
 def _remove_interface(network: Any, action: Action) -> None:

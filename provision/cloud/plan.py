@@ -190,10 +190,10 @@ def _networking(desired: Desired, observed: Observed, chosen: Chosen) -> Iterato
     own = desired.network if isinstance(desired.network, OwnNetwork) else None
     wanted = own is not None and bool(desired.nodes)
     external = chosen.external.id if chosen.external else ""
-    yield from _thing("network", desired.named("network"), observed.networks, wanted=wanted, to={})
+    networks = _networks(observed)
+    yield from _thing("network", desired.named("network"), networks, wanted=wanted, to={})
     subnet = {"cidr": own.cidr, "dns": list(own.dns)} if own else {}
-    # of two networks the older one stays, and with it what is on it
-    kept = {each.id for each in observed.networks[:1]}
+    kept = {each.id for each in networks[:1]}
     subnets = sorted(observed.subnets, key=lambda each: each.network not in kept)
     for action in _thing("subnet", desired.named("subnet"), subnets, wanted=wanted, to=subnet):
         there = subnets[0].detail if subnets else ()
@@ -269,9 +269,16 @@ def _port(desired: Desired, node: Node, port: Port | None, observed: Observed, c
     return Action("keep", "port", node.name, "", port.id)
 
 
+def _networks(observed: Observed) -> list[Thing]:
+    """Return the testbed's own networks, the one that stays first: the oldest that has a subnet, where servers are."""
+    with_subnet = {subnet.network for subnet in observed.subnets}
+    return sorted(observed.networks, key=lambda each: each.id not in with_subnet)
+
+
 def _network_id(desired: Desired, observed: Observed, chosen: Chosen) -> str:
     if isinstance(desired.network, OwnNetwork):
-        return observed.networks[0].id if observed.networks else ""
+        networks = _networks(observed)
+        return networks[0].id if networks else ""
     return chosen.network.id if chosen.network else ""
 
 

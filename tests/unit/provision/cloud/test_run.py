@@ -89,3 +89,13 @@ def test_the_ports_of_all_kinds_of_routers_are_seen() -> None:
     network = SimpleNamespace(ports=lambda **_: [SimpleNamespace(device_owner=owner) for owner in owners])
     found = observed._interfaces(network, "r-1")
     assert [port.device_owner for port in found] == list(observed.ROUTER_INTERFACES)
+
+
+@pytest.mark.parametrize(("status", "waited"), [("deleting", True), ("error_deleting", False)])
+def test_what_cannot_be_deleted_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, status: str, waited: bool) -> None:
+    listed = [[SimpleNamespace(id="v-1", status=status)], []]
+    monkeypatch.setattr(run.applying, "POLL_S", 0)
+    its: Any = SimpleNamespace(connection=None, desired=SimpleNamespace(name="ran"))
+    actions = [Action("delete", "volume", "agent-1", "", "v-1")]
+    run.applying._wait_until_gone(its, actions, lambda *_: listed.pop(0), 5)
+    assert len(listed) == (0 if waited else 1)
