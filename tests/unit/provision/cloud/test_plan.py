@@ -49,6 +49,7 @@ OFFER = Offer(
         FlavorOffer("f-3", "a.gpu", 8, 8192, 128, {"pci_passthrough:alias": "a100:1"}),
         FlavorOffer("f-4", "m1.novol", 8, 8192, 0, {}),
         FlavorOffer("f-5", "a.pinned", 8, 8192, 128, {"hw:cpu_policy": "dedicated"}),
+        FlavorOffer("f-6", "a.pcpu", 8, 8192, 128, {"resources:PCPU": "8"}),
     ),
     networks=(NetworkOffer("n-pub", "public", True, ("s-pub",)), NetworkOffer("n-x", "lab net/1", False, ("s-x",))),
     zones=frozenset({"compute", "gpu", "radio"}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,3 +101,28 @@ def test_what_cannot_be_deleted_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
     actions = [Action("delete", "volume", "agent-1", "", "v-1")]
     run.applying._wait_until_gone(its, actions, lambda *_: listed.pop(0), 5)
     assert len(listed) == (0 if waited else 1)
+
+
+@pytest.mark.parametrize(("flavor", "wanted"), [("m1.huge", False), ("m1.large", True)])
+def test_a_resize_that_nova_gave_up_is_told(flavor: str, wanted: bool) -> None:
+    server: Any = SimpleNamespace(flavor=flavor)
+    chosen: Any = SimpleNamespace(nodes={"agent-1": SimpleNamespace(flavor=SimpleNamespace(name="m1.large"))})
+    with nullcontext() if wanted else pytest.raises(CloudError, match="still a m1.huge"):
+        run.applying._check_size(server, chosen, "agent-1")
+
+
+def test_of_this_machine_s_addresses_the_ipv4_one_is_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = socket.SOCK_DGRAM
+    found = [(socket.AF_INET6, kind, 17, "", ("::1", 9, 0, 0)), (socket.AF_INET, kind, 17, "", ("192.0.2.9", 9))]
+    asked = []
+
+    class Probe(socket.socket):
+        def connect(self, address: Any) -> None:
+            asked.append(address)
+
+        def getsockname(self) -> Any:
+            return ("198.51.100.7", 1) if asked[-1] == ("192.0.2.9", 9) else ("2001:db8::7", 1, 0, 0)
+
+    monkeypatch.setattr(run.socket, "getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr(run.socket, "socket", Probe)
+    assert run.own_address("http://cloud.example:5000/v3") == "198.51.100.7/32"
