@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -453,17 +454,31 @@ def _used_more(actions: Iterable[Action], observed: Observed, offer: Offer, chos
 
 def _largest(desired: Desired, observed: Observed, offer: Offer) -> str:
     """Return the largest layout that fits, in words; groups that have several servers shrink, the largest first."""
-    nodes = list(desired.nodes)
-    while True:
-        counts = Counter(node.groups[0] for node in nodes)
-        several = [group for group, count in counts.items() if count > 1]
-        if not several:
-            return ""
-        group = max(several, key=lambda each: counts[each])
-        nodes.remove([node for node in nodes if node.groups[0] == group][-1])
-        smaller = dataclasses.replace(desired, nodes=tuple(nodes))
+    order = _shrinking(desired.nodes)
+
+    def without(count: int) -> Desired:
+        gone = {node.name for node in order[:count]}
+        return dataclasses.replace(desired, nodes=tuple(node for node in desired.nodes if node.name not in gone))
+
+    def fits(count: int) -> bool:
+        smaller = without(count)
         chosen = choose(smaller, offer)
         rows = _quotas(_actions(smaller, observed, chosen), observed, offer, chosen)
-        if not any(row.short_by for row in rows):
-            counts = Counter(node.groups[0] for node in nodes)
-            return ", ".join(f"{count} {group}" if group != "server" else group for group, count in counts.items())
+        return not any(row.short_by for row in rows)
+
+    least = bisect_left(range(len(order) + 1), True, key=fits)
+    if least > len(order):
+        return ""
+    counts = Counter(node.groups[0] for node in without(least).nodes)
+    return ", ".join(f"{count} {group}" if group != "server" else group for group, count in counts.items())
+
+
+def _shrinking(nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes that a layout can do without, the first to go first; each group keeps one."""
+    groups: dict[str, list[Node]] = {}
+    for node in nodes:
+        groups.setdefault(node.groups[0], []).append(node)
+    order = []
+    while len(largest := max(groups.values(), key=len, default=[])) > 1:
+        order.append(largest.pop())
+    return order

@@ -9,7 +9,8 @@ import pytest
 
 from provision import spec
 from provision.cloud import desired as wanting
-from provision.cloud.choose import Problem
+from provision.cloud import plan as planning
+from provision.cloud.choose import Problem, choose
 from provision.cloud.desired import ASKED_KEY, GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
 from provision.cloud.observed import (
     FlavorOffer,
@@ -366,6 +367,21 @@ def test_quotas_that_are_short_are_named_with_the_largest_layout_that_fits():
 
 
 def test_a_network_that_is_there_is_used_and_none_is_made():
+def test_the_largest_of_thousands_is_found_with_few_plans(monkeypatch):
+    sizes = []
+
+    def counted(desired: Desired, offer: Offer) -> Any:
+        sizes.append(len(desired.nodes))
+        return choose(desired, offer)
+
+    monkeypatch.setattr(planning, "choose", counted)
+    quotas = OFFER.quotas | {"cores": Quota(0, 16 * 8), "ram": Quota(0, -1), "instances": Quota(0, -1)}
+    several = wanted("  nodes: {agents: {count: 4000}, clients: {count: 6}}")
+    found = plan(several, Observed(), dataclasses.replace(OFFER, quotas=quotas))
+    assert found.largest == "server, 9 agents, 6 clients"
+    assert len(sizes) < 20
+
+
     text = SPEC.replace("MORE", "").replace("network: {cidr: 10.20.0.0/24}", 'network: "lab net/1"')
     found = plan(wanting.of(spec.parse(text, "testbed.yaml"), "198.51.100.7/32"), Observed(), OFFER)
     assert found.problems == ()
