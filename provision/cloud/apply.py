@@ -103,6 +103,7 @@ def apply(
         for future in [pool.submit(_network, run), pool.submit(_security, run)]:
             future.result()
     _ports(run)
+    _delete_groups(run)
     _volumes(run)
     _servers(run)
     _floating_ips(run)
@@ -144,13 +145,21 @@ def _delete(run: _Run) -> None:
         ("router", network.delete_router),
         ("subnet", network.delete_subnet),
         ("network", network.delete_network),
-        ("security group", network.delete_security_group),
     ]
     for kind, delete in kinds:
         run.each(
             run.of("delete", kind),
             lambda action, delete=delete: _patiently(lambda: delete(action.id, ignore_missing=True)),  # type: ignore[misc]
         )
+
+
+def _delete_groups(run: _Run) -> None:
+    """Delete security groups, when the ports are of the one that stays."""
+    network = run.connection.network
+    run.each(
+        run.of("delete", "security group"),
+        lambda action: _patiently(lambda: network.delete_security_group(action.id, ignore_missing=True)),
+    )
 
 
 def _wait_until_gone(

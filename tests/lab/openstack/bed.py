@@ -75,14 +75,15 @@ class Bed:
 
     def run(self, verb: str, parallel: int = 16) -> Done:
         """Run the cloud's part of a command to its end."""
-        return _end(self.start(verb, parallel))
+        return finished(self.start(verb, parallel))
 
     def command(self, *words: str) -> Done:
         """Run the command itself."""
         command = [sys.executable, "-P", "-m", "provision", *words]
-        return _end(self._start([*command, "--spec", str(self.folder / "testbed.yaml")]))
+        return finished(self._start([*command, "--spec", str(self.folder / "testbed.yaml")]))
 
 
-def _end(process: subprocess.Popen[str]) -> Done:
+def finished(process: subprocess.Popen[str]) -> Done:
+    """Wait until a command that was started has ended."""
     out, err = process.communicate(timeout=ENDED_WITHIN_S)
     return Done(process.returncode, out, err)

@@ -15,7 +15,7 @@ import yaml
 
 from provision.cloud.connect import COMPUTE_VERSION
 from tests.lab.openstack import proxy as front
-from tests.lab.openstack.bed import Bed
+from tests.lab.openstack.bed import Bed, finished
 from tests.lab.openstack.cloud import Cloud, Project, contents
 from tests.lab.openstack.proxy import Call, Fault, Proxy, answer, at, cut, wait
 
@@ -322,6 +322,20 @@ def test_what_was_changed_by_hand_is_mended_and_no_more(bed: Bed, proxy: Proxy, 
 
 
 @pytest.mark.drawn
+@pytest.mark.drawn
+def test_two_that_begin_at_once_leave_what_one_would(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
+    for verb, wanted in (("up", undisturbed), ("down", [])):
+        proxy.forget()
+        both = [bed.start(verb) for _ in range(2)]
+        ended = [finished(process) for process in both]
+        for done in ended:
+            assert done.code == 0 or done.message
+        done = bed.run(verb)
+        assert done.code == 0, done.err
+        assert contents(bed.project, wanted) == wanted
+        print(verb, *(done.code or done.message for done in ended))
+
+
 def test_nothing_of_others_is_touched(small_bed: Bed, project: Project, proxy: Proxy, tmp_path: Path) -> None:
     others = [Bed(name, project, tmp_path / name, proxy.auth_url, small_bed.openstack) for name in ("ran-2", "ran2")]
     for other in others:
