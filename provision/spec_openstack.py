@@ -206,6 +206,8 @@ class OpenStack(Section):
     """Who may reach the servers from outside."""
     user: UserName = "ubuntu"
     """The image's account with sudo: where SSH goes."""
+    keypair: CloudName | None = None
+    """A keypair that this login has in nova: servers that are made get its public key beside the administrators'."""
     key: Path | None = None
     """The private key file for SSH to the servers; without it, what ssh offers by itself."""
     jump_host: JumpHost | None = None

@@ -434,6 +434,7 @@ def _servers(run: _Run) -> None:
                 user_data=user_data,
                 config_drive=True,
                 **({"availability_zone": node.zone} if node.zone else {}),
+                **({"key_name": run.desired.keypair} if run.desired.keypair else {}),
                 **source,
             )
         except (BadRequestException, ConflictException) as error:

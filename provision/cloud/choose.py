@@ -79,6 +79,10 @@ def choose(desired: Desired, offer: Offer) -> Chosen:
         network = _network(desired.network, offer.networks, problems)
     if networks_known and (isinstance(desired.network, OwnNetwork) or desired.pool is not None):
         external = _external(desired, offer.networks, problems)
+    if desired.keypair is not None and desired.keypair not in offer.keypairs and "keypairs" not in offer.unread:
+        what = f"keypair {desired.keypair!r} is not this login's"
+        remedy = f"`openstack keypair list` shows those that are.{_near(desired.keypair, offer.keypairs)}"
+        problems.append(Problem(what, remedy))
     if offer.roles and offer.roles <= READ_ONLY:
         remedy = "Have the role member in the project, or name another entry in openstack.cloud."
         problems.append(Problem("this login may only read in the project: its role is reader", remedy))

@@ -72,6 +72,7 @@ class Desired:
     metadata: dict[str, str]
     tags: frozenset[str]
     user_data: str
+    keypair: str | None = None
 
     @property
     def mark(self) -> str:
@@ -122,6 +123,7 @@ def of(testbed: Testbed, own_address: str) -> Desired:
         metadata=dict(openstack.metadata),
         tags=frozenset(openstack.tags),
         user_data=user_data(testbed),
+        keypair=openstack.keypair,
     )
 
 

@@ -178,6 +178,7 @@ class Offer:
     unread: dict[str, CloudError] = field(default_factory=dict)
     roles: frozenset[str] = frozenset()  # of the login in the project
     volume_zones: frozenset[str] = frozenset()  # cinder's, where a server with a volume names one
+    keypairs: frozenset[str] = frozenset()  # of the login, where the testbed names one
 
 
 Calls = dict[str, Callable[[], Any]]
@@ -328,7 +329,9 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
     }
     for name in names:
         calls[f"image {name}"] = partial(_images, connection, name)
-    if connection.has_service("block-storage"):
+    if desired.keypair is not None:
+        calls["keypairs"] = lambda: list(compute.keypairs())
+    if has_volumes(connection):
         if any(node.zone and node.volume for node in desired.nodes):
             block: Any = connection.block_storage
             calls["volume zones"] = lambda: list(block.availability_zones())
@@ -364,6 +367,7 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         unread=unread,
         roles=found.get("roles", frozenset()),
         volume_zones=frozenset(each.name for each in found.get("volume zones", ())),
+        keypairs=frozenset(each.name for each in found.get("keypairs", ())),
     )
 
 

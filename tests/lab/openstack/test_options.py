@@ -99,7 +99,10 @@ def test_names_of_all_kinds_zone_metadata_tags_and_who_may_come_in(testbed: Any,
         floating_ip_pool="public",
         availability_zone="az1",
         metadata={"owner": "lab"},
+    assert not list(project.connection.compute.keypairs()), "one that nobody named"
+    project.connection.compute.create_keypair(name="ada 2", public_key=KEY_LINE)
         tags=["ran"],
+        keypair="ada 2",
         security={"ssh": ranges, "web": ["203.0.113.7/32"], "api": [], "files": []},
         nodes={"agents": {"count": 2, "flavor": "t1.small", "floating_ip": True}, "clients": {}},
     )
@@ -117,6 +120,7 @@ def test_names_of_all_kinds_zone_metadata_tags_and_who_may_come_in(testbed: Any,
     assert servers["server"].metadata["testbed_groups"] == "server,telemetry,inference"
     connection = project.connection
     with_address = {port.node for port in observed.ports for ip in observed.floating_ips if ip.port == port.id}
+    assert {server.key_name for server in project.connection.compute.servers()} == {"ada 2"}
     assert with_address == {"server", "agent-1", "agent-2"}
     group = connection.network.get_security_group(observed.security_groups[0].id)
     ours = engine.testbed.server.ports

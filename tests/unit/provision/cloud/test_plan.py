@@ -342,6 +342,7 @@ def test_the_smallest_flavor_without_special_hardware_is_chosen(more, flavor):
         ("  boot_volume: {type: sdd}", {}, "volume type 'sdd' is not there", "Did you mean 'ssd'?"),
         ("  boot_volume: {size: 2}", {}, "too small for image focal, which needs 3", "larger"),
         ("", {"networks": ()}, "external network 'public' is not there", "network list --external"),
+        ("  keypair: adda", {"keypairs": frozenset({"ada"})}, "keypair 'adda' is not this login's", "mean 'ada'?"),
         ("", {"roles": frozenset({"reader"})}, "may only read", "role member"),
         ("", {"clock_off": 400.0}, "400 s apart", "clock"),
     ],
@@ -366,7 +367,6 @@ def test_quotas_that_are_short_are_named_with_the_largest_layout_that_fits():
     assert not found.fits
 
 
-def test_a_network_that_is_there_is_used_and_none_is_made():
 def test_the_largest_of_thousands_is_found_with_few_plans(monkeypatch):
     sizes = []
 
@@ -382,6 +382,7 @@ def test_the_largest_of_thousands_is_found_with_few_plans(monkeypatch):
     assert len(sizes) < 20
 
 
+def test_a_network_that_is_there_is_used_and_none_is_made():
     text = SPEC.replace("MORE", "").replace("network: {cidr: 10.20.0.0/24}", 'network: "lab net/1"')
     found = plan(wanting.of(spec.parse(text, "testbed.yaml"), "198.51.100.7/32"), Observed(), OFFER)
     assert found.problems == ()
@@ -420,7 +421,9 @@ def test_user_data_lets_administrators_in_and_no_password():
     assert '"ssh_pwauth": false' in text
 
 
-@pytest.mark.parametrize("unread", ["images", "flavors", "networks", "zones", "quotas of volumes", "volume_types"])
+@pytest.mark.parametrize(
+    "unread", ["images", "flavors", "networks", "zones", "quotas of volumes", "volume_types", "keypairs"]
+)
 def test_what_could_not_be_read_is_said_once_and_nothing_is_made_up_of_it(unread: str):
     refused = CloudError("not allowed", "Ask for this right.")
     offer = dataclasses.replace(OFFER, unread={unread: refused})
@@ -431,8 +434,10 @@ def test_what_could_not_be_read_is_said_once_and_nothing_is_made_up_of_it(unread
         "zones": {"zones": frozenset()},
         "quotas of volumes": {"quotas": {name: OFFER.quotas[name] for name in ("instances", "cores", "ram")}},
         "volume_types": {"volume_types": frozenset()},
+        "keypairs": {},
     }
     more = "  availability_zone: gpu\n  boot_volume: {type: ssd}"
+    more += "\n  keypair: mine" if unread == "keypairs" else ""
     found = plan(wanted(more), Observed(), dataclasses.replace(offer, **empty[unread]))
     assert found.problems == (Problem("not allowed", "Ask for this right."),)
 
