@@ -46,6 +46,12 @@ def connect(cloud: str, parallel: int) -> Connection:
     return connection
 
 
+def has_volumes(connection: Connection) -> bool:
+    """Whether the cloud has cinder, by its catalogue; the SDK's `has_service` knows what clouds.yaml says, no more."""
+    with explained():
+        return connection.endpoint_for("block-storage") is not None
+
+
 def be_patient(connection: Connection, parallel: int) -> None:
     """Wait for an endpoint where nobody listens, too: the cloud was there when the work began."""
     _retry(connection, parallel, again=RETRIES)

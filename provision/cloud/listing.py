@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from provision.cloud import marker
+from provision.cloud.connect import has_volumes
 from provision.cloud.desired import KEY, mark
 from provision.cloud.observed import read_all
 from provision.spec_types import NAME
@@ -72,9 +73,7 @@ def read(connection: Connection, parallel: int) -> list[Resource]:
     found = read_all(
         {
             "servers": lambda: list(connection.compute.servers()),
-            "volumes": lambda: (
-                list(connection.block_storage.volumes()) if connection.has_service("block-storage") else []
-            ),
+            "volumes": lambda: list(connection.block_storage.volumes()) if has_volumes(connection) else [],
             "networks": lambda: list(network.networks(project_id=project)),
             "routers": lambda: list(network.routers(project_id=project)),
             "ports": lambda: list(network.ports(project_id=project)),

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from provision.cloud.connect import checked, explained
+from provision.cloud.connect import checked, explained, has_volumes
 from provision.cloud.desired import IMAGE_KEY, KEY, NODE_KEY, OWN_ADDRESS, Desired, Rule, mark
 from provision.errors import CloudError, UnreadError
 
@@ -294,7 +294,7 @@ def _interfaces(network: Any, router: str) -> list[Any]:
 
 def _listed(connection: Connection, name: str) -> Calls:
     calls: Calls = {"servers": lambda: _servers(connection, name), "volumes": list}
-    if connection.has_service("block-storage"):
+    if has_volumes(connection):
         calls["volumes"] = lambda: _volumes(connection, name)
     return calls
 

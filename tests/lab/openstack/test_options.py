@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,9 +14,11 @@ import pytest
 import yaml
 
 from provision import spec
+from provision.cloud import listing
 from provision.cloud.observed import Observed
 from provision.cloud.plan import Action, Plan
 from provision.cloud.run import Project as Engine
+from tests.lab.openstack import proxy as front
 from tests.lab.openstack.cloud import ENTRY, Cloud, Project
 
 pytestmark = pytest.mark.drawn
@@ -226,6 +230,39 @@ def test_an_image_by_id_and_one_that_is_a_snapshot_of_a_server(testbed: Any, pro
         connection.image.delete_image(snapshot.id)
         for each in connection.block_storage.snapshots():
             connection.block_storage.delete_snapshot(each)
+
+
+@pytest.fixture
+def without_volumes(proxy: front.Proxy, project: Project, tmp_path: Path, monkeypatch: Any) -> Iterator[front.Proxy]:
+    """A cloud that has no cinder in its catalogue, and its proxy, which has the calls."""
+
+    def without_cinder(call: front.Call, reply: front.Reply) -> front.Reply:
+        said = json.loads(reply.body)
+        said["token"]["catalog"] = [each for each in said["token"]["catalog"] if each["name"] != "cinder"]
+        return dataclasses.replace(reply, body=json.dumps(said).encode())
+
+    at_login = front.at("keystone", "POST", "/auth/tokens")
+    proxy.add(front.Fault(at_login, after=without_cinder, times=float("inf")))
+    (tmp_path / "front").mkdir()
+    clouds = project.clouds_yaml(tmp_path / "front", auth_url=proxy.auth_url)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(clouds))
+    yield proxy
+    proxy.forget()
+
+
+def test_a_cloud_without_volumes(testbed: Any, without_volumes: front.Proxy) -> None:
+    problems = testbed(boot_volume={"size": 1}).look().plan.problems
+    assert {each.what for each in problems} == {"the cloud has no volumes (cinder)"}
+    engine = testbed(floating_ip_pool="public")
+    observed, _ = up(engine)
+    assert len(observed.servers) == 2
+    rows = {row.name for row in engine.look().plan.quotas}
+    assert {"instances", "ports"} <= rows
+    assert "volumes" not in rows
+    listed = listing.by_testbed(listing.read(engine.connection, 8))
+    assert [each.servers for each in listed if each.name == engine.testbed.name] == [2]
+    engine.take_down(Told(), keep_volumes=False)
+    assert not [call for call in without_volumes.calls if call.service == "cinder"]
 
 
 def test_one_thing_changed_is_all_that_is_planned_and_done(testbed: Any, project: Project) -> None:
