@@ -247,7 +247,7 @@ def _facts(kind: str, each: Any, names: dict[str, str]) -> dict[str, Any]:
             facts["external"] = name((each.external_gateway_info or {}).get("network_id"))
         case "security group":
             rules = [_rule(rule, name) for rule in each.security_group_rules]
-            facts["rules"] = sorted(rules)
+            facts |= {"rules": sorted(rules), "tags": sorted(each.tags or ())}
     return facts
 
 

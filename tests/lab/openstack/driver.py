@@ -10,7 +10,7 @@ from pathlib import Path
 
 from provision import spec
 from provision.cloud.plan import Action, Plan
-from provision.cloud.run import Project
+from provision.cloud.run import Project, refuse
 from provision.errors import TestbedError
 
 
@@ -30,9 +30,14 @@ def main(verb: str, file: str, parallel: str) -> int:
     try:
         project = Project.of(spec.load(Path(file)), int(parallel))
         if verb == "up":
-            project.bring_up(Printer())
+            first = project.look()
+            refuse(first.plan)
+            with project.marked(first.observed, break_lock=False):
+                project.bring_up(Printer(), first=first)
         else:
-            project.take_down(Printer(), keep_volumes=False)
+            there = project.removal(keep_volumes=False).observed
+            with project.marked(there, break_lock=False):
+                project.take_down(Printer(), keep_volumes=False)
     except TestbedError as error:
         print(f"testbed: {error.message}\n  {error.remedy}", file=sys.stderr)
         return error.exit_code

@@ -25,6 +25,7 @@ FAULTS: dict[str, dict[str, Callable[..., Any]]] = {
     "429, Retry-After": {"before": answer(429, Retry_After="1")},
     "cut before the call": {"before": cut},
     "cut after the call": {"after": cut},
+    "504 after the call": {"after": lambda call, reply: answer(504)(call)},
     "3 s late": {"before": wait(3)},
 }
 FOREVER = float("inf")
@@ -322,7 +323,6 @@ def test_what_was_changed_by_hand_is_mended_and_no_more(bed: Bed, proxy: Proxy, 
 
 
 @pytest.mark.drawn
-@pytest.mark.drawn
 def test_two_that_begin_at_once_leave_what_one_would(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
     for verb, wanted in (("up", undisturbed), ("down", [])):
         proxy.forget()
@@ -336,6 +336,7 @@ def test_two_that_begin_at_once_leave_what_one_would(bed: Bed, proxy: Proxy, und
         print(verb, *(done.code or done.message for done in ended))
 
 
+@pytest.mark.drawn
 def test_nothing_of_others_is_touched(small_bed: Bed, project: Project, proxy: Proxy, tmp_path: Path) -> None:
     others = [Bed(name, project, tmp_path / name, proxy.auth_url, small_bed.openstack) for name in ("ran-2", "ran2")]
     for other in others:

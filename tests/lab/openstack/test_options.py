@@ -99,14 +99,14 @@ def by_node(observed: Observed) -> dict[str, Any]:
 
 def test_names_of_all_kinds_zone_metadata_tags_and_who_may_come_in(testbed: Any, project: Project) -> None:
     ranges = ["198.51.100.0/24", "2001:db8::/32"]
+    assert not list(project.connection.compute.keypairs()), "one that nobody named"
+    project.connection.compute.create_keypair(name="ada 2", public_key=KEY_LINE)
     engine = testbed(
+        keypair="ada 2",
         floating_ip_pool="public",
         availability_zone="az1",
         metadata={"owner": "lab"},
-    assert not list(project.connection.compute.keypairs()), "one that nobody named"
-    project.connection.compute.create_keypair(name="ada 2", public_key=KEY_LINE)
         tags=["ran"],
-        keypair="ada 2",
         security={"ssh": ranges, "web": ["203.0.113.7/32"], "api": [], "files": []},
         nodes={"agents": {"count": 2, "flavor": "t1.small", "floating_ip": True}, "clients": {}},
     )
@@ -120,11 +120,11 @@ def test_names_of_all_kinds_zone_metadata_tags_and_who_may_come_in(testbed: Any,
         "client-1": "t1.tiny",
     }
     assert {server.zone for server in servers.values()} == {"az1"}
+    assert {server.key_name for server in project.connection.compute.servers()} == {"ada 2"}
     assert all(server.metadata["owner"] == "lab" and "ran" in server.tags for server in servers.values())
     assert servers["server"].metadata["testbed_groups"] == "server,telemetry,inference"
     connection = project.connection
     with_address = {port.node for port in observed.ports for ip in observed.floating_ips if ip.port == port.id}
-    assert {server.key_name for server in project.connection.compute.servers()} == {"ada 2"}
     assert with_address == {"server", "agent-1", "agent-2"}
     group = connection.network.get_security_group(observed.security_groups[0].id)
     ours = engine.testbed.server.ports
