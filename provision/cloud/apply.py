@@ -6,10 +6,10 @@ import base64
 import random
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from provision.cloud import observed as looking
 from provision.cloud.choose import Chosen
@@ -31,7 +31,9 @@ VOLUME_S = 1800
 # what a server's boot volume is told before the server goes without it (nova: os-volume_attachments, from 2.85)
 KEEP = {"delete_on_termination": False}
 KEEP_VERSION = "2.85"
+PORTS_A_CALL = 10  # several calls are worked on side by side
 Told = Callable[[Action, str], None]
+Part = TypeVar("Part")
 
 
 @dataclass
@@ -46,7 +48,6 @@ class _Run:
     tell: Told
     group_tags: list[str]
     ids: dict[tuple[Kind, str], str] = field(default_factory=dict)
-    fixed_addresses: dict[str, str] = field(default_factory=dict)
 
     def of(self, verb: str, *kinds: Kind) -> list[Action]:
         """Return the plan's actions of a verb and these kinds."""
@@ -54,10 +55,13 @@ class _Run:
 
     def each(self, actions: Iterable[Action], do: Callable[[Action], Any]) -> None:
         """Do something for each action, at most `parallel` at a time. Raises the first error when all have ended."""
-        todo = list(actions)
+        self.all(lambda action: self.one(action, do), actions)
+
+    def all(self, do: Callable[[Part], None], parts: Iterable[Part]) -> None:
+        """Do something with each part, at most `parallel` at a time. Raises the first error when all have ended."""
         errors: list[CloudError] = []
         with ThreadPoolExecutor(max_workers=self.parallel) as pool:
-            futures: dict[Future[Any], Action] = {pool.submit(self.one, action, do): action for action in todo}
+            futures = [pool.submit(do, part) for part in parts]
             try:
                 for future in as_completed(futures):
                     try:
@@ -317,7 +321,7 @@ def run_mark(rule: Rule) -> str:
 
 
 def _ports(run: _Run) -> None:
-    """Make all ports in one call: each is there, with its mark, before its server is."""
+    """Make the ports, some in a call: each is there, with its mark, before its server is."""
     network = run.connection.network
     run.each(
         run.of("change", "port"),
@@ -329,21 +333,18 @@ def _ports(run: _Run) -> None:
     own = isinstance(run.desired.network, OwnNetwork)
     chosen = run.plan.chosen
     network_id = run.ids["network", run.desired.named("network")] if own else chosen.network.id  # type: ignore[union-attr]
-    with explained(f"create {len(todo)} ports"):
-        made = network.create_ports(
-            [
-                {
-                    "name": run.desired.named(action.name),
-                    "description": run.desired.mark,
-                    "network_id": network_id,
-                    "security_groups": [run.ids["security group", run.desired.mark]],
-                }
-                for action in todo
-            ]
-        )
-    for action, port in zip(todo, made, strict=True):
-        run.ids["port", action.name] = port.id
-        run.tell(action, "done")
+    group = run.ids["security group", run.desired.mark]
+
+    def create(actions: list[Action]) -> None:
+        named = [run.desired.named(action.name) for action in actions]
+        same = {"description": run.desired.mark, "network_id": network_id, "security_groups": [group]}
+        with explained(f"create {len(actions)} ports"):
+            made = network.create_ports([{"name": name, **same} for name in named])
+        for action, port in zip(actions, made, strict=True):
+            run.ids["port", action.name] = port.id
+            run.tell(action, "done")
+
+    run.all(create, [todo[start : start + PORTS_A_CALL] for start in range(0, len(todo), PORTS_A_CALL)])
 
 
 def _nodes(run: _Run) -> dict[str, Node]:
