@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from provision.errors import CloudError, LostError
 
@@ -34,16 +38,40 @@ def connect(cloud: str, parallel: int) -> Connection:
     # what they warn of comes as an error, too, where it matters
     for library in ("keystoneauth", "openstack", "urllib3"):
         logging.getLogger(library).addHandler(logging.NullHandler())
-    with explained():
-        region = OpenStackConfig().get_one(cloud=cloud, app_name="clearml-testbed")
-        connection = openstack.connection.Connection(config=region)
-        session = connection.session
-        session.timeout = session.timeout or TIMEOUT_S
+    _check_files()
+    try:
+        with explained():
+            region = OpenStackConfig().get_one(cloud=cloud, app_name="clearml-testbed")
+            connection = openstack.connection.Connection(config=region)
+            session = connection.session
+            session.timeout = session.timeout or TIMEOUT_S
 
-        _retry(connection, parallel, again=1)  # at the beginning a wrong address is likelier than one that comes back
-        session.get_token()  # not connection.authorize(), which hides what was wrong
-        connection.compute.default_microversion = COMPUTE_VERSION
+            # at the beginning a wrong address is likelier than one that comes back
+            _retry(connection, parallel, again=1)
+            session.get_token()  # not connection.authorize(), which hides what was wrong
+            connection.compute.default_microversion = COMPUTE_VERSION
+    except OSError as error:  # as requests says that a file of certificates is not there
+        raise CloudError(str(error), "Check `cacert`, `cert` and `key` of this entry in clouds.yaml.") from None
     return connection
+
+
+def _check_files() -> None:
+    """Raise `CloudError` for a clouds.yaml that cannot be read, or is no YAML; the SDK leaves such files out."""
+    from openstack.config import loader
+
+    named = os.environ.get("OS_CLIENT_CONFIG_FILE")
+    for path in map(Path, [named] if named else loader.CONFIG_FILES):
+        try:
+            yaml.safe_load(path.read_bytes())
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        except OSError as error:
+            raise CloudError(f"{path}: cannot be read: {error.strerror}", "Mend its owner or mode.") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f"{path}:{mark.line + 1}" if mark else str(path)
+            said = getattr(error, "problem", None) or "it is no text"
+            raise CloudError(f"{where}: bad YAML: {said}", "Check indentation, tabs and quotes.") from None
 
 
 def has_volumes(connection: Connection) -> bool:
@@ -135,6 +163,9 @@ def explain(error: Exception, doing: str = "") -> CloudError:
             return CloudError(what, "Check region_name and interface of this entry in clouds.yaml.")
         case auth.ConnectFailure() | auth.ConnectTimeout() | auth.UnknownConnectionError() | auth.DiscoveryFailure():
             return LostError(what, "Check auth_url in clouds.yaml and the way there; run the same command again.")
+        # neutron's full quota is a conflict, cinder's too large a request
+        case sdk.HttpException(status_code=409 | 413) if "quota" in said.lower():
+            return CloudError(what, "Ask for a larger quota in the project, or make the testbed smaller.")
         case sdk.HttpException(status_code=500 | 502 | 504):
             return LostError(what, "Run the same command again; what is done already stays done.")
         case sdk.ForbiddenException() | auth.Forbidden():

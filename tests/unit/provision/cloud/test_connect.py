@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ import requests
 from keystoneauth1 import exceptions as auth
 from openstack import exceptions as sdk
 
-from provision.cloud.connect import _retry, explain
+from provision.cloud.connect import _retry, connect, explain
+from provision.errors import CloudError
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,9 @@ from provision.cloud.connect import _retry, explain
         (auth.NotFound("Failed to validate token"), "new token"),
         (sdk.NotFoundException("No server with that ID"), "same command again"),
         (sdk.ForbiddenException("Quota exceeded for cores"), "larger quota"),
+        (sdk.ConflictException("Quota exceeded for resources: ['port'].", http_status=409), "larger quota"),
+        (sdk.HttpException("VolumeLimitExceeded: quota", http_status=413), "larger quota"),
+        (sdk.ConflictException("Port is in use", http_status=409), "same command again"),
         (auth.ConnectFailure("Unable to establish connection to http://192.0.2.1:5000/v3"), "auth_url"),
         (auth.SSLError("SSL exception connecting to https://192.0.2.1:5000: certificate verify failed"), "cacert"),
     ],
@@ -100,3 +105,30 @@ def test_a_token_is_asked_for_again(again: int) -> None:
         _retry(there, parallel=1, again=again)
         assert there.session.session.post(f"{url}auth/tokens", timeout=5).status_code == 201
     assert methods == ["POST", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("clouds:\n\tlab: {}\n", ("clouds.yaml:2: bad YAML", "tabs")),
+        (None, ("clouds.yaml: cannot be read", "owner or mode")),
+        (
+            "clouds: {lab: {auth: {auth_url: 'https://192.0.2.1', username: a, password: b}, cacert: /nowhere.crt}}",
+            ("/nowhere.crt", "`cacert`"),
+        ),
+    ],
+    ids=["no YAML", "not readable", "a CA that is not there"],
+)
+def test_a_mistake_in_clouds_yaml_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, words: tuple[str, str]
+) -> None:
+    file = tmp_path / "clouds.yaml"
+    if text is None:
+        file.symlink_to(file)
+    else:
+        file.write_text(text)
+    monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
+    with pytest.raises(CloudError) as error:
+        connect("lab", 1)
+    assert words[0] in error.value.message
+    assert words[1] in error.value.remedy
