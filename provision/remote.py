@@ -65,8 +65,19 @@ def known_hosts(testbed: str) -> Path:
     return state_dir(testbed) / ssh.KNOWN_HOSTS
 
 
-def reach(machines: Sequence[Machine], known: Path, stage: Stage, console: Console, *, all_of_them: bool) -> None:
-    """Pin the machines' host keys and, if it is to be `all_of_them`, wait until all let us in. Raises `ReachError`."""
+def reach(
+    machines: Sequence[Machine],
+    known: Path,
+    stage: Stage,
+    console: Console,
+    *,
+    all_of_them: bool,
+    consoles: ssh.ReadConsole | None = None,
+) -> None:
+    """Pin the machines' host keys and, if it is to be `all_of_them`, wait until all let us in. Raises `ReachError`.
+
+    `consoles`: what reads those of machines that have one.
+    """
 
     def tell(name: str, text: str) -> None:
         stage.step(f"{name}: {text}")
@@ -74,7 +85,7 @@ def reach(machines: Sequence[Machine], known: Path, stage: Stage, console: Conso
     def warn(text: str) -> None:
         console.print(f"Warning: {text}", markup=False, soft_wrap=True)
 
-    ssh.pin(machines, known, tell=tell, warn=warn, limit_s=ANSWER_S)
+    ssh.pin(machines, known, tell=tell, warn=warn, console=consoles, limit_s=ANSWER_S)
     if all_of_them:
         ssh.wait(machines, known, tell=tell, warn=warn, limit_s=ANSWER_S)
     stage.result = f"{len(machines)} hosts"

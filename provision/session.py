@@ -230,8 +230,13 @@ def machines_of(testbed: Testbed, given: Sequence[Machine] | None = None) -> tup
 
 def _go(session: Session, held: ExitStack, command: remote.Command, known: Path, *, changes: bool, take: bool) -> None:
     """Reach the session's hosts, and have them for its command alone where it changes anything."""
+    consoles = None
+    if session.testbed.openstack is not None:
+        from provision.cloud import run
+
+        consoles = run.consoles(session.testbed)
     with session.stage("Reach the hosts") as current:
-        remote.reach(session.machines, known, current, session.console, all_of_them=changes)
+        remote.reach(session.machines, known, current, session.console, all_of_them=changes, consoles=consoles)
     holder = command if changes else None
     session.ssh_options = held.enter_context(remote.opened(session.testbed, session.machines, known, holder, take=take))
     if changes:

@@ -341,7 +341,7 @@ def _pin(work: _Work, file: _KnownHosts, machine: Machine, console: ReadConsole 
     keys, said = _shown(work, machine, file.path)
     if not keys:
         return _why(work, file, machine, said)
-    if work.lasts(machine, "answer") > CONSOLE_S:
+    if work.lasts(machine, "answer") > min(CONSOLE_S, work.limit_s / 2):
         return _trust(work, file, machine, warn)
     return Refusal("its console does not show its host keys yet")
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from provision.cloud.progress import Progress
     from provision.cloud.run import Project, Survey
     from provision.console import Stage
-    from provision.machines import Console as MachineConsole
     from provision.machines import Machine
     from provision.spec import Testbed
 
@@ -47,25 +46,13 @@ def pin(testbed: Testbed, machines: Sequence[Machine], console: Console, limit_s
     Raises `ReachError` when nobody answers for `limit_s` seconds.
     """
     from provision import remote, ssh
+    from provision.cloud.run import consoles
 
     def warn(text: str) -> None:
         console.print(f"Warning: {text}", markup=False, soft_wrap=True)
 
-    def console_of(machine: Machine) -> MachineConsole:
-        from provision.cloud.console import reader
-        from provision.cloud.run import PARALLEL, Project
-
-        return reader(Project.of(testbed, PARALLEL).connection)(machine)
-
-    read = console_of if testbed.openstack else None
-    ssh.pin(
-        machines,
-        remote.known_hosts(testbed.name),
-        tell=lambda name, text: None,
-        warn=warn,
-        console=read,
-        limit_s=limit_s,
-    )
+    known, read = remote.known_hosts(testbed.name), consoles(testbed)
+    ssh.pin(machines, known, tell=lambda name, text: None, warn=warn, console=read, limit_s=limit_s)
 
 
 class Steps:

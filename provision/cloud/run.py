@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import socket
 import time
 import urllib.parse
@@ -21,6 +22,7 @@ from provision.cloud import observed as looking
 from provision.cloud import plan as planning
 from provision.cloud.choose import Problem, choose
 from provision.cloud.connect import be_patient, connect, explained
+from provision.cloud.console import reader
 from provision.cloud.machines import machines_of
 from provision.errors import BusyError, CloudError, LostError, ShortError, TestbedError, UnreadError
 from provision.machines import Machine
@@ -242,6 +244,14 @@ def survey(testbed: Testbed, parallel: int) -> Survey:
 
 
 def _problems(error: UnreadError) -> list[Problem]:
+def consoles(testbed: Testbed) -> Callable[[Machine], Console] | None:
+    """Return what reads the consoles of a testbed's servers, and logs in for the first; None where it has no cloud."""
+    if testbed.openstack is None:
+        return None
+    connection = functools.cache(lambda: Project.of(testbed, PARALLEL).connection)
+    return lambda machine: reader(connection())(machine)
+
+
     return [Problem(each.message, each.remedy) for each in error.errors]
 
 
