@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provision.errors import TestbedError
 from provision.spec import ManagedTelemetry, Testbed, is_everywhere
 from provision.spec_hosts import Hosts
 from provision.spec_types import GROUPS, Group, JumpHost
@@ -83,6 +84,18 @@ def with_group(machines: Iterable[Machine], *groups: Group) -> list[Machine]:
     return [machine for machine in machines if {*groups} & {*machine.groups}]
 
 
+def single(machines: Iterable[Machine], group: Group) -> Machine:
+    """Return the machine on which a group lives that has but one. Raises `TestbedError` where there is none."""
+    found = with_group(machines, group)
+    if len(found) != 1:
+        names = ", ".join(machine.name for machine in found)
+        raise TestbedError(
+            f"{group} lives on {len(found)} hosts: {names}" if found else f"the host of {group} is not there",
+            "Bring the testbed up: testbed up",
+        )
+    return found[0]
+
+
 def resolved(testbed: Testbed, machines: Iterable[Machine]) -> Testbed:
     """Return `testbed` with the addresses that only its machines tell: where server and InfluxDB are.
 
@@ -90,14 +103,15 @@ def resolved(testbed: Testbed, machines: Iterable[Machine]) -> Testbed:
     """
     if testbed.provider == "local":
         return testbed
-    [server] = with_group(machines, "server")
+    machines = tuple(machines)
+    server = single(machines, "server")
     found: dict[str, Any] = {}
     bind = testbed.server.bind if "bind" in testbed.server.model_fields_set else "0.0.0.0"  # noqa: S104
     host = testbed.server.host or (server.internal if is_everywhere(bind) else bind)
     found["server"] = testbed.server.model_copy(update={"bind": bind, "host": host})
     source = testbed.telemetry
     if isinstance(source, ManagedTelemetry) and "host" not in source.model_fields_set:
-        [telemetry] = with_group(machines, "telemetry")
+        telemetry = single(machines, "telemetry")
         readers = with_group(machines, "clients", "inference")
         address = "127.0.0.1" if readers == [telemetry] else telemetry.internal
         found["telemetry"] = source.model_copy(update={"host": address})

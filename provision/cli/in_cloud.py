@@ -151,15 +151,18 @@ def check_up(
     from provision.cli.output import show_changes
     from provision.cloud.machines import machines_of
     from provision.cloud.run import refuse
+    from provision.machines import with_group
     from provision.reports import CheckReport
     from provision.session import open_check
+    from provision.spec_types import SINGLE
 
     found = look(console, testbed, parallel).look
     refuse(found.plan)
     machines = machines_of(testbed, found.observed)
     changes: list[Change] = []
-    has_server = any("server" in machine.groups for machine in machines)
-    if has_server:
+    # what lives on hosts that are not there yet cannot be looked at
+    whole = all(len(with_group(machines, group)) == 1 for group in SINGLE)
+    if whole:
         with open_check(
             testbed, "up --check", console, vault_password_file, machines=machines, verbosity=verbose
         ) as session:
@@ -168,7 +171,7 @@ def check_up(
         show_json(CheckReport.of(testbed.name, [*as_changes(found.plan), *changes], diff=diff))
         return
     show_plan(make_console(), found.plan, nothing=NOTHING)
-    if has_server:
+    if whole:
         show_changes(make_console(), changes, diff=diff)
     else:
         make_console().print("The server is not there yet, so what its playbooks would do is all of it.")
@@ -178,12 +181,12 @@ def told(testbed: Testbed, machines: Sequence[Machine]) -> Testbed:
     """Return the testbed with addresses in its URLs, to be shown; before there are any, with the server's name."""
     from provision.machines import Machine, resolved
 
-    if not any("server" in machine.groups for machine in machines):
-        assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
-        from provision.cloud.desired import nodes
-
-        machines = [Machine(node.name, node.groups, node.name, node.name, "") for node in nodes(testbed.openstack)]
-    return resolved(testbed, machines)
+    assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
+    internal = {machine.name: machine.internal for machine in machines}
+    wanted = nodes(testbed.openstack)
+    return resolved(
+        testbed, [Machine(node.name, node.groups, "", internal.get(node.name, node.name), "") for node in wanted]
+    )
 
 
 def as_changes(plan: Plan) -> list[Change]:
@@ -225,12 +228,13 @@ def bring_up(
 
     found = look(console, testbed, parallel)
     anew = frozenset(server.id for server in found.look.observed.servers if server.node in rebuild)
+    assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
+    names = [node.name for node in nodes(testbed.openstack)]
+    if unknown := [name for name in rebuild if name not in names]:
+        raise SpecError(f"the testbed has no server {', '.join(unknown)}", f"There are: {', '.join(names)}.")
     seen = found.look.rebuilding(anew)
     show_plan(console, seen.plan, nothing=NOTHING)
     refuse(seen.plan)
-    if missing := [name for name in rebuild if name not in {server.node for server in seen.observed.servers}]:
-        there = ", ".join(server.node for server in seen.observed.servers) or "none"
-        raise SpecError(f"the testbed has no server {', '.join(missing)}", f"There are: {there}.")
     project = found.project
     assert project is not None  # noqa: S101 (else the plan was refused)
     console.print()

@@ -10,8 +10,8 @@ from rich.console import Console
 from provision import spec
 from provision.cli.in_cloud import Steps, told
 from provision.cloud.plan import Action, Plan
-from provision.errors import CloudError, Exit, StoppedError
-from provision.machines import Machine
+from provision.errors import CloudError, Exit, StoppedError, TestbedError
+from provision.machines import Machine, resolved
 
 SPEC = """\
 name: ran
@@ -77,3 +77,21 @@ def test_urls_show_the_servers_name_until_it_has_an_address():
     everything = ("server", "clients", "telemetry", "inference")
     machine = Machine("server", everything, "203.0.113.9", internal="10.0.0.5", user="ubuntu")
     assert told(testbed, [machine]).server.url("api") == "http://10.0.0.5:8008"
+
+
+def test_a_server_that_is_to_come_is_told_by_its_name():
+    testbed = spec.parse(SPEC.replace("network: net", "network: net, nodes: {telemetry: {}}"), "testbed.yaml")
+    there = Machine("server", ("server", "telemetry", "clients"), "203.0.113.7", "10.0.0.7", "ubuntu")
+    shown = told(testbed, [there])
+    assert shown.server.url("api") == "http://10.0.0.7:8008"
+    assert shown.telemetry.url == "http://telemetry:8086"
+    agent = Machine("agent-1", ("agents",), "203.0.113.8", "10.0.0.8", "ubuntu")
+    assert told(testbed, [agent]).server.url("api") == "http://server:8008"
+
+
+def test_a_host_that_is_not_there_is_named():
+    testbed = spec.parse(SPEC, "testbed.yaml")
+    agent = Machine("agent-1", ("agents",), "203.0.113.8", "10.0.0.8", "ubuntu")
+    with pytest.raises(TestbedError) as error:
+        resolved(testbed, [agent])
+    assert "the host of server is not there" in error.value.message
