@@ -174,11 +174,12 @@ def check_up(
     if whole:
         show_changes(make_console(), changes, diff=diff)
     else:
-        make_console().print("The server is not there yet, so what its playbooks would do is all of it.")
+        make_console().print("Not all servers are there yet, so what the playbooks would do is not looked at.")
 
 
 def told(testbed: Testbed, machines: Sequence[Machine]) -> Testbed:
-    """Return the testbed with addresses in its URLs, to be shown; before there are any, with the server's name."""
+    """Return the testbed with addresses in its URLs, to be shown; of a server that is not there, with its name."""
+    from provision.cloud.desired import nodes
     from provision.machines import Machine, resolved
 
     assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
@@ -221,17 +222,18 @@ def bring_up(
     """
     from provision import deploy
     from provision.cli import deployment
+    from provision.cloud.desired import nodes
     from provision.cloud.machines import machines_of
     from provision.cloud.run import refuse
     from provision.session import open_session
     from provision.smoke import STAGE
 
-    found = look(console, testbed, parallel)
-    anew = frozenset(server.id for server in found.look.observed.servers if server.node in rebuild)
     assert testbed.openstack is not None  # noqa: S101 (the provider is openstack)
     names = [node.name for node in nodes(testbed.openstack)]
     if unknown := [name for name in rebuild if name not in names]:
         raise SpecError(f"the testbed has no server {', '.join(unknown)}", f"There are: {', '.join(names)}.")
+    found = look(console, testbed, parallel)
+    anew = frozenset(server.id for server in found.look.observed.servers if server.node in rebuild)
     seen = found.look.rebuilding(anew)
     show_plan(console, seen.plan, nothing=NOTHING)
     refuse(seen.plan)
@@ -252,7 +254,7 @@ def bring_up(
             at_work.enter_context(project.marked(seen.observed, break_lock=break_lock))
             agreed()
             with steps.followed(SERVERS) as progress:
-                observed = project.bring_up(progress, rebuild=anew, first=seen if yes else None)
+                observed = project.bring_up(progress, rebuild=anew, agreed=seen, fresh=yes)
             machines = machines_of(testbed, observed)
             reach(steps, project, machines)
         with open_session(

@@ -31,6 +31,7 @@ VOLUME_S = 1800
 # what a server's boot volume is told before the server goes without it (nova: os-volume_attachments, from 2.85)
 KEEP = {"delete_on_termination": False}
 KEEP_VERSION = "2.85"
+IN_THE_MAKING = ("creating", "downloading")  # of a volume
 PORTS_A_CALL = 10  # several calls are worked on side by side
 Told = Callable[[Action, str], None]
 Part = TypeVar("Part")
@@ -116,6 +117,8 @@ def apply(
 
 def _delete(run: _Run) -> None:
     """Delete what goes: servers first, as the rest is in use until they are gone."""
+    from openstack.exceptions import NotFoundException
+
     network, compute, block = run.connection.network, run.connection.compute, run.connection.block_storage
     servers = [*run.of("delete", "server"), *run.of("replace", "server")]
     run.each(run.of("delete", "floating IP"), lambda action: network.delete_ip(action.id, ignore_missing=True))
@@ -123,12 +126,16 @@ def _delete(run: _Run) -> None:
     def delete_server(action: Action) -> None:
         for volume in action.to.get("keep", ()):
             url = f"/servers/{action.id}/os-volume_attachments/{volume}"
-            checked(compute.put(url, json={"volumeAttachment": KEEP | {"volumeId": volume}}, microversion=KEEP_VERSION))
+            with suppress(NotFoundException):  # a server that found no host has it not, or has gone
+                kept = {"volumeAttachment": KEEP | {"volumeId": volume}}
+                checked(compute.put(url, json=kept, microversion=KEEP_VERSION))
         compute.delete_server(action.id, ignore_missing=True)
 
+    making = {volume.id for volume in run.observed.volumes if volume.status in IN_THE_MAKING}
+
     def delete_volume(action: Action) -> None:
-        if not action.to.get("begun"):
-            _patiently(lambda: _delete_volume(block, action.id))
+        if not action.to.get("begun"):  # cinder ends no copy before it is done
+            _patiently(lambda: _delete_volume(block, action.id), VOLUME_S if action.id in making else CONFLICT_S)
 
     run.each(servers, delete_server)
     _wait_until_gone(run, servers, looking.observe_servers, SERVER_S)
@@ -201,11 +208,11 @@ def _delete_volume(block: Any, volume_id: str) -> None:
                 raise ConflictException(str(error)) from error
 
 
-def _patiently(call: Callable[[], Any]) -> Any:
+def _patiently(call: Callable[[], Any], seconds: float = CONFLICT_S) -> Any:
     """Call until there is no conflict with something that is on its way out."""
     from openstack.exceptions import ConflictException
 
-    end = time.monotonic() + CONFLICT_S
+    end = time.monotonic() + seconds
     pause = 0.5
     while True:
         try:
@@ -307,16 +314,19 @@ def _rule(network: Any, group: str, rule: Rule) -> None:
             security_group_id=group,
             direction="ingress",
             ethertype="IPv6" if rule.remote and ":" in rule.remote else "IPv4",
-            description=OWN_ADDRESS if rule.own_address else run_mark(rule),
+            description=_description(rule),
             **ports,
             **remote,
         )
-    except ConflictException:  # a repeated call: the first one's answer was lost
-        return
+    except ConflictException as error:  # a repeated call: the first one's answer was lost; a full quota is another
+        if "already exists" not in str(error):
+            raise
 
 
-def run_mark(rule: Rule) -> str:
-    """Return the description of a rule that testbed.yaml asks for."""
+def _description(rule: Rule) -> str:
+    """Return the description of a rule: whose address it lets in, or that testbed.yaml asks for it."""
+    if rule.owner:
+        return f"{OWN_ADDRESS}{rule.owner}"
     return "" if rule.first is None else "testbed.yaml"
 
 
@@ -369,7 +379,7 @@ def _volumes(run: _Run) -> None:
             size=node.volume.size,
             image_id=chosen.nodes[action.name].image.id,
             availability_zone=chosen.nodes[action.name].volume_zone,
-            volume_type=node.volume.type,
+            volume_type=chosen.nodes[action.name].volume_type,
             metadata=run.desired.volume_metadata(node, chosen.nodes[action.name].image.id),
         )
         return str(made.id)

@@ -39,6 +39,7 @@ class Made:
     image: Image
     flavor: FlavorOffer
     volume_zone: str | None = None  # cinder's, where it has the node's
+    volume_type: str | None = None  # its name
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def choose(desired: Desired, offer: Offer) -> Chosen:
             problems.append(Problem(what, f"Name a `boot_volume` of {image.least_disk} GiB or more."))
         flavor = None if "flavors" in offer.unread else _flavor(node, image, offer.flavors, problems)
         if image is not None and flavor is not None:
-            nodes[node.name] = Made(image, flavor, node.zone if node.zone in offer.volume_zones else None)
+            zone = node.zone if node.zone in offer.volume_zones else None
+            kind = offer.volume_types.get(node.volume.type) if node.volume and node.volume.type else None
+            nodes[node.name] = Made(image, flavor, zone, kind)
         problems += _zone_and_volume(node, offer)
     network = external = None
     networks_known = "networks" not in offer.unread

@@ -16,7 +16,8 @@ NODE_KEY = "testbed_node"
 GROUPS_KEY = "testbed_groups"
 IMAGE_KEY = "testbed_image"
 ASKED_KEY = "testbed_image_asked"  # as testbed.yaml says it: a name may lead to another image later
-OWN_ADDRESS = "address of an administrator"
+FLAVOR_KEY = "testbed_flavor_asked"  # likewise: the smallest that has it may be another later
+OWN_ADDRESS = "address of "  # description of a rule for an administrator's own; her holder as in `marker` follows
 SSH_PORT = 22
 # name of the first, and of those in a group that may have several
 STEMS: dict[Group, str] = {
@@ -37,14 +38,19 @@ def mark(name: str) -> str:
 class Rule:
     """What a security group lets in, IPv4 or IPv6 by its range: TCP ports `first` to `last`; None: everything.
 
-    `remote`: an address range; None: the group's own members. `own_address`: by default, for the administrator who ran
-    the command; those of other administrators stay.
+    `remote`: an address range; None: the group's own members. `owner`: whose address it is, where nothing is said of
+    who may come in; those of other administrators stay.
     """
 
     first: int | None
     last: int | None
     remote: str | None
-    own_address: bool = False
+    owner: str = ""
+
+    @property
+    def what(self) -> tuple[int | None, int | None, str | None]:
+        """What it lets in: no two rules of a group have the same."""
+        return self.first, self.last, self.remote
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,7 @@ class Desired:
             GROUPS_KEY: ",".join(node.groups),
             IMAGE_KEY: image_id,
             ASKED_KEY: node.image,
+            FLAVOR_KEY: asked(node.flavor),
         }
 
     def volume_metadata(self, node: Node, image_id: str) -> dict[str, str]:
@@ -109,8 +116,13 @@ class Desired:
         return self.tags | {self.mark}
 
 
-def of(testbed: Testbed, own_address: str) -> Desired:
-    """Return what `testbed` wants; `own_address` is this administrator's, as a range."""
+def asked(flavor: str | Flavor) -> str:
+    """Return what testbed.yaml says of a flavor, in words."""
+    return flavor if isinstance(flavor, str) else f"{flavor.vcpus} vCPU, {flavor.ram} MiB, {flavor.disk} GiB"
+
+
+def of(testbed: Testbed, own_address: str, owner: str = "me") -> Desired:
+    """Return what `testbed` wants; `own_address` is that of this administrator, `owner`, as a range."""
     openstack = testbed.openstack
     if openstack is None:
         raise ValueError("the testbed has another provider than openstack")
@@ -119,7 +131,7 @@ def of(testbed: Testbed, own_address: str) -> Desired:
         network=openstack.network,
         pool=openstack.floating_ip_pool,
         nodes=tuple(nodes(openstack)),
-        rules=frozenset(_rules(testbed, openstack, own_address)),
+        rules=frozenset(_rules(testbed, openstack, own_address, owner)),
         metadata=dict(openstack.metadata),
         tags=frozenset(openstack.tags),
         user_data=user_data(testbed),
@@ -170,13 +182,13 @@ def nodes(openstack: OpenStack) -> list[Node]:
     return found
 
 
-def _rules(testbed: Testbed, openstack: OpenStack, own_address: str) -> set[Rule]:
+def _rules(testbed: Testbed, openstack: OpenStack, own_address: str, owner: str) -> set[Rule]:
     ports = {"ssh": SSH_PORT, **testbed.server.ports.model_dump()}
     found = {Rule(None, None, None)}
     for service, port in ports.items():
         ranges = getattr(openstack.security, service)
         if ranges is None:
-            found.add(Rule(port, port, own_address, own_address=True))
+            found.add(Rule(port, port, own_address, owner))
         else:
             found |= {Rule(port, port, each) for each in ranges}
     return found

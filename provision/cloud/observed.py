@@ -28,7 +28,10 @@ ROUTER_INTERFACES = (
 
 @dataclass(frozen=True)
 class Server:
-    """A server that carries the mark."""
+    """A server that carries the mark.
+
+    `vcpus`, `ram` (MiB), `disk` (GiB): of its flavor as it was when the server got it. `launched`: it has run.
+    """
 
     id: str
     name: str
@@ -43,6 +46,10 @@ class Server:
     volumes: tuple[str, ...]
     fault: str = ""
     busy: bool = False
+    vcpus: int = 0
+    ram: int = 0
+    disk: int = 0
+    launched: bool = True
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ class Offer:
     flavors: tuple[FlavorOffer, ...]
     networks: tuple[NetworkOffer, ...]
     zones: frozenset[str]
-    volume_types: frozenset[str]
+    volume_types: dict[str, str]  # their names, by name and by ID
     quotas: dict[str, Quota]
     clock_off: float  # seconds that the cloud's clock is ahead of this machine's
     unread: dict[str, CloudError] = field(default_factory=dict)
@@ -359,7 +366,7 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
             for each in found.get("networks", ())
         ),
         zones=frozenset(each.name for each in found.get("zones", ()) if (each.state or {}).get("available", True)),
-        volume_types=frozenset(word for each in found.get("volume_types", ()) for word in (each.name, each.id)),
+        volume_types={word: each.name for each in found.get("volume_types", ()) for word in (each.name, each.id)},
         quotas=_quotas(
             found.get("quotas of servers", {}), found.get("quotas of networks", {}), found.get("quotas of volumes", {})
         ),
@@ -484,6 +491,10 @@ def _server(each: Any) -> Server:
         volumes=tuple(volume["id"] for volume in each.attached_volumes or ()),
         fault=((each.fault or {}).get("message") or "") if each.status == "ERROR" else "",
         busy=each.task_state is not None,
+        vcpus=(each.flavor or {}).get("vcpus") or 0,
+        ram=(each.flavor or {}).get("ram") or 0,
+        disk=(each.flavor or {}).get("disk") or 0,
+        launched=each.launched_at is not None,
     )
 
 
@@ -511,5 +522,6 @@ def _rule(rule: dict[str, Any], group: str) -> Rule | None:
     if rule["direction"] != "ingress":
         return None
     remote = None if rule["remote_group_id"] == group else (rule["remote_ip_prefix"] or rule["ethertype"])
-    own = (rule["description"] or "") == OWN_ADDRESS
-    return Rule(rule["port_range_min"], rule["port_range_max"], remote, own)
+    said = rule["description"] or ""
+    owner = said.removeprefix(OWN_ADDRESS) if said.startswith(OWN_ADDRESS) else ""
+    return Rule(rule["port_range_min"], rule["port_range_max"], remote, owner)

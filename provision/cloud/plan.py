@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from provision.cloud.choose import Chosen, Problem, choose
-from provision.cloud.desired import ASKED_KEY, Desired, Node, Rule, none
+from provision.cloud.desired import ASKED_KEY, FLAVOR_KEY, Desired, Node, Rule, asked, none
 from provision.cloud.observed import Observed, Offer, Port, Server, Thing, Volume
-from provision.spec_openstack import OwnNetwork
+from provision.spec_openstack import Flavor, OwnNetwork
 
 Verb = Literal["create", "change", "replace", "delete", "wait", "keep"]
 Kind = Literal[
@@ -40,6 +40,7 @@ QUOTA_OF: dict[Kind, str] = {
     "server": "instances",
     "floating IP": "floating IPs",
 }
+FAULT = "nova: "  # why a server that never ran is made anew begins so
 EGRESS_RULES = 2  # that neutron makes with every security group
 TAKES_LONGER = ("BUILD", "REBUILD", "REBOOT", "HARD_REBOOT", "RESIZE", "VERIFY_RESIZE", "PASSWORD", "MIGRATING")
 Marked = TypeVar("Marked", Server, Volume, Port)
@@ -106,7 +107,8 @@ def plan(desired: Desired, observed: Observed, offer: Offer, rebuild: frozenset[
     actions = tuple(_actions(desired, observed, chosen, rebuild))
     rows = _quotas(actions, observed, offer, chosen)
     largest = _largest(desired, observed, offer) if any(row.short_by for row in rows) else ""
-    return Plan(actions, (*chosen.problems, *_unchangeable(desired, observed)), rows, largest, chosen)
+    problems = (*chosen.problems, *_unchangeable(desired, observed), *_in_error(actions, observed))
+    return Plan(actions, problems, rows, largest, chosen)
 
 
 def _unchangeable(desired: Desired, observed: Observed) -> Iterator[Problem]:
@@ -115,6 +117,16 @@ def _unchangeable(desired: Desired, observed: Observed) -> Iterator[Problem]:
         there = observed.subnets[0].detail[0]
         what = f"the testbed's network is {there}, and wanted is {own.cidr}; no subnet in use can be moved"
         yield Problem(what, "Keep the range in openstack.network.cidr, or take the testbed down first.")
+
+
+def _in_error(actions: Iterable[Action], observed: Observed) -> Iterator[Problem]:
+    """A server that has run holds data: only who asks for it makes it anew."""
+    kept = {action.id: action for action in actions if action.kind == "server" and action.verb == "keep"}
+    for server in observed.servers:
+        if server.status == "ERROR" and server.id in kept:
+            what = f"server {server.node}, which has run, is in ERROR: {server.fault or 'nova says no reason'}"
+            remedy = f"Have its state reset (an administrator of the cloud can), or `testbed rebuild {server.node}`,"
+            yield Problem(what, f"{remedy} which loses its disk.")
 
 
 def removal(name: str, observed: Observed, *, keep_volumes: bool) -> Plan:
@@ -144,7 +156,8 @@ def _actions(
     nodes = {node.name: node for node in desired.nodes}
     for found, kind in ((observed.servers, "server"), (observed.ports, "port")):
         yield from _surplus(kind, found, nodes)  # type: ignore[arg-type]
-    doomed = set()
+    doomed: set[str] = set()
+    failed: set[str] = set()
     for node in desired.nodes:
         port, server = ports.get(node.name), servers.get(node.name)
         made = chosen.nodes.get(node.name)
@@ -152,12 +165,22 @@ def _actions(
         if action is not None and action.id in rebuild:
             action = Action("replace", "server", node.name, "a rebuild is asked for", action.id)
         if action is not None:
-            if action.verb == "replace" and server is not None:
+            if action.verb == "replace" and server is not None and action.why.startswith(FAULT):
+                # it never ran: its volume may be one that was kept, with data
+                failed.add(node.name)
+                action = dataclasses.replace(action, to={"keep": _sound(server.volumes, observed)})
+            elif action.verb == "replace" and server is not None:
                 doomed |= {*server.volumes}
             yield action
         yield _port(desired, node, port, observed, chosen)
-    yield from _volumes(desired, observed, nodes, servers, doomed, chosen)
+    yield from _volumes(desired, observed, nodes, servers, doomed, failed, chosen)
     yield from _floating_ips(desired, observed, ports, chosen)
+
+
+def _sound(volumes: Iterable[str], observed: Observed) -> list[str]:
+    """Return those of the volumes, by ID, that are the testbed's and in no error."""
+    sound = {volume.id for volume in observed.volumes if not volume.status.startswith("error")}
+    return [each for each in volumes if each in sound]
 
 
 def _first(found: Sequence[Marked]) -> dict[str, Marked]:
@@ -226,24 +249,27 @@ def _security(desired: Desired, observed: Observed) -> Iterator[Action]:
     yield from _thing("security group", name, observed.security_groups, wanted=wanted, to={})
     if not wanted:
         return
-    there: dict[Rule, str] = {}
+    there: dict[tuple[Any, ...], tuple[Rule, str]] = {}
     for rule_id, rule in observed.rules.items():
-        if rule in there:
+        if rule.what in there:
             yield Action("delete", "security group rule", _said(rule), "there twice", rule_id)
-        there.setdefault(rule, rule_id)
+        there.setdefault(rule.what, (rule, rule_id))
     for rule in sorted(desired.rules, key=_order):
-        if rule in there:
-            yield Action("keep", "security group rule", _said(rule), "", there[rule])
+        if rule.what in there:
+            yield Action("keep", "security group rule", _said(rule), "", there[rule.what][1])
         else:
             yield Action("create", "security group rule", _said(rule), "not there", to={"rule": rule})
-    own_ports = {rule.first for rule in desired.rules if rule.own_address}
-    for rule, rule_id in there.items():
-        if rule in desired.rules:
+    wanted_whats = {rule.what for rule in desired.rules}
+    owners = {rule.first: rule.owner for rule in desired.rules if rule.owner}
+    for what, (rule, rule_id) in there.items():
+        if what in wanted_whats:
             continue
-        if rule.own_address and rule.first in own_ports:
-            yield Action("keep", "security group rule", _said(rule), "of another administrator's address", rule_id)
-        else:
+        if not rule.owner or rule.first not in owners:
             yield Action("delete", "security group rule", _said(rule), "not in testbed.yaml", rule_id)
+        elif rule.owner == owners[rule.first]:
+            yield Action("delete", "security group rule", _said(rule), "your address until now", rule_id)
+        else:
+            yield Action("keep", "security group rule", _said(rule), f"the address of {rule.owner}", rule_id)
 
 
 def _order(rule: Rule) -> tuple[int, int, str]:
@@ -291,12 +317,14 @@ def _server(
         return Action("create", "server", node.name, "not there")
     if reason := _why_replace(desired, node, server, port, observed, chosen):
         return Action("replace", "server", node.name, reason, server.id)
+    if server.status == "ERROR":
+        return Action("keep", "server", node.name, "it is in ERROR", server.id)
     if server.status in TAKES_LONGER or (server.busy and server.status == "ACTIVE"):
         return Action("wait", "server", node.name, f"it is in {server.status}", server.id)
     metadata = desired.server_metadata(node, server.image)
     reasons: list[str] = []
     to: dict[str, Any] = {}
-    if server.flavor != made.flavor.name:
+    if server.flavor != made.flavor.name and not _fits_still(node, server):
         reasons.append(f"flavor {server.flavor} → {made.flavor.name}")
         to["flavor"] = made.flavor.id
     if server.metadata != metadata:
@@ -311,17 +339,29 @@ def _server(
     return Action("change" if reasons else "keep", "server", node.name, "; ".join(reasons), server.id, to)
 
 
+def _fits_still(node: Node, server: Server) -> bool:
+    """Whether a server has what is asked for, as it was when its flavor was chosen: another is no reason to resize."""
+    least = node.flavor
+    return (
+        isinstance(least, Flavor)
+        and server.metadata.get(FLAVOR_KEY) == asked(least)
+        and server.vcpus >= least.vcpus
+        and server.ram >= least.ram
+        and (node.volume is not None or server.disk >= least.disk)
+    )
+
+
 def _why_replace(
     desired: Desired, node: Node, server: Server, port: Port | None, observed: Observed, chosen: Chosen
 ) -> str:
     made = chosen.nodes[node.name]
     volumes = {volume.id: volume for volume in observed.volumes}
     boot = next((volumes[each] for each in server.volumes if each in volumes), None)
-    if server.status == "ERROR":
-        return f"nova: {server.fault or 'ERROR, without a reason'}"
+    if server.status == "ERROR" and not server.launched:
+        return f"{FAULT}{server.fault or 'ERROR, without a reason'}"
     if server.image != made.image.id and server.metadata.get(ASKED_KEY) != node.image:
         return f"image {_image_name(server.image, chosen)} → {made.image.name}"
-    if node.zone is not None and server.zone != node.zone:
+    if node.zone is not None and server.zone and server.zone != node.zone:  # a shelved one is in none
         return f"availability zone {server.zone} → {node.zone}"
     if server.status == "BUILD":  # nova shows its volumes and port when it is made
         return ""
@@ -329,8 +369,8 @@ def _why_replace(
         return "boots from a volume" if node.volume is None else "does not boot from a volume"
     if node.volume and boot and boot.size != node.volume.size:
         return f"boot volume of {boot.size} → {node.volume.size} GiB"
-    if node.volume and boot and node.volume.type and boot.type != node.volume.type:
-        return f"type of the boot volume {boot.type} → {node.volume.type}"
+    if node.volume and boot and made.volume_type and boot.type != made.volume_type:
+        return f"type of the boot volume {boot.type} → {made.volume_type}"
     if port is None or port.server != server.id or port.network != _network_id(desired, observed, chosen):
         return "its port is not there, or on another network"
     return ""
@@ -352,6 +392,7 @@ def _volumes(
     nodes: dict[str, Node],
     servers: dict[str, Server],
     doomed: set[str],
+    failed: set[str],
     chosen: Chosen,
 ) -> Iterator[Action]:
     used = {volume for server in servers.values() for volume in server.volumes}
@@ -370,10 +411,10 @@ def _volumes(
             yield Action("delete", "volume", volume.node or volume.id, "no longer wanted", volume.id)
         elif volume.status == "deleting":
             yield Action("delete", "volume", volume.node, "it is on its way out", volume.id, {"begun": True})
-        elif volume.id in doomed or volume.status.startswith("error"):
-            yield Action(
-                "delete", "volume", volume.node, f"its server is replaced, or it is in {volume.status}", volume.id
-            )
+        elif volume.id in doomed:
+            yield Action("delete", "volume", volume.node, "its server is replaced", volume.id)
+        elif volume.status.startswith("error") and (volume.id not in used or volume.node in failed):
+            yield Action("delete", "volume", volume.node, f"it is in {volume.status}", volume.id)
         elif volume.id in used or (volume.node in in_build and volume.node not in free):
             metadata = desired.volume_metadata(node, volume.image)
             if volume.metadata != metadata:
@@ -382,10 +423,13 @@ def _volumes(
             else:
                 yield Action("keep", "volume", volume.node, "", volume.id)
             free[volume.node] = volume
-        elif volume.node in free or volume.node in servers:
+        elif volume.node in free or (volume.node in servers and volume.node not in failed):
             yield Action("delete", "volume", volume.node, "there twice", volume.id)
         elif volume.size != node.volume.size:
             why = f"boot volume of {volume.size} → {node.volume.size} GiB"
+            yield Action("delete", "volume", volume.node, why, volume.id)
+        elif made is not None and made.volume_type and volume.type != made.volume_type:
+            why = f"type of the boot volume {volume.type} → {made.volume_type}"
             yield Action("delete", "volume", volume.node, why, volume.id)
         elif made is not None and not same:
             why = f"image {_image_name(volume.image, chosen)} → {made.image.name}"
@@ -423,15 +467,14 @@ def _floating_ips(desired: Desired, observed: Observed, ports: dict[str, Port], 
 
 
 def _quotas(actions: Iterable[Action], observed: Observed, offer: Offer, chosen: Chosen) -> tuple[QuotaRow, ...]:
-    more = _used_more(actions, observed, offer, chosen)
+    more = _used_more(actions, observed, chosen)
     return tuple(
         QuotaRow(name, quota.used, quota.used + more[name], quota.limit) for name, quota in offer.quotas.items()
     )
 
 
-def _used_more(actions: Iterable[Action], observed: Observed, offer: Offer, chosen: Chosen) -> Counter[str]:
+def _used_more(actions: Iterable[Action], observed: Observed, chosen: Chosen) -> Counter[str]:
     """Return how much more of each quota is used when the actions are done (less: negative)."""
-    flavors = {flavor.name: flavor for flavor in offer.flavors}
     servers = {server.id: server for server in observed.servers}
     volumes = {volume.id: volume for volume in observed.volumes}
     more: Counter[str] = Counter()
@@ -441,10 +484,10 @@ def _used_more(actions: Iterable[Action], observed: Observed, offer: Offer, chos
         if action.kind == "security group":
             more["security group rules"] += sign * EGRESS_RULES
         if action.kind == "server":
-            there = servers.get(action.id)
-            before = flavors.get(there.flavor) if there else None
+            before = servers.get(action.id)
             made = chosen.nodes.get(action.name)
-            after = made.flavor if made and action.verb != "delete" else None
+            new = made.flavor if made and (action.verb in ("create", "replace") or "flavor" in action.to) else None
+            after = new or (before if action.verb != "delete" else None)
             more["cores"] += (after.vcpus if after else 0) - (before.vcpus if before else 0)
             more["ram"] += (after.ram if after else 0) - (before.ram if before else 0)
         if action.kind == "volume" and sign:

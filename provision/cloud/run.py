@@ -8,7 +8,7 @@ import socket
 import time
 import urllib.parse
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from provision.cloud.connect import be_patient, connect, explained
 from provision.cloud.console import reader
 from provision.cloud.machines import machines_of
 from provision.errors import BusyError, CloudError, LostError, ShortError, TestbedError, UnreadError
-from provision.machines import Machine
+from provision.machines import Console, Machine
 from provision.spec import Testbed
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class Project:
         `offer`: what the cloud offers, where that is known already.
         """
         auth_url = self.connection.config.get_auth_args().get("auth_url", "")
-        desired = wanting.of(self.testbed, own_address(auth_url))
+        desired = wanting.of(self.testbed, own_address(auth_url), marker.mine(datetime.now(UTC)).holder)
         with ThreadPoolExecutor(max_workers=2) as pool:
             there = pool.submit(self.observe)
             if offer is None:
@@ -125,25 +125,33 @@ class Project:
             return Look(desired, looking.Observed(), planning.Plan((), tuple(dict.fromkeys(problems))))
 
     def bring_up(
-        self, follower: Follower, *, rebuild: frozenset[str] = frozenset(), first: Look | None = None
+        self,
+        follower: Follower,
+        *,
+        rebuild: frozenset[str] = frozenset(),
+        agreed: Look | None = None,
+        fresh: bool = False,
     ) -> looking.Observed:
         """Make the project what is wanted, and return what is there then.
 
-        `rebuild`: servers to make anew, by ID. `first`: what was seen just now, to begin with. Raises `CloudError`, and
-        `ShortError` when nothing was changed.
+        `rebuild`: servers to make anew, by ID. `agreed`: what somebody agreed to, else what is seen first: servers and
+        volumes that were there then are replaced and deleted as it says, and no others. `fresh`: it was seen just now.
+        Raises `CloudError`, and `ShortError` when nothing was changed.
         """
         be_patient(self.connection, self.parallel)
         failed: dict[str, set[str]] = defaultdict(set)
         tags = marker.mine(datetime.now(UTC)).tags
         rounds, changed, offer = _Rounds(), False, None
         while rounds.whole:
-            look = (first if first and not changed else self.look(offer)).rebuilding(rebuild)
+            look = (agreed if agreed and fresh and not changed else self.look(offer)).rebuilding(rebuild)
+            agreed = agreed or look
             offer = look.offer  # it stays for the rounds; a quota that somebody else fills is nova's to tell
             refuse(look.plan, changed=changed)
             if not look.plan.work:
                 return look.observed
+            _keep_to(agreed, look.plan)
             for action in look.plan.work:
-                if action.kind == "server" and action.verb == "replace" and action.why.startswith("nova: "):
+                if action.kind == "server" and action.verb == "replace" and action.why.startswith(planning.FAULT):
                     failed[action.name].add(action.id)
                     if len(failed[action.name]) >= TRIES:
                         raise CloudError(
@@ -214,12 +222,34 @@ class Project:
             self.connection.network.set_tags(SecurityGroup.existing(id=group.id), tags)
 
 
+def _keep_to(agreed: Look, plan: planning.Plan) -> None:
+    """Raise `CloudError` where a plan loses data that nobody agreed to lose."""
+    there = {each.id for each in agreed.observed.servers} | {each.id for each in agreed.observed.volumes}
+    lost = {action.id for action in agreed.plan.work if action.verb in ("replace", "delete")}
+    for action in plan.work:
+        if action.kind not in ("server", "volume") or action.verb not in ("replace", "delete"):
+            continue
+        if action.id in there - lost and not action.to.get("begun"):
+            raise CloudError(
+                f"{action.kind} {action.name} would be lost now, which nobody agreed to: {action.why}",
+                "`testbed plan` shows it; the same command asks again.",
+            )
+
+
 def machines(testbed: Testbed, parallel: int = PARALLEL) -> tuple[Machine, ...]:
     """Return the testbed's servers as they can be reached now; `TestbedError` where there are none."""
     found = machines_of(testbed, Project.of(testbed, parallel).observe())
     if not found:
         raise TestbedError(f"testbed {testbed.name} has no servers", "Bring it up: testbed up")
     return tuple(found)
+
+
+def consoles(testbed: Testbed) -> Callable[[Machine], Console] | None:
+    """Return what reads the consoles of a testbed's servers, and logs in for the first; None where it has no cloud."""
+    if testbed.openstack is None:
+        return None
+    connection = functools.cache(lambda: Project.of(testbed, PARALLEL).connection)
+    return lambda machine: reader(connection())(machine)
 
 
 @dataclass(frozen=True)
@@ -244,14 +274,6 @@ def survey(testbed: Testbed, parallel: int) -> Survey:
 
 
 def _problems(error: UnreadError) -> list[Problem]:
-def consoles(testbed: Testbed) -> Callable[[Machine], Console] | None:
-    """Return what reads the consoles of a testbed's servers, and logs in for the first; None where it has no cloud."""
-    if testbed.openstack is None:
-        return None
-    connection = functools.cache(lambda: Project.of(testbed, PARALLEL).connection)
-    return lambda machine: reader(connection())(machine)
-
-
     return [Problem(each.message, each.remedy) for each in error.errors]
 
 

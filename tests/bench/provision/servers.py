@@ -3,9 +3,10 @@
     TESTBED_LAB_CLOUD=clouds.yaml .venv/bin/python -P -m tests.bench.provision.servers [1 10 50 100]
 
 The peers: `floor`, the SDK's create calls at the same concurrency and one list poll; an `openstack.cloud.server`
-playbook with async, and one with a loop, up to 50 servers. All go through one proxy, which counts the API calls. What counts is the ratio
-to the floor: seconds are those of the machine. The first entry of clouds.yaml is the administrator's of a test cloud
-(`tests/lab/openstack`) with fake hypervisors; the run makes a project there, and removes it.
+playbook with async, and one with a loop, up to 50 servers. All go through one proxy, which counts the API calls. What
+counts is the ratio to the floor: seconds are those of the machine. The first entry of clouds.yaml is the
+administrator's of a test cloud (`tests/lab/openstack`) with fake hypervisors; the run makes a project there, and
+removes it.
 
 The collection breaks with openstacksdk 4.15 and later, so it has a venv of its own, with what was current for it.
 """

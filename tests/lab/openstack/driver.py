@@ -33,7 +33,7 @@ def main(verb: str, file: str, parallel: str) -> int:
             first = project.look()
             refuse(first.plan)
             with project.marked(first.observed, break_lock=False):
-                project.bring_up(Printer(), first=first)
+                project.bring_up(Printer(), agreed=first, fresh=True)
         else:
             there = project.removal(keep_volumes=False).observed
             with project.marked(there, break_lock=False):

@@ -259,6 +259,39 @@ def test_a_broken_compute_host_is_told_with_nova_s_words(small_bed: Bed, proxy: 
 
 
 @pytest.mark.drawn
+def test_a_kept_volume_outlives_a_server_that_finds_no_host(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
+    assert bed.run("up").code == 0
+    assert bed.command("down", "--yes", "--keep-volumes").code == 0
+    block = bed.project.connection.block_storage
+    kept = {each.id for each in block.volumes()}
+    assert len(kept) == 2
+    bed.say(availability_zone="broken")
+    done = bed.run("up")
+    assert done.code == 1
+    assert "does not come up" in done.message
+    assert {each.id for each in block.volumes()} == kept
+    bed.say(availability_zone=None)
+    done = bed.run("up")
+    assert done.code == 0, done.err
+    assert contents(bed.project, undisturbed) == undisturbed
+    assert {each.id for each in block.volumes()} == kept
+
+
+@pytest.mark.drawn
+def test_a_server_that_has_run_and_is_in_error_is_left_to_who_asks(cloud: Cloud, small_bed: Bed, proxy: Proxy) -> None:
+    assert small_bed.run("up").code == 0
+    [server] = small_bed.project.connection.compute.servers()
+    cloud.admin.compute.reset_server_state(server, "error")
+    for words in (("plan",), ("up", "--yes")):
+        done = small_bed.command(*words)
+        assert done.code == 2
+        assert "server server, which has run, is in ERROR" in done.out + done.err
+    assert [each.id for each in small_bed.project.connection.compute.servers()] == [server.id]
+    cloud.admin.compute.reset_server_state(server, "active")
+    assert up_changes_nothing(small_bed, proxy)
+
+
+@pytest.mark.drawn
 def test_quota_that_somebody_takes_half_way_is_told(bed: Bed, proxy: Proxy, undisturbed: list[str]) -> None:
     taken = proxy.add(Fault(at("cinder", "POST", "/volumes"), before=lambda call: bed.project.set_quotas(instances=1)))
     done = bed.run("up")

@@ -11,7 +11,7 @@ from provision import spec
 from provision.cloud import desired as wanting
 from provision.cloud import plan as planning
 from provision.cloud.choose import Problem, choose
-from provision.cloud.desired import ASKED_KEY, GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
+from provision.cloud.desired import ASKED_KEY, FLAVOR_KEY, GROUPS_KEY, IMAGE_KEY, KEY, NODE_KEY, Desired, Rule
 from provision.cloud.observed import (
     FlavorOffer,
     FloatingIp,
@@ -54,7 +54,7 @@ OFFER = Offer(
     ),
     networks=(NetworkOffer("n-pub", "public", True, ("s-pub",)), NetworkOffer("n-x", "lab net/1", False, ("s-x",))),
     zones=frozenset({"compute", "gpu", "radio"}),
-    volume_types=frozenset({"ssd"}),
+    volume_types={"ssd": "ssd", "t-ssd": "ssd"},
     quotas={
         "instances": Quota(1, 10),
         "cores": Quota(2, 20),
@@ -98,6 +98,9 @@ def there(of: Desired) -> Observed:
                 metadata=of.server_metadata(node, "i-1"),
                 tags=of.server_tags,
                 volumes=tuple(volume.id for volume in volumes if volume.node == node.name),
+                vcpus=8,
+                ram=8192,
+                disk=0 if node.volume else 128,
             )
             for node in of.nodes
         ),
@@ -122,6 +125,101 @@ def there(of: Desired) -> Observed:
 
 def work(found: Plan) -> set[tuple[str, str, str]]:
     return {(action.verb, action.kind, action.name) for action in found.work}
+
+
+def changed(found: Observed, kind: str, node: str, **values: Any) -> Observed:
+    """The same, with other values of one server or volume."""
+    things = (dataclasses.replace(each, **values) if each.node == node else each for each in getattr(found, kind))
+    return dataclasses.replace(found, **{kind: tuple(things)})
+
+
+def test_a_server_that_has_run_is_made_anew_by_nobody_but_who_asks_for_it():
+    of = wanted("  boot_volume: {size: 40}")
+    seen = changed(there(of), "servers", "agent-1", status="ERROR", fault="No space left on device")
+    found = plan(of, seen, OFFER)
+    assert found.work == []
+    [problem] = found.problems
+    assert "server agent-1, which has run, is in ERROR: No space left on device" in problem.what
+    assert "testbed rebuild agent-1" in problem.remedy
+    asked = plan(of, seen, OFFER, frozenset({"s-agent-1"}))
+    assert asked.problems == ()
+    assert work(asked) == {
+        ("replace", "server", "agent-1"),
+        ("delete", "volume", "agent-1"),
+        ("create", "volume", "agent-1"),
+    }
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["that nova lists", "that nova does not list"])
+def test_a_server_that_never_ran_is_made_anew_of_the_same_volume(listed: bool):
+    of = wanted("  boot_volume: {size: 40}")
+    broken = {"status": "ERROR", "launched": False, "fault": "No valid host was found"}
+    seen = changed(there(of), "servers", "agent-1", **broken, **({} if listed else {"volumes": ()}))
+    found = plan(of, seen, OFFER)
+    [action] = found.work
+    assert (action.verb, action.kind, action.id) == ("replace", "server", "s-agent-1")
+    assert action.why == "nova: No valid host was found"
+    assert action.to == {"keep": ["v-agent-1"] if listed else []}
+    assert ("keep", "v-agent-1") in {(each.verb, each.id) for each in found.actions if each.kind == "volume"}
+    unsound = changed(seen, "volumes", "agent-1", status="error")
+    assert work(plan(of, unsound, OFFER)) == {
+        ("replace", "server", "agent-1"),
+        ("delete", "volume", "agent-1"),
+        ("create", "volume", "agent-1"),
+    }
+
+
+def test_a_volume_that_a_server_uses_stays_in_whatever_state():
+    of = wanted("  boot_volume: {size: 40}")
+    assert plan(of, changed(there(of), "volumes", "agent-1", status="error_extending"), OFFER).work == []
+
+
+def test_a_shelved_server_is_in_no_zone_and_is_woken():
+    of = wanted("  availability_zone: gpu")
+    seen = changed(there(of), "servers", "agent-1", zone="", status="SHELVED_OFFLOADED")
+    [action] = plan(of, seen, OFFER).work
+    assert (action.verb, action.to) == ("change", {"start": "SHELVED_OFFLOADED"})
+
+
+def test_a_volume_type_may_be_named_by_its_id_and_kept_volumes_have_it():
+    of = wanted("  boot_volume: {size: 40, type: t-ssd}")
+    assert plan(of, there(of), OFFER).work == []
+    assert {made.volume_type for made in plan(of, there(of), OFFER).chosen.nodes.values()} == {"ssd"}
+    kept = changed(Observed(volumes=there(of).volumes), "volumes", "agent-1", type="hdd")
+    found = {(each.verb, each.id) for each in plan(of, kept, OFFER).actions if each.kind == "volume"}
+    assert found == {("keep", "v-server"), ("delete", "v-agent-1"), ("create", "")}
+
+
+def test_a_server_that_has_what_is_asked_for_keeps_its_flavor():
+    of = wanted()
+    smaller = FlavorOffer("f-0", "a.new", 8, 8192, 128, {})
+    for flavors in ((smaller, *OFFER.flavors), (smaller,)):  # another that fits, or its own retired
+        offer = dataclasses.replace(OFFER, flavors=flavors)
+        found = plan(of, there(of), offer)
+        assert found.work == []
+        assert [(row.before, row.after) for row in found.quotas if row.name == "cores"] == [(2, 2)]
+    less = plan(wanted("  flavor: {vcpus: 4, ram: 4096, disk: 40}"), there(of), OFFER)
+    assert {action.to.get("metadata", {}).get(FLAVOR_KEY) for action in less.work} == {"4 vCPU, 4096 MiB, 40 GiB"}
+    more = plan(wanted("  flavor: {vcpus: 16}"), there(of), OFFER)
+    assert {action.to["flavor"] for action in more.work} == {"f-1"}
+    assert [(row.before, row.after) for row in more.quotas if row.name == "cores"] == [(2, 18)]
+    shrunk = changed(there(of), "servers", "agent-1", vcpus=4, flavor="s.hand")
+    assert [action.to["flavor"] for action in plan(of, shrunk, OFFER).work] == ["f-2"]
+
+
+def test_an_own_address_moves_and_leaves_nothing_open():
+    seen = there(wanted())
+    moved = wanting.of(spec.parse(SPEC.replace("MORE", ""), "testbed.yaml"), "192.0.2.50/32")
+    found = plan(moved, seen, OFFER)
+    assert {(action.verb, action.kind) for action in found.work} == {
+        ("create", "security group rule"),
+        ("delete", "security group rule"),
+    }
+    assert len(found.work) == 8
+    bob = {key: dataclasses.replace(rule, owner=rule.owner and "bob@desk") for key, rule in seen.rules.items()}
+    same_place = dataclasses.replace(seen, rules=bob)
+    assert plan(wanted(), same_place, OFFER).work == [], "neutron takes no rule twice, whosever it is"
+    assert {action.verb for action in plan(moved, same_place, OFFER).work} == {"create"}
 
 
 def test_a_name_that_leads_to_another_image_by_now_replaces_nothing():
@@ -270,7 +368,7 @@ def broken(**changes: Any) -> Observed:
 @pytest.mark.parametrize(
     ("observed", "expected", "why"),
     [
-        (broken(status="ERROR", fault="No valid host"), {("replace", "server", "agent-1")}, "nova: No valid host"),
+        (broken(status="ERROR", launched=False, fault="No host"), {("replace", "server", "agent-1")}, "nova: No host"),
         (broken(status="SHUTOFF"), {("change", "server", "agent-1")}, "it is SHUTOFF"),
         (broken(status="BUILD"), {("wait", "server", "agent-1")}, "it is in BUILD"),
         (broken(node="agent-7"), {("delete", "server", "agent-1"), ("create", "server", "agent-1")}, ""),
@@ -307,7 +405,7 @@ def test_a_free_floating_ip_is_taken_before_a_new_one():
 
 def test_another_administrators_address_stays():
     found = there(wanted())
-    theirs = Rule(22, 22, "203.0.113.77/32", own_address=True)
+    theirs = Rule(22, 22, "203.0.113.77/32", "bob@desk")
     planned = plan(wanted(), dataclasses.replace(found, rules={**found.rules, "rule-9": theirs}), OFFER)
     assert planned.work == []
 
@@ -408,6 +506,7 @@ def test_marks_are_on_all_that_is_made():
         GROUPS_KEY: "agents",
         IMAGE_KEY: "i-1",
         ASKED_KEY: "focal",
+        FLAVOR_KEY: "8 vCPU, 8192 MiB, 128 GiB",
         "site": "roof",
     }
     assert of.server_tags == {"testbed.ran"}
@@ -433,7 +532,7 @@ def test_what_could_not_be_read_is_said_once_and_nothing_is_made_up_of_it(unread
         "networks": {"networks": ()},
         "zones": {"zones": frozenset()},
         "quotas of volumes": {"quotas": {name: OFFER.quotas[name] for name in ("instances", "cores", "ram")}},
-        "volume_types": {"volume_types": frozenset()},
+        "volume_types": {"volume_types": {}},
         "keypairs": {},
     }
     more = "  availability_zone: gpu\n  boot_volume: {type: ssd}"

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import requests
+from openstack.exceptions import ConflictException
 
 from provision import spec
+from provision.cloud import apply as applying
 from provision.cloud import observed, run
-from provision.cloud.observed import Observed
+from provision.cloud.desired import Rule
+from provision.cloud.observed import Observed, Server
 from provision.cloud.plan import Action, Plan, QuotaRow
 from provision.errors import CloudError, LostError, ShortError
 from tests.unit.provision.cloud.test_plan import SPEC
@@ -77,6 +80,51 @@ def test_a_refusal_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CloudError):
         found.bring_up(Follower())
     assert len(rounds) == 1
+
+
+def server(server_id: str) -> Server:
+    made: dict[str, Any] = {"metadata": {}, "tags": frozenset(), "volumes": ()}
+    return Server(server_id, "ran-server", "server", "1", "ACTIVE", "m1.large", "i-1", "", **made)
+
+
+@pytest.mark.parametrize(
+    ("there", "agreed", "lost"),
+    [
+        (["s-1"], (), True),
+        (["s-1"], ("s-1",), False),
+        ([], (), False),
+    ],
+    ids=["was there", "was agreed to", "came since"],
+)
+def test_no_server_is_lost_that_nobody_agreed_to_lose(
+    monkeypatch: pytest.MonkeyPatch, there: list[str], agreed: tuple[str, ...], lost: bool
+) -> None:
+    seen: Any = SimpleNamespace(
+        observed=Observed(servers=tuple(map(server, there))),
+        plan=Plan(tuple(Action("replace", "server", "server", "image", each) for each in agreed)),
+    )
+    replace = Plan((Action("replace", "server", "server", "nova: no host", "s-1"),))
+    found, rounds = project(monkeypatch, [CREATE, replace, Plan(())], [None, None])
+    if lost:
+        with pytest.raises(CloudError) as error:
+            found.bring_up(Follower(), agreed=seen)
+        assert "server server would be lost now, which nobody agreed to: nova: no host" in error.value.message
+    else:
+        found.bring_up(Follower(), agreed=seen)
+    assert len(rounds) == (1 if lost else 2)
+
+
+def test_who_comes_back_has_a_rule_where_neutron_says_so_and_a_full_quota_is_told() -> None:
+    def refused(words: str) -> Any:
+        def create(**_: Any) -> None:
+            raise ConflictException(words)
+
+        return SimpleNamespace(create_security_group_rule=create)
+
+    rule = Rule(22, 22, "192.0.2.1/32")
+    applying._rule(refused("Security group rule already exists. Rule id is 7."), "sg-1", rule)
+    with pytest.raises(ConflictException):
+        applying._rule(refused("Quota exceeded for resources: ['security_group_rule']."), "sg-1", rule)
 
 
 def test_quotas_are_judged_before_the_first_change_alone() -> None:
