@@ -5,12 +5,14 @@ Keys are stable: a script may rely on them. A key may be added; none is renamed 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from provision.changes import Change, text_diff
-from provision.spec import Testbed
+from provision.machines import Machine, with_group
+from provision.spec import Testbed, bracketed
 
 if TYPE_CHECKING:
     from provision.cloud.plan import Plan
@@ -39,12 +41,19 @@ class Urls(Report):
     api: str = Field(description="The API server.")
     files: str = Field(description="The file server.")
     telemetry: str = Field(description="InfluxDB.")
+    outside: str | None = Field(description="The web app by the server's floating IP, if it has one.")
 
     @classmethod
-    def of(cls, testbed: Testbed) -> Urls:
-        """Return the URLs of `testbed`."""
-        url = testbed.server.url
-        return cls(web=url("web"), api=url("api"), files=url("files"), telemetry=testbed.telemetry.url)
+    def of(cls, testbed: Testbed, machines: Iterable[Machine] = ()) -> Urls:
+        """Return the URLs of `testbed`, which is on `machines`."""
+        url, ports = testbed.server.url, testbed.server.ports
+        outside = [
+            f"http://{bracketed(machine.address)}:{ports.web}"
+            for machine in with_group(machines, "server")
+            if machine.address and not machine.jump_host and machine.address != machine.internal == testbed.server.host
+        ]
+        services = {"web": url("web"), "api": url("api"), "files": url("files"), "telemetry": testbed.telemetry.url}
+        return cls(**services, outside=outside[0] if outside else None)
 
 
 class UserFiles(Report):

@@ -58,7 +58,7 @@ def collect(session: Session) -> StatusReport:
         testbed=testbed.name,
         healthy=not problems,
         problems=problems,
-        urls=Urls.of(testbed),
+        urls=Urls.of(testbed, session.machines),
         services=services,
         versions=_versions(session, away),
         workers=workers,

@@ -154,7 +154,7 @@ def bring_up(session: Session, *, prove: bool) -> UpReport:
         issued=outcome.issued,
         level=level,
         checks=checks,
-        urls=reports.Urls.of(testbed),
+        urls=reports.Urls.of(testbed, session.machines),
         users=[
             reports.UserFiles(name=name, conf=f"~{name}/clearml.conf", venv=f"~{name}/clearml-venv")
             for name in (user.name for user in testbed.users)

@@ -115,6 +115,8 @@ def show_where(console: Console, report: UpReport) -> None:
     urls = report.urls
     for what, where in (("Web", urls.web), ("API", urls.api), ("Files", urls.files), ("InfluxDB", urls.telemetry)):
         console.print(f"  {what:<10} {where}", soft_wrap=True, markup=False)
+    if urls.outside:
+        console.print(f"  {'Outside':<10} {urls.outside} (the web app, for whom `security` lets in)", soft_wrap=True)
     for user in report.users:
         console.print(f"  {'User':<10} {user.name}: {user.conf}, {user.venv}", soft_wrap=True, markup=False)
     console.print("Next: testbed status, testbed smoke, testbed down")

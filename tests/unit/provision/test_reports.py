@@ -37,7 +37,7 @@ KEYS = {
     "ErrorReport": {"error"},
     "Problem": {"message", "remedy", "exit_code"},
     "Check": {"name", "result", "seconds", "reference", "message"},
-    "Urls": {"web", "api", "files", "telemetry"},
+    "Urls": {"web", "api", "files", "telemetry", "outside"},
     "UserFiles": {"name", "conf", "venv"},
     "Service": {"host", "name", "running"},
     "WorkerState": {"name", "queues", "task", "last_report"},

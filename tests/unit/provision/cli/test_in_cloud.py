@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -12,6 +13,8 @@ from provision.cli.in_cloud import Steps, told
 from provision.cloud.plan import Action, Plan
 from provision.errors import CloudError, Exit, StoppedError, TestbedError
 from provision.machines import Machine, resolved
+from provision.reports import Urls
+from provision.spec_types import JumpHost
 
 SPEC = """\
 name: ran
@@ -95,3 +98,14 @@ def test_a_host_that_is_not_there_is_named():
     with pytest.raises(TestbedError) as error:
         resolved(testbed, [agent])
     assert "the host of server is not there" in error.value.message
+
+
+def test_the_web_app_is_also_shown_where_the_administrator_reaches_it():
+    testbed = spec.parse(SPEC, "testbed.yaml")
+    everything = ("server", "clients", "telemetry", "inference")
+    floating = Machine("server", everything, "203.0.113.9", internal="10.0.0.5", user="ubuntu")
+    assert Urls.of(resolved(testbed, [floating]), [floating]).outside == "http://203.0.113.9:8080"
+    plain = dataclasses.replace(floating, address="10.0.0.5")
+    assert Urls.of(resolved(testbed, [plain]), [plain]).outside is None
+    behind = dataclasses.replace(floating, jump_host=JumpHost(host="gw", user="ada"))
+    assert Urls.of(resolved(testbed, [behind]), [behind]).outside is None
