@@ -5,11 +5,15 @@ Guests of fake hypervisors answer no SSH, so here `up` and its kin are stopped w
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +26,7 @@ from provision.paths import ROOT
 from tests.lab.openstack import proxy as front
 from tests.lab.openstack.bed import Done
 from tests.lab.openstack.cloud import ENTRY, Cloud, Project, contents
-from tests.lab.openstack.proxy import Fault, Proxy, answer, at
+from tests.lab.openstack.proxy import Call, Fault, Proxy, Reply, answer, at
 
 TESTBED = str(ROOT / "testbed")
 ENDED_WITHIN_S = 900
@@ -223,6 +227,24 @@ class TestPlan:
         for words in ("project's servers: ", "project's networks: ", "quotas of volumes: ", "image 'blonk' is not"):
             assert words in done.out
         assert "Ask for a larger quota, or for this right, in the project." in done.out
+
+    def test_a_clock_that_is_far_off_is_named(self, project: Project, proxy: Proxy, tmp_path: Path) -> None:
+        desk = Desk(tmp_path / "desk", project, auth_url=proxy.auth_url)
+
+        def an_hour_ago(call: Call, reply: Reply) -> Reply:
+            headers = [header for header in reply.headers if header[0].lower() != "date"]
+            date = ("Date", formatdate(time.time() - 3600, usegmt=True))
+            return dataclasses.replace(reply, headers=(*headers, date))
+
+        told = proxy.add(Fault(at("neutron", "GET", "/(v2.0/?)?"), after=an_hour_ago, times=float("inf")))
+        try:
+            done = desk.run("plan")
+        finally:
+            proxy.forget()
+        assert told.met
+        assert done.code == Exit.BAD_INPUT
+        assert re.search(r"this machine's clock and the cloud's are (3599|3600|3601) s apart", done.out)
+        assert "timedatectl set-ntp true" in done.out
 
     def test_a_login_that_may_only_read_is_told_before_anything_is_tried(self, cloud: Cloud, tmp_path: Path) -> None:
         with cloud.project("reads", role="reader") as project:
