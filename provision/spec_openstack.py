@@ -73,7 +73,8 @@ class BootVolume(Section):
     type: CloudName | None = None
     """Volume type; without it, the cloud's default."""
     delete_on_termination: bool = True
-    """Whether nova deletes the volume when its server is deleted by other means than the toolkit's."""
+    """Whether nova deletes the volume when its server is deleted by other means than the toolkit's. One that is booted
+    from again (`down --keep-volumes`) stays then."""
 
 
 class OwnNetwork(Section):

@@ -417,6 +417,8 @@ def _servers(run: _Run) -> None:
     nodes, chosen = _nodes(run), run.plan.chosen
     compute = run.connection.compute
     user_data = base64.b64encode(run.desired.user_data.encode()).decode()
+    # nova deletes such a volume with a server that it cannot build, too: one that was there before may hold data
+    fresh = {action.name for action in run.of("create", "volume")}
 
     def create(action: Action) -> str:
         node = nodes[action.name]
@@ -431,7 +433,7 @@ def _servers(run: _Run) -> None:
                         "uuid": run.ids["volume", action.name],
                         "source_type": "volume",
                         "destination_type": "volume",
-                        "delete_on_termination": node.volume.delete_on_termination,
+                        "delete_on_termination": node.volume.delete_on_termination and action.name in fresh,
                     }
                 ]
             }

@@ -48,7 +48,9 @@ def first_of_each_kind(proxy: Proxy, rotation: int) -> None:
 
 
 def changes(proxy: Proxy) -> list[str]:
-    return [str(call) for call in proxy.calls if call.changes]
+    """Return the calls that change something, but for the mark of who is at work."""
+    changing = [str(call) for call in proxy.calls if call.changes]
+    return [each for each in changing if each != "neutron PUT /v2.0/security-groups/ID/tags"]
 
 
 def up_changes_nothing(bed: Bed, proxy: Proxy) -> bool:
