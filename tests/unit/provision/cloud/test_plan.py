@@ -198,8 +198,10 @@ def test_a_server_that_has_what_is_asked_for_keeps_its_flavor():
         found = plan(of, there(of), offer)
         assert found.work == []
         assert [(row.before, row.after) for row in found.quotas if row.name == "cores"] == [(2, 2)]
-    less = plan(wanted("  flavor: {vcpus: 4, ram: 4096, disk: 40}"), there(of), OFFER)
-    assert {action.to.get("metadata", {}).get(FLAVOR_KEY) for action in less.work} == {"4 vCPU, 4096 MiB, 40 GiB"}
+    small = dataclasses.replace(OFFER, flavors=(FlavorOffer("f-7", "m1.small", 4, 4096, 40, {}), *OFFER.flavors))
+    less = plan(wanted("  flavor: {vcpus: 4, ram: 4096, disk: 40}"), there(of), small)
+    assert {action.to["flavor"] for action in less.work} == {"f-7"}, "who asks for less gets less"
+    assert {action.to["metadata"][FLAVOR_KEY] for action in less.work} == {"4 vCPU, 4096 MiB, 40 GiB"}
     more = plan(wanted("  flavor: {vcpus: 16}"), there(of), OFFER)
     assert {action.to["flavor"] for action in more.work} == {"f-1"}
     assert [(row.before, row.after) for row in more.quotas if row.name == "cores"] == [(2, 18)]
