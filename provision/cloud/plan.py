@@ -259,10 +259,10 @@ def _security(desired: Desired, observed: Observed) -> Iterator[Action]:
             yield Action("keep", "security group rule", _said(rule), "", there[rule.what][1])
         else:
             yield Action("create", "security group rule", _said(rule), "not there", to={"rule": rule})
-    wanted_whats = {rule.what for rule in desired.rules}
+    asked_for = {rule.what for rule in desired.rules}
     owners = {rule.first: rule.owner for rule in desired.rules if rule.owner}
     for what, (rule, rule_id) in there.items():
-        if what in wanted_whats:
+        if what in asked_for:
             continue
         if not rule.owner or rule.first not in owners:
             yield Action("delete", "security group rule", _said(rule), "not in testbed.yaml", rule_id)
