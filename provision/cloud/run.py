@@ -229,6 +229,8 @@ def _keep_to(agreed: Look, plan: planning.Plan) -> None:
     for action in plan.work:
         if action.kind not in ("server", "volume") or action.verb not in ("replace", "delete"):
             continue
+        if action.why.startswith(planning.FAULT):  # it never ran
+            continue
         if action.id in there - lost and not action.to.get("begun"):
             raise CloudError(
                 f"{action.kind} {action.name} would be lost now, which nobody agreed to: {action.why}",

@@ -88,27 +88,28 @@ def server(server_id: str) -> Server:
 
 
 @pytest.mark.parametrize(
-    ("there", "agreed", "lost"),
+    ("there", "agreed", "why", "lost"),
     [
-        (["s-1"], (), True),
-        (["s-1"], ("s-1",), False),
-        ([], (), False),
+        (["s-1"], (), "image focal → noble", True),
+        (["s-1"], ("s-1",), "image focal → noble", False),
+        ([], (), "image focal → noble", False),
+        (["s-1"], (), "nova: no host", False),
     ],
-    ids=["was there", "was agreed to", "came since"],
+    ids=["was there", "was agreed to", "came since", "never ran"],
 )
 def test_no_server_is_lost_that_nobody_agreed_to_lose(
-    monkeypatch: pytest.MonkeyPatch, there: list[str], agreed: tuple[str, ...], lost: bool
+    monkeypatch: pytest.MonkeyPatch, there: list[str], agreed: tuple[str, ...], why: str, lost: bool
 ) -> None:
     seen: Any = SimpleNamespace(
         observed=Observed(servers=tuple(map(server, there))),
         plan=Plan(tuple(Action("replace", "server", "server", "image", each) for each in agreed)),
     )
-    replace = Plan((Action("replace", "server", "server", "nova: no host", "s-1"),))
+    replace = Plan((Action("replace", "server", "server", why, "s-1"),))
     found, rounds = project(monkeypatch, [CREATE, replace, Plan(())], [None, None])
     if lost:
         with pytest.raises(CloudError) as error:
             found.bring_up(Follower(), agreed=seen)
-        assert "server server would be lost now, which nobody agreed to: nova: no host" in error.value.message
+        assert "server server would be lost now, which nobody agreed to: image focal" in error.value.message
     else:
         found.bring_up(Follower(), agreed=seen)
     assert len(rounds) == (1 if lost else 2)
