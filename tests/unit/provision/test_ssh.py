@@ -10,7 +10,7 @@ import pytest
 
 from provision import ssh
 from provision.errors import ReachError
-from provision.machines import Machine
+from provision.machines import Console, Machine
 from provision.spec_types import JumpHost
 
 KNOWN = Path("/state of 100%/known_hosts")
@@ -115,3 +115,19 @@ CLOSED = "Connection closed by UNKNOWN port 65535\n"
 )
 def test_a_refusal_says_what_is_wrong_and_where(machine, said, expected):
     assert ssh.refusal(machine, said).text.startswith(expected)
+
+
+def test_a_console_that_shows_no_keys_is_not_waited_for_until_the_time_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(ssh, "PAUSE_S", 0.05)
+    monkeypatch.setattr(ssh, "_shown", lambda *_: (["ssh-ed25519 AAAA"], ""))
+    monkeypatch.setattr(ssh, "_prints", lambda keys: "")
+    warnings = []
+    ssh.pin(
+        [DIRECT],
+        tmp_path / "known_hosts",
+        tell=lambda name, text: None,
+        warn=warnings.append,
+        console=lambda machine: Console((), final=False),
+        limit_s=1.0,
+    )
+    assert "is trusted on first use" in warnings[0]
