@@ -82,6 +82,9 @@ def choose(desired: Desired, offer: Offer) -> Chosen:
         network = _network(desired.network, offer.networks, problems)
     if networks_known and (isinstance(desired.network, OwnNetwork) or desired.pool is not None):
         external = _external(desired, offer.networks, problems)
+    if external is not None and desired.pool is not None and desired.pool not in (external.name, external.id):
+        what = f"floating IPs of {desired.pool!r} cannot be used behind a router to {external.name!r}"
+        problems.append(Problem(what, "Name one network in both, network.external and floating_ip_pool."))
     if desired.keypair is not None and desired.keypair not in offer.keypairs and "keypairs" not in offer.unread:
         what = f"keypair {desired.keypair!r} is not this login's"
         remedy = f"`openstack keypair list` shows those that are.{_near(desired.keypair, offer.keypairs)}"

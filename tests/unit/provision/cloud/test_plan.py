@@ -27,6 +27,7 @@ from provision.cloud.observed import (
 )
 from provision.cloud.plan import Plan, plan, removal
 from provision.errors import CloudError
+from provision.spec_openstack import OwnNetwork
 
 KEY_LINE = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo"
 SPEC = f"""\
@@ -453,6 +454,14 @@ def test_what_is_missing_or_wrong_is_said_with_its_remedy(more, offer, what, rem
     assert what in problem.what
     assert remedy in problem.remedy
     assert not found.fits
+
+
+@pytest.mark.parametrize(("external", "fits"), [("public", True), ("n-pub", True), ("other", False)])
+def test_floating_ips_are_of_the_network_behind_the_router(external: str, fits: bool):
+    of = dataclasses.replace(wanted(), network=OwnNetwork(cidr="10.20.0.0/24", external=external))
+    networks = (*OFFER.networks, NetworkOffer("n-2", "other", True, ("s-2",)))
+    found = [problem.what for problem in plan(of, Observed(), dataclasses.replace(OFFER, networks=networks)).problems]
+    assert found == ([] if fits else ["floating IPs of 'public' cannot be used behind a router to 'other'"])
 
 
 def test_all_problems_are_said_at_once():
