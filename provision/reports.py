@@ -192,7 +192,7 @@ class CloudAction(Report):
 class QuotaReport(Report):
     """One of the project's quotas; RAM in MiB, gigabytes in GiB."""
 
-    name: str = Field(description="instances, cores, ram, volumes, gigabytes, ports, …")
+    name: str = Field(description="instances, cores, ram, volumes, gigabytes, gigabytes of type ssd, ports, …")
     before: int = Field(description="Used now, by all in the project.")
     after: int = Field(description="Used when the plan is done.")
     limit: int = Field(description="Allowed; -1: no limit.")

@@ -185,8 +185,11 @@ class Offer:
     unread: dict[str, CloudError] = field(default_factory=dict)
     roles: frozenset[str] = frozenset()  # of the login in the project
     volume_zones: frozenset[str] = frozenset()  # cinder's, where a server with a volume names one
+    default_volume_type: str = ""  # where a boot volume names none
     keypairs: frozenset[str] = frozenset()  # of the login, where the testbed names one
 
+
+OF_TYPE = " of type "  # in the names of quotas that count for one volume type alone
 
 Calls = dict[str, Callable[[], Any]]
 
@@ -342,10 +345,10 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         if any(node.zone and node.volume for node in desired.nodes):
             block: Any = connection.block_storage
             calls["volume zones"] = lambda: list(block.availability_zones())
+        if any(node.volume and not node.volume.type for node in desired.nodes):
+            calls["default volume type"] = lambda: _default_volume_type(connection.block_storage)
         calls["volume_types"] = lambda: list(connection.block_storage.types())
-        calls["quotas of volumes"] = lambda: checked(connection.block_storage.get("/limits")).json()["limits"][
-            "absolute"
-        ]
+        calls["quotas of volumes"] = lambda: _cinder_quotas(connection.block_storage, project)
     found, errors = _tried(calls, parallel)
     unread = {"images" if name.startswith("image ") else name: error for name, error in errors.items()}
     return Offer(
@@ -375,6 +378,7 @@ def offered(connection: Connection, desired: Desired, parallel: int) -> Offer:
         roles=found.get("roles", frozenset()),
         volume_zones=frozenset(each.name for each in found.get("volume zones", ())),
         keypairs=frozenset(each.name for each in found.get("keypairs", ())),
+        default_volume_type=found.get("default volume type", ""),
     )
 
 
@@ -398,6 +402,27 @@ def _neutron_quotas(network: Any, project: str | None) -> dict[str, Any]:
     """Return what is used of neutron's quotas, or nothing where it cannot tell (its extension `quota_details`)."""
     answer = network.get(f"/quotas/{project}/details.json")
     return {} if answer.status_code == 404 else dict(checked(answer).json()["quota"])
+
+
+def _cinder_quotas(block: Any, project: str | None) -> dict[str, Any]:
+    """Return what is used of cinder's quotas, with those of each volume type, or without, where it does not tell."""
+    answer = block.get(f"/os-quota-sets/{project}", params={"usage": "True"})
+    if answer.ok:
+        return dict(answer.json()["quota_set"])
+    limits = checked(block.get("/limits")).json()["limits"]["absolute"]
+    return {
+        name: {"in_use": limits[used], "limit": limits[limit]}
+        for name, used, limit in (
+            ("volumes", "totalVolumesUsed", "maxTotalVolumes"),
+            ("gigabytes", "totalGigabytesUsed", "maxTotalVolumeGigabytes"),
+        )
+        if used in limits and limit in limits
+    }
+
+
+def _default_volume_type(block: Any) -> str:
+    answer = block.get("/types/default")
+    return "" if answer.status_code == 404 else str(checked(answer).json()["volume_type"]["name"])
 
 
 def _images(connection: Connection, name: str) -> list[Image]:
@@ -461,12 +486,11 @@ def _quotas(nova: dict[str, Any], neutron: dict[str, Any], cinder: dict[str, Any
         if theirs in neutron:
             quota = neutron[theirs]
             found[name] = Quota(quota["used"] + quota.get("reserved", 0), quota["limit"])
-    for name, used, limit in (
-        ("volumes", "totalVolumesUsed", "maxTotalVolumes"),
-        ("gigabytes", "totalGigabytesUsed", "maxTotalVolumeGigabytes"),
-    ):
-        if used in cinder and limit in cinder:
-            found[name] = Quota(cinder[used], cinder[limit])
+    for theirs, quota in cinder.items():
+        name, _, kind = theirs.partition("_")  # volumes_ssd: those of volume type ssd
+        if name in ("volumes", "gigabytes") and not (kind and quota["limit"] < 0):
+            used = quota["in_use"] + quota.get("reserved", 0)
+            found[f"{name}{OF_TYPE}{kind}" if kind else name] = Quota(used, quota["limit"])
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from provision.cloud.choose import Chosen, Problem, choose
 from provision.cloud.desired import ASKED_KEY, FLAVOR_KEY, Desired, Node, Rule, asked, none
-from provision.cloud.observed import Observed, Offer, Port, Server, Thing, Volume
+from provision.cloud.observed import OF_TYPE, Observed, Offer, Port, Server, Thing, Volume
 from provision.spec_openstack import Flavor, OwnNetwork
 
 Verb = Literal["create", "change", "replace", "delete", "wait", "keep"]
@@ -467,13 +467,15 @@ def _floating_ips(desired: Desired, observed: Observed, ports: dict[str, Port], 
 
 
 def _quotas(actions: Iterable[Action], observed: Observed, offer: Offer, chosen: Chosen) -> tuple[QuotaRow, ...]:
-    more = _used_more(actions, observed, chosen)
+    more = _used_more(actions, observed, chosen, offer.default_volume_type)
     return tuple(
-        QuotaRow(name, quota.used, quota.used + more[name], quota.limit) for name, quota in offer.quotas.items()
+        QuotaRow(name, quota.used, quota.used + more[name], quota.limit)
+        for name, quota in offer.quotas.items()
+        if more[name] or OF_TYPE not in name
     )
 
 
-def _used_more(actions: Iterable[Action], observed: Observed, chosen: Chosen) -> Counter[str]:
+def _used_more(actions: Iterable[Action], observed: Observed, chosen: Chosen, default_volume_type: str) -> Counter[str]:
     """Return how much more of each quota is used when the actions are done (less: negative)."""
     servers = {server.id: server for server in observed.servers}
     volumes = {volume.id: volume for volume in observed.volumes}
@@ -491,7 +493,12 @@ def _used_more(actions: Iterable[Action], observed: Observed, chosen: Chosen) ->
             more["cores"] += (after.vcpus if after else 0) - (before.vcpus if before else 0)
             more["ram"] += (after.ram if after else 0) - (before.ram if before else 0)
         if action.kind == "volume" and sign:
-            more["gigabytes"] += action.to["size"] if sign > 0 else -volumes[action.id].size
+            size = action.to["size"] if sign > 0 else volumes[action.id].size
+            made = chosen.nodes.get(action.name)
+            kind = ((made and made.volume_type) or default_volume_type) if sign > 0 else volumes[action.id].type
+            more[f"volumes{OF_TYPE}{kind}"] += sign
+            more["gigabytes"] += sign * size
+            more[f"gigabytes{OF_TYPE}{kind}"] += sign * size
     return more
 
 

@@ -74,12 +74,13 @@ class Cloud:
 
 def _set_quotas(admin: Connection, project: str, quotas: Mapping[str, int]) -> None:
     nova = {name: value for name, value in quotas.items() if name in NOVA}
-    cinder = {name: value for name, value in quotas.items() if name in CINDER}
+    cinder = {name: value for name, value in quotas.items() if name.startswith(CINDER)}  # gigabytes_TYPE, too
     neutron = {name: value for name, value in quotas.items() if name not in nova | cinder}
     if nova:
         admin.set_compute_quotas(project, **nova)
     if cinder:
-        admin.set_volume_quotas(project, **cinder)
+        answer = admin.block_storage.put(f"/os-quota-sets/{project}", json={"quota_set": cinder})
+        assert answer.ok, answer.text
     if neutron:
         admin.set_network_quotas(project, **neutron)
 

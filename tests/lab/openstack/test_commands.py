@@ -80,10 +80,10 @@ class Desk:
         assert "Traceback" not in done.stderr, done.stderr
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def report(self, *arguments: str) -> dict[str, Any]:
-        """Run a command, which must succeed, with --json."""
+    def report(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """Run a command, which must end with that exit code, with --json."""
         done = self.run(*arguments, "--json")
-        assert done.code == 0, done.err
+        assert done.code == code, done.err
         found: dict[str, Any] = json.loads(done.out)
         return found
 
@@ -205,7 +205,7 @@ class TestPlan:
         desk.project.set_quotas(instances=4, cores=3)
         try:
             desk.say(nodes={"agents": {"count": 9}})
-            done = desk.run("plan", "--json")
+            found = desk.report("plan", code=Exit.BAD_INPUT)
         finally:
             desk.project.set_quotas(instances=10, cores=20)
         found = json.loads(done.out)
@@ -213,11 +213,27 @@ class TestPlan:
         short = {row["name"]: row["short_by"] for row in found["quotas"] if row["short_by"]}
         assert short == {"instances": 6, "cores": 7}
 
+    def test_a_short_quota_of_the_default_volume_type_is_named(self, desk: Desk) -> None:
+        desk.project.set_quotas(gigabytes___DEFAULT__=3, volumes___DEFAULT__=5)
+        try:
+            desk.say(boot_volume={"size": 2})
+            found = desk.report("plan", code=Exit.BAD_INPUT)
+        finally:
+            desk.project.set_quotas(gigabytes___DEFAULT__=-1, volumes___DEFAULT__=-1)
+        rows = {row["name"]: (row["after"], row["short_by"]) for row in found["quotas"]}
+        assert rows["gigabytes of type __DEFAULT__"] == (4, 1)
+        assert rows["volumes of type __DEFAULT__"] == (2, 0)
+        assert rows["gigabytes"] == (4, 0)
+
     def test_what_the_user_may_not_read_is_named_beside_the_rest(
         self, project: Project, proxy: Proxy, tmp_path: Path
     ) -> None:
         desk = Desk(tmp_path / "desk", project, auth_url=proxy.auth_url, image="blonk")
-        for service, path in (("nova", r"/servers/detail"), ("neutron", r"/networks"), ("cinder", r"/limits")):
+        for service, path in (
+            ("nova", r"/servers/detail"),
+            ("neutron", r"/networks"),
+            ("cinder", r"/(limits|os-quota-sets/\w+)"),
+        ):
             proxy.add(Fault(at(service, "GET", path), before=answer(403, "not for you"), times=float("inf")))
         try:
             done = desk.run("plan")

@@ -476,6 +476,17 @@ def test_quotas_that_are_short_are_named_with_the_largest_layout_that_fits():
     assert not found.fits
 
 
+@pytest.mark.parametrize("named", ["type: ssd, ", "type: t-ssd, ", ""], ids=["by name", "by ID", "the default"])
+def test_the_quotas_of_a_volume_type_count_for_its_volumes(named: str):
+    quotas = OFFER.quotas | {"gigabytes of type ssd": Quota(30, 100), "volumes of type hdd": Quota(0, 0)}
+    offer = dataclasses.replace(OFFER, quotas=quotas, default_volume_type="ssd")
+    of = wanted(f"  boot_volume: {{{named}size: 40}}")
+    rows = {row.name: row for row in plan(of, Observed(), offer).quotas}
+    assert (rows["gigabytes of type ssd"].after, rows["gigabytes of type ssd"].short_by) == (110, 10)
+    assert "volumes of type hdd" not in rows, "it is nothing that the testbed uses"
+    assert "gigabytes of type ssd" not in {row.name for row in plan(of, there(of), offer).quotas}
+
+
 def test_the_largest_of_thousands_is_found_with_few_plans(monkeypatch):
     sizes = []
 
