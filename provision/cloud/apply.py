@@ -31,6 +31,7 @@ VOLUME_S = 1800
 # what a server's boot volume is told before the server goes without it (nova: os-volume_attachments, from 2.85)
 KEEP = {"delete_on_termination": False}
 KEEP_VERSION = "2.85"
+SOFT_DELETED = "SOFT_DELETED"
 IN_THE_MAKING = ("creating", "downloading")  # of a volume
 PORTS_A_CALL = 10  # several calls are worked on side by side
 Told = Callable[[Action, str], None]
@@ -135,10 +136,14 @@ def _delete(run: _Run) -> None:
 
     def delete_volume(action: Action) -> None:
         if not action.to.get("begun"):  # cinder ends no copy before it is done
-            _patiently(lambda: _delete_volume(block, action.id), VOLUME_S if action.id in making else CONFLICT_S)
+            seconds = VOLUME_S if action.id in making else CONFLICT_S
+            _patiently(lambda: _delete_volume(block, compute, action.id), seconds)
 
     run.each(servers, delete_server)
     _wait_until_gone(run, servers, looking.observe_servers, SERVER_S)
+    # one tells of all whether this cloud deletes them later
+    if servers and _is_put_off(compute, servers[0].id):
+        run.each(servers, lambda action: _end(compute, action.id))
     volumes = run.of("delete", "volume")
     run.each(volumes, delete_volume)
     _wait_until_gone(run, volumes, looking.observe_volumes, VOLUME_S)
@@ -197,14 +202,36 @@ def _remove_interface(network: Any, action: Action) -> None:
         return
 
 
-def _delete_volume(block: Any, volume_id: str) -> None:
+def _is_put_off(compute: Any, server_id: str) -> bool:
+    """Return whether a deleted server is only hidden, with its volumes (nova: reclaim_instance_interval)."""
+    from openstack.exceptions import NotFoundException
+
+    try:
+        return bool(compute.get_server(server_id).status == SOFT_DELETED)
+    except NotFoundException:
+        return False
+
+
+def _end(compute: Any, server_id: str) -> None:
+    """Delete a server whose deletion is put off now."""
+    from openstack.exceptions import ConflictException, NotFoundException
+
+    with suppress(NotFoundException, ConflictException):  # gone by now, or just going
+        compute.delete_server(server_id, force=True)
+
+
+def _delete_volume(block: Any, compute: Any, volume_id: str) -> None:
     from openstack.exceptions import BadRequestException, ConflictException, NotFoundException
 
     try:
         block.delete_volume(volume_id, ignore_missing=True)
     except BadRequestException as error:  # cinder's way to say that it is still attached, or on its way out already
         with suppress(NotFoundException):
-            if block.get_volume(volume_id).status != "deleting":
+            volume = block.get_volume(volume_id)
+            for server_id in {each["server_id"] for each in volume.attachments or ()}:
+                if _is_put_off(compute, server_id):  # by a run that was killed then
+                    _end(compute, server_id)
+            if volume.status != "deleting":
                 raise ConflictException(str(error)) from error
 
 

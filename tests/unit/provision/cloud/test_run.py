@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import requests
-from openstack.exceptions import ConflictException
+from openstack.exceptions import BadRequestException, ConflictException, NotFoundException
 
 from provision import spec
 from provision.cloud import apply as applying
 from provision.cloud import observed, run
 from provision.cloud.desired import Rule
-from provision.cloud.observed import Observed, Server
+from provision.cloud.observed import Observed, Quota, Server
 from provision.cloud.plan import Action, Plan, QuotaRow
 from provision.errors import CloudError, LostError, ShortError
 from tests.unit.provision.cloud.test_plan import SPEC
@@ -150,6 +150,57 @@ def test_what_cannot_be_deleted_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
     actions = [Action("delete", "volume", "agent-1", "", "v-1")]
     run.applying._wait_until_gone(its, actions, lambda *_: listed.pop(0), 5)
     assert len(listed) == (0 if waited else 1)
+
+
+class PutsOff:
+    """A nova that hides a deleted server and deletes it later, or now when it is told to."""
+
+    def __init__(self, status: str) -> None:
+        self.status, self.ended = status, [""]
+
+    def get_server(self, server_id: str) -> Any:
+        if server_id in self.ended:
+            raise NotFoundException
+        return SimpleNamespace(status=self.status)
+
+    def delete_server(self, server_id: str, *, force: bool) -> None:
+        assert force
+        self.ended.append(server_id)
+
+
+@pytest.mark.parametrize(("status", "ended"), [("SOFT_DELETED", True), ("ACTIVE", False)])
+def test_a_volume_of_a_server_whose_deletion_is_put_off_comes_free(status: str, ended: bool) -> None:
+    nova = PutsOff(status)
+
+    def delete_volume(*_: Any, **__: Any) -> None:
+        if nova.status == "SOFT_DELETED" and "s-1" in nova.ended:
+            return
+        raise BadRequestException("Invalid volume: Volume status must be available")
+
+    volume = SimpleNamespace(status="in-use", attachments=[{"server_id": "s-1"}, {"server_id": ""}])
+    cinder = SimpleNamespace(delete_volume=delete_volume, get_volume=lambda _: volume)
+    with pytest.raises(ConflictException):  # which is tried again
+        run.applying._delete_volume(cinder, nova, "v-1")
+    assert ("s-1" in nova.ended) is ended
+    if ended:
+        run.applying._delete_volume(cinder, nova, "v-1")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_cinder_s_quotas_are_read_by_type_or_without_types(refused: bool) -> None:
+    by_type = {"volumes": {"limit": 10, "in_use": 2, "reserved": 1}, "gigabytes": {"limit": -1, "in_use": 7}}
+    by_type |= {"gigabytes_my_ssd": {"limit": 50, "in_use": 7}, "gigabytes_hdd": {"limit": -1, "in_use": 0}}
+    by_type |= {"backup_gigabytes": {"limit": 5, "in_use": 0}, "per_volume_gigabytes": {"limit": -1, "in_use": 0}}
+    limits = {"totalVolumesUsed": 3, "maxTotalVolumes": 10, "totalGigabytesUsed": 7, "maxTotalVolumeGigabytes": -1}
+
+    def get(path: str, **_: Any) -> Any:
+        if path == "/limits":
+            return SimpleNamespace(status_code=200, ok=True, json=lambda: {"limits": {"absolute": limits}})
+        return SimpleNamespace(ok=not refused, json=lambda: {"quota_set": by_type | {"id": "p-1"}})
+
+    found = observed._quotas({}, {}, observed._cinder_quotas(SimpleNamespace(get=get), "p-1"))
+    expected = {"volumes": Quota(3, 10), "gigabytes": Quota(7, -1)}
+    assert found == expected | ({} if refused else {"gigabytes of type my_ssd": Quota(7, 50)})
 
 
 @pytest.mark.parametrize(("flavor", "wanted"), [("m1.huge", False), ("m1.large", True)])
