@@ -305,6 +305,8 @@ CLEAN = (  # the disk is mounted by cloud-init first, then by the test before
     f"partx -d {DISK}; udevadm settle; mkdir -p /srv/disk"
 )
 PARTITION = f"printf 'label: gpt\\n2048,262144\\n' | sfdisk -q {DISK} && udevadm settle"  # 128 of 1024 MiB
+# growpart of newer releases resizes the physical volume, too
+GROWN = f"echo ', +' | sfdisk -q --force -N 1 {DISK}; partx --update {DISK} && udevadm settle"
 VOLUME = f"pvcreate -qy {DISK}1 && vgcreate -q lab2 {DISK}1 && lvcreate -qy -l 100%FREE -n disk lab2"
 TOP = "/dev/mapper/lab2-disk"
 NOT_VOLUMES = ["partition", "filesystem"]
@@ -317,19 +319,19 @@ ALL = ["partition", "physical volume", "logical volume", "filesystem"]
         pytest.param(f"{PARTITION} && mkfs.ext4 -q {DISK}1", f"{DISK}1", NOT_VOLUMES, id="ext4"),
         pytest.param(f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP}", TOP, ALL, id="ext4 on LVM"),
         pytest.param(
-            f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP} && growpart {DISK} 1",
+            f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP} && {GROWN}",
             TOP,
             ALL[1:],
             id="killed after the partition",
         ),
         pytest.param(
-            f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP} && growpart {DISK} 1 && pvresize {DISK}1",
+            f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP} && {GROWN} && pvresize {DISK}1",
             TOP,
             ALL[2:],
             id="killed after the physical volume",
         ),
         pytest.param(
-            f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP} && growpart {DISK} 1 && pvresize {DISK}1 "
+            f"{PARTITION} && {VOLUME} && mkfs.ext4 -q {TOP} && {GROWN} && pvresize {DISK}1 "
             f"&& lvextend -l +100%FREE {TOP}",
             TOP,
             ALL[3:],
