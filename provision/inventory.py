@@ -191,7 +191,7 @@ def _groups(machine: Machine) -> set[str]:
 
 def connection(machine: Machine, options: Sequence[str]) -> dict[str, Any]:
     """Return the variables that lead Ansible to `machine`; `options`: ssh's."""
-    found = {"ansible_python_interpreter": "/usr/bin/python3", "ansible_become": machine.user != "root"}
+    found = {"ansible_python_interpreter": machine.python, "ansible_become": machine.user != "root"}
     if machine.is_local:
         return {"ansible_connection": "local"} | found
     return {

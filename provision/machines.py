@@ -13,6 +13,7 @@ from provision.spec_hosts import Hosts
 from provision.spec_types import GROUPS, Group, JumpHost
 
 LOCAL = "local"
+PYTHON = "/usr/bin/python3"
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Machine:
 
     `name`: in the inventory, such as `server` or `agent-1`. `groups`: what lives there. `address`: where SSH goes
     (name or IP address); None: this machine, without SSH. `internal`: the address by which the testbed's other hosts
-    reach it. `host_keys`: public keys (`TYPE BASE64`) that the spec names. `id`: the server in its cloud; one that was
+    reach it. `python`: path of the Python there that Ansible and the environments use. `host_keys`: public keys
+    (`TYPE BASE64`) that the spec names. `id`: the server in its cloud; one that was
     made anew has another, and other host keys.
     """
 
@@ -33,6 +35,7 @@ class Machine:
     port: int = 22
     key: Path | None = None
     jump_host: JumpHost | None = None
+    python: str = PYTHON
     host_keys: tuple[str, ...] = ()
     id: str = ""
 
@@ -73,6 +76,7 @@ def described(hosts: Hosts) -> tuple[Machine, ...]:
                 port=machine.port or hosts.port,
                 key=key.expanduser().absolute() if key else None,
                 jump_host=hosts.jump_host,
+                python=machine.python or PYTHON,
                 host_keys=(machine.host_key,) if machine.host_key else (),
             )
         )

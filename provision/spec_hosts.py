@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from provision.spec_types import (
     SINGLE,
+    AbsolutePath,
     Group,
     HostName,
     JumpHost,
@@ -41,6 +42,9 @@ class HostMachine(Section):
     """Its SSH port."""
     key: Path | None = None
     """The private key file for it."""
+    python: AbsolutePath | None = None
+    """Another Python 3.8 or later there, for Ansible, agents and environments; default: /usr/bin/python3. Keep
+    /usr/bin/python3 on the host, too."""
     host_key: str | None = None
     """Its public host key, a line of /etc/ssh/ssh_host_*_key.pub there; without it, the first one seen is trusted."""
 

@@ -325,3 +325,12 @@ def test_a_machine_overrides_what_hosts_says():
         "try": "/keys/lab",
     }
     assert {machine.jump_host.host for machine in there.values()} == {"gate.example"}
+
+
+def test_a_machine_may_have_another_python_for_ansible_and_for_the_environments():
+    _, found = _hosts(SPLIT.replace("key: /keys/gpu", "python: /usr/bin/python3.8"))
+    there = {name: host["ansible_python_interpreter"] for name, host in found["all"]["hosts"].items()}
+    other = "/usr/bin/python3"
+    assert there == {"server": other, "desk": other, "gpu": "/usr/bin/python3.8", "try": other}
+    defaults = yaml.safe_load((ROLES / "python_venv/defaults/main.yml").read_text())
+    assert defaults["python_venv_interpreter"] == "{{ ansible_python_interpreter }}"

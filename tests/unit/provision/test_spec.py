@@ -294,6 +294,7 @@ SERVER = "{name: one, address: 192.0.2.1, groups: [server]}"
             HOSTS.replace("MACHINES", SERVER.replace("groups", "host_key: 'one ssh-ed25519 AAAA', groups")),
             "has options before the key",
         ),
+        (HOSTS.replace("MACHINES", SERVER.replace("groups", "python: python3.8, groups")), "must be an absolute path"),
         (HOSTS.replace("MACHINES", SERVER.replace("address", "adress")), "is unknown; did you mean `address`?"),
     ],
 )
