@@ -12,7 +12,7 @@ from typing import Any
 
 from provision.machines import Machine, with_group
 from provision.paths import HOST_PINS
-from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Mirrors, Proxy, Testbed
+from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Mirrors, Proxy, Testbed, Worker
 
 # How to reach package indexes: handed on from the administrator's environment to the services of this machine.
 NETWORK_VARIABLES = re.compile(
@@ -146,7 +146,7 @@ def build(
     groups = {
         "server": _server(testbed, wheels),
         "telemetry": _influxdb(testbed),
-        "agents": _agents(testbed),
+        "agents": {},
         "clients": {
             "clearml_conf_users": [
                 {"name": user.name, "full_name": user.full_name or user.name} for user in testbed.users
@@ -173,6 +173,7 @@ def build(
             "hosts": {
                 machine.name: connection(machine, options.get(machine.name, ()))
                 | {"common_account": machine.user, "common_ports": _ports(testbed, machine)}
+                | ({"clearml_agent_workers": _workers(testbed, machine)} if "agents" in machine.groups else {})
                 for machine in machines
             },
             "vars": everywhere,
@@ -275,13 +276,17 @@ def _influxdb(testbed: Testbed) -> dict[str, Any]:
     }
 
 
-def _agents(testbed: Testbed) -> dict[str, Any]:
-    return {
-        "clearml_agent_workers": [
-            {"name": worker.name, "queues": list(worker.queues), "prepared": worker.environment == "prepared"}
-            for worker in testbed.agents.workers
-        ]
-    }
+def _workers(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
+    return [
+        {"name": worker.name, "queues": list(worker.queues), "prepared": worker.environment == "prepared"}
+        | ({"gpus": worker.gpus} if worker.gpus else {})
+        for worker in testbed.agents.on(machine.name)
+    ]
+
+
+def workers(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, Worker]]:
+    """Return (host, worker) for every worker of the testbed."""
+    return [(host, worker) for host in hosts(inventory, "agents") for worker in testbed.agents.on(host)]
 
 
 def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str]]:
@@ -289,8 +294,4 @@ def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str
     found = [(host, "testbed-clearml-lite") for host in hosts(inventory, "server")]
     if isinstance(testbed.telemetry, ManagedTelemetry):
         found += [(host, "testbed-influxdb") for host in hosts(inventory, "telemetry")]
-    return found + [
-        (host, f"testbed-agent-{worker.name}")
-        for host in hosts(inventory, "agents")
-        for worker in testbed.agents.workers
-    ]
+    return found + [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]

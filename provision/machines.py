@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from provision.errors import TestbedError
-from provision.spec import ManagedTelemetry, Testbed, is_everywhere
+from provision.spec import LOCAL, ManagedTelemetry, Testbed, is_everywhere
 from provision.spec_hosts import Hosts
 from provision.spec_types import GROUPS, Group, JumpHost
 
-LOCAL = "local"
 PYTHON = "/usr/bin/python3"
 
 

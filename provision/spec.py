@@ -25,6 +25,7 @@ from provision.spec_openstack import UNION_TAGS, OpenStack
 from provision.spec_types import (
     MEANINGS,
     AbsolutePath,
+    Gpus,
     HostName,
     Identifier,
     Name,
@@ -39,6 +40,7 @@ from provision.spec_types import (
 )
 
 DEFAULT_FILE = "testbed.yaml"
+LOCAL = "local"  # name of the host of provider local
 
 # ClearML usernames that the toolkit itself uses; see `provision.credentials`.
 AGENT_USER = "testbed-agent"
@@ -194,7 +196,7 @@ Telemetry = Annotated[ManagedTelemetry | ExternalTelemetry, Field(discriminator=
 
 
 class Worker(Section):
-    """One agent service on every agent host.
+    """One agent service on every agent host, or on some.
 
     `environment`: `task` builds a virtual environment from each task's own requirements; `prepared` runs tasks at once
     in the host's prepared environment.
@@ -206,6 +208,23 @@ class Worker(Section):
     """The queues that it serves, the most urgent first."""
     environment: Literal["task", "prepared"]
     """`task`: an environment for each task, from its own requirements; `prepared`: the host's, at once."""
+    hosts: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
+    """The agent hosts that run it, by name (such as `agent-1`, or a machine's of `hosts`); default: all."""
+    gpus: Gpus | None = None
+    """The GPUs that it and its tasks see: `none`, `all`, or indexes such as `"0,1"`, as nvidia-smi has them. Default:
+    what the host shows."""
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_apart(cls, hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        refuse_duplicates("host", list(hosts or ()))
+        return hosts
+
+    @field_validator("gpus")
+    @classmethod
+    def _are_counted_once(cls, gpus: str | None) -> str | None:
+        refuse_duplicates("GPU", (gpus or "").split(","))
+        return gpus
 
 
 class Agents(Section):
@@ -224,6 +243,10 @@ class Agents(Section):
         if not any(worker.environment == "prepared" for worker in self.workers):
             raise ValueError("one worker needs `environment: prepared`: the reference workload runs there")
         return self
+
+    def on(self, host: str) -> tuple[Worker, ...]:
+        """Return the workers of the agent host `host`."""
+        return tuple(worker for worker in self.workers if worker.hosts is None or host in worker.hosts)
 
     @property
     def prepared_queue(self) -> str:
@@ -396,7 +419,24 @@ class Testbed(Section):
         if isinstance(self.telemetry, ManagedTelemetry):
             ports += [self.telemetry.port, self.telemetry.rpc_port]
         refuse_duplicates("port", ports)
+        self._refuse_workers_elsewhere()
         return self
+
+    @property
+    def agent_hosts(self) -> tuple[str, ...]:
+        """The names of the agent hosts."""
+        if self.hosts is not None:
+            return self.hosts.with_agents
+        return self.openstack.nodes.names("agents") if self.openstack is not None else (LOCAL,)
+
+    def _refuse_workers_elsewhere(self) -> None:
+        there = self.agent_hosts
+        for worker in self.agents.workers:
+            if missing := [name for name in worker.hosts or () if name not in there]:
+                raise ValueError(
+                    f"worker {worker.name!r} is to run on {missing[0]!r}, which is no agent host: "
+                    f"take one of {', '.join(there)}, or leave `hosts` out"
+                )
 
 
 def load(path: Path | None) -> Testbed:

@@ -97,3 +97,9 @@ class Hosts(Section):
             if not names and group == "server":
                 raise ValueError("no machine has group `server`; give it to one of `machines`")
         return self
+
+    @property
+    def with_agents(self) -> tuple[str, ...]:
+        """The names of the machines that run agents; the server's where none says so."""
+        named = tuple(machine.name for machine in self.machines if "agents" in machine.groups)
+        return named or tuple(machine.name for machine in self.machines if "server" in machine.groups)

@@ -54,6 +54,16 @@ def _private(value: str) -> str:
     return value
 
 
+# name of the server of a group, or of those in a group that may have several
+STEMS: dict[Group, str] = {
+    "server": "server",
+    "agents": "agent",
+    "clients": "client",
+    "telemetry": "telemetry",
+    "inference": "inference",
+}
+
+
 class Flavor(Section):
     """The least that a server has; the smallest flavor that has it is taken."""
 
@@ -170,6 +180,15 @@ class Nodes(Section):
         """Return the settings of `group`."""
         found: NodeGroup = getattr(self, group)
         return found
+
+    def names(self, group: Group) -> tuple[str, ...]:
+        """Return the names of the servers on which `group` lives."""
+        said = self.of(group)
+        if said.on is not None:
+            return self.names(said.on)
+        if group in SINGLE:
+            return (STEMS[group],)
+        return tuple(f"{STEMS[group]}-{number}" for number in range(1, (said.count or 1) + 1))
 
     @model_validator(mode="after")
     def _are_consistent(self) -> Self:

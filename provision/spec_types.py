@@ -16,6 +16,7 @@ MEANINGS = {
     (ABSOLUTE_PATH := r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$"): "an absolute path of letters, digits, '.', '_' and '-'",
     (HOST := r"^[A-Za-z0-9.:-]+$"): "a host name or an address",
     (URL := r"^https?://[^\s/@]+(/[^\s@]*)?$"): "http://HOST[:PORT] or https://HOST[:PORT], without user or password",
+    (GPUS := r"^(none|all|[0-9]{1,2}(,[0-9]{1,2})*)$"): "none, all, or indexes of GPUs such as 0 or 0,1",
     # nova's limits of server tags, less the spaces
     (TAG := r"^[^/,\s]{1,60}$"): "1 to 60 characters without spaces, '/' and ','",
     (METADATA_KEY := r"^[a-zA-Z0-9_:. -]{1,255}$"): "1 to 255 letters, digits, spaces, '_', ':', '.' and '-'",
@@ -28,6 +29,11 @@ AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
 HostName = Annotated[str, StringConstraints(pattern=HOST)]
 Url = Annotated[str, StringConstraints(pattern=URL)]
 Tag = Annotated[str, StringConstraints(pattern=TAG)]
+# `gpus: 0` is a number to YAML
+Gpus = Annotated[
+    Annotated[str, StringConstraints(pattern=GPUS)],
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+]
 MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from provision.spec import Testbed
 from provision.spec_openstack import BootVolume, Flavor, OpenStack, OwnNetwork
-from provision.spec_types import GROUPS, SINGLE, Group
+from provision.spec_types import GROUPS, Group
 
 # The mark. On servers and volumes it is this metadata key with the testbed's name (servers have it as a tag, too, which
 # nova can filter by); on all else it is the description, in full, as neutron filters by whole descriptions only.
@@ -19,14 +19,6 @@ ASKED_KEY = "testbed_image_asked"  # as testbed.yaml says it: a name may lead to
 FLAVOR_KEY = "testbed_flavor_asked"  # likewise: the smallest that has it may be another later
 OWN_ADDRESS = "address of "  # description of a rule for an administrator's own; her holder as in `marker` follows
 SSH_PORT = 22
-# name of the first, and of those in a group that may have several
-STEMS: dict[Group, str] = {
-    "server": "server",
-    "agents": "agent",
-    "clients": "client",
-    "telemetry": "telemetry",
-    "inference": "inference",
-}
 
 
 def mark(name: str) -> str:
@@ -167,10 +159,10 @@ def nodes(openstack: OpenStack) -> list[Node]:
             continue
         with_it = tuple(other for other in GROUPS if other == group or openstack.nodes.of(other).on == group)
         pool = openstack.floating_ip_pool is not None
-        for number in range(1, (said.count or 1) + 1):
+        for name in openstack.nodes.names(group):
             found.append(
                 Node(
-                    name=STEMS[group] if group in SINGLE else f"{STEMS[group]}-{number}",
+                    name=name,
                     groups=with_it,
                     image=said.image or openstack.image,
                     flavor=said.flavor or openstack.flavor,

@@ -48,7 +48,6 @@ def of(testbed: Testbed, hosts: dict[str, Any]) -> list[Identity]:
     people = [Identity(f"user/{user.name}", user.name, "client") for user in testbed.users]
     agents = [
         Identity(f"agent/{host}/{worker.name}", AGENT_USER, f"{WORKER}{host}/{worker.name}")
-        for host in inventory.hosts(hosts, "agents")
-        for worker in testbed.agents.workers
+        for host, worker in inventory.workers(testbed, hosts)
     ]
     return [Identity(TOOLKIT, ADMIN_USER, TOOLKIT), *people, *agents]

@@ -64,9 +64,7 @@ class StackPlugin:
         if "task_queue" in metafunc.fixturenames:
             metafunc.parametrize("task_queue", testbed.agents.task_queues)
         if "worker" in metafunc.fixturenames:
-            workers = [
-                (host, worker) for host in inventory.hosts(machines, "agents") for worker in testbed.agents.workers
-            ]
+            workers = inventory.workers(testbed, machines)
             metafunc.parametrize("worker", workers, ids=[f"{host}:{worker.name}" for host, worker in workers])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:

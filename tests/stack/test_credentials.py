@@ -43,8 +43,7 @@ def test_no_key_is_shared(on, stack, secrets):
     holders = {secrets.toolkit.access_key: "toolkit"}
     confs = [
         (host, f"/etc/testbed/agent-{worker.name}.conf", f"{host}: worker {worker.name}")
-        for host in inventory.hosts(stack.inventory, "agents")
-        for worker in stack.testbed.agents.workers
+        for host, worker in inventory.workers(stack.testbed, stack.inventory)
     ]
     for host in inventory.hosts(stack.inventory, "clients"):
         users = [user.name for user in stack.testbed.users]  # who have the same key on every host

@@ -9,6 +9,7 @@ import yaml
 
 from provision import inventory, machines, spec
 from provision.credentials import identities
+from provision.errors import SpecError
 from provision.inventory import Wheels
 from provision.paths import ROLES
 
@@ -334,3 +335,36 @@ def test_a_machine_may_have_another_python_for_ansible_and_for_the_environments(
     assert there == {"server": other, "desk": other, "gpu": "/usr/bin/python3.8", "try": other}
     defaults = yaml.safe_load((ROLES / "python_venv/defaults/main.yml").read_text())
     assert defaults["python_venv_interpreter"] == "{{ ansible_python_interpreter }}"
+
+
+AGENTS = """\
+    - {name: server, address: 192.0.2.1, groups: [server]}
+    - {name: big, address: 192.0.2.2, groups: [agents]}
+    - {name: small, address: 192.0.2.3, groups: [agents]}
+agents:
+  workers:
+    - {name: all-over, queues: [urgent, later], environment: prepared}
+    - {name: gpu, queues: [gpu], environment: prepared, hosts: [big], gpus: 0}
+"""
+
+
+def test_a_worker_runs_on_the_hosts_that_it_names_and_sees_its_gpus():
+    testbed, found = _hosts(AGENTS)
+    everywhere = {"name": "all-over", "queues": ["urgent", "later"], "prepared": True}
+    gpu = {"name": "gpu", "queues": ["gpu"], "prepared": True, "gpus": "0"}
+    hosts = found["all"]["hosts"]
+    assert hosts["big"]["clearml_agent_workers"] == [everywhere, gpu]
+    assert hosts["small"]["clearml_agent_workers"] == [everywhere]
+    assert "clearml_agent_workers" not in hosts["server"]
+    pairs = [("big", "all-over"), ("big", "gpu"), ("small", "all-over")]
+    assert [(host, worker.name) for host, worker in inventory.workers(testbed, found)] == pairs
+    services = [service for service in inventory.services(testbed, found) if "agent" in service[1]]
+    assert services == [(host, f"testbed-agent-{name}") for host, name in pairs]
+    keys = {identity.name for identity in identities.of(testbed, found) if identity.is_worker}
+    assert keys == {f"agent/{host}/{name}" for host, name in pairs}
+
+
+def test_a_machine_without_agents_runs_no_worker():
+    with pytest.raises(SpecError, match=r"no agent host: take one of big, small"):
+        _hosts(AGENTS.replace("hosts: [big]", "hosts: [server]"))
+    _hosts(AGENTS.replace("groups: [agents]", "groups: [clients]").replace("hosts: [big]", "hosts: [server]"))

@@ -101,6 +101,18 @@ def test_a_testbed_yaml_in_the_current_folder_is_used(tmp_path, monkeypatch):
         (GOOD + "  - name: root\n", "t.yaml:4: `users` user name 'root' is used by"),
         (GOOD + "  - name: Bob\n", "t.yaml:6: `users.1.name` must be a Linux account name"),
         (GOOD.replace("  - name: alice\n", "  alice\n"), "t.yaml:4: `users` must be a list"),
+        (
+            GOOD + "agents: {workers: [{name: a, queues: [one], environment: prepared, gpus: first}]}\n",
+            "t.yaml:6: `agents.workers.0.gpus` must be none, all, or indexes of GPUs such as 0 or 0,1; found 'first'",
+        ),
+        (
+            GOOD + "agents: {workers: [{name: a, queues: [one], environment: prepared, gpus: '0,1,0'}]}\n",
+            "t.yaml:6: `agents.workers.0.gpus` GPU '0' is there 2 times; each must be there once",
+        ),
+        (
+            GOOD + "agents: {workers: [{name: a, queues: [one], environment: prepared, hosts: [agent-1]}]}\n",
+            "worker 'a' is to run on 'agent-1', which is no agent host: take one of local, or leave `hosts` out",
+        ),
         (GOOD + "agents: 3\n", "t.yaml:6: `agents` must hold keys: workers"),
         (GOOD + "telemetry: {source: mine}\n", "source must be 'managed', 'external'; found 'mine'"),
         (GOOD + "telemetry: {source: external, dialect: 1, url: 'http://i:8086'}\n", "dialect 1 needs database"),
@@ -302,3 +314,35 @@ def test_machines_that_make_no_testbed_are_told_what_is_missing(text, message):
     with pytest.raises(SpecError) as caught:
         spec.parse(text, "t.yaml")
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(("written", "read"), [("0", "0"), ("'0,1'", "0,1"), ("none", "none"), ("all", "all")])
+def test_gpus_may_be_a_number(written, read):
+    text = f"agents: {{workers: [{{name: a, queues: [one], environment: prepared, gpus: {written}}}]}}\n"
+    [worker] = spec.parse(GOOD + text, "t.yaml").agents.workers
+    assert worker.gpus == read
+
+
+@pytest.mark.parametrize(
+    ("nodes", "names"),
+    [
+        ("{}", ("agent-1",)),
+        ("{agents: {count: 3}}", ("agent-1", "agent-2", "agent-3")),
+        ("{agents: {on: server}}", ("server",)),
+        ("{agents: {on: clients}, clients: {count: 2}}", ("client-1", "client-2")),
+    ],
+)
+def test_agent_hosts_in_a_cloud_have_the_names_of_its_servers(nodes, names):
+    from provision.cloud import desired
+
+    text = f"""\
+name: lab
+provider: openstack
+users: [{{name: alice}}]
+administrators: [{{name: ada, ssh_keys: ["{ED25519}"]}}]
+server: {{}}
+openstack: {{cloud: lab, image: focal, network: lab-net, nodes: {nodes}}}
+"""
+    found = spec.parse(text, "t.yaml")
+    assert found.agent_hosts == names
+    assert [node.name for node in desired.nodes(found.openstack) if "agents" in node.groups] == list(names)
