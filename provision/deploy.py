@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets as random
 from dataclasses import dataclass
 from typing import Any
 
-from provision import converge, locks
+from provision import converge
 from provision.changes import Change, resolve
 from provision.credentials import ensure, identities
 from provision.errors import ApiError, TestbedError
 from provision.machines import described, resolved
-from provision.paths import PLAYBOOKS
+from provision.plays import play
 from provision.secrets import KeyPair, Secrets
 from provision.session import Session
 from provision.spec import ExternalTelemetry, ManagedTelemetry, TelemetryCredentials, Testbed
@@ -45,7 +44,11 @@ def describe(testbed: Testbed) -> list[str]:
     lines = [
         f"ClearML server (clearml_lite): API {server.url('api')}, web {server.url('web')}, files {server.url('files')}",
         "ClearML agents: "
-        + "; ".join(f"{worker.name} on queue {', '.join(worker.queues)}" for worker in testbed.agents.workers),
+        + "; ".join(
+            f"{worker.name} on queue {', '.join(worker.queues)}"
+            + (f" ({', '.join(worker.hosts)})" if worker.hosts else "")
+            for worker in testbed.agents.workers
+        ),
         "Python environments: server, agents, training (TensorFlow, about 2 GB), one for each user",
         f"Linux accounts with a clearml.conf each: {', '.join(user.name for user in testbed.users)}",
     ]
@@ -76,7 +79,7 @@ def describe(testbed: Testbed) -> list[str]:
 def up(session: Session) -> Outcome:
     """Bring the testbed up, or up to date, and complete a re-key that was begun. Raises `TestbedError`."""
     secrets, whose, variables = _prepare(session)
-    server = _play(session, "server", "Bring up the server", whose, variables)
+    server = play(session, "server", "Bring up the server", whose, variables)
     with session.stage("Make sure of everybody's key") as current:
         everybody = identities.of(session.testbed, session.inventory)
         url, system = session.testbed.server.url("api"), secrets.clearml.apiserver
@@ -93,7 +96,7 @@ def up(session: Session) -> Outcome:
             revoked += ensure.revoke_stale(url, system, session.testbed.name, everybody)
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
-    rest = _play(session, "hosts", "Bring up agents and clients", {}, variables)
+    rest = play(session, "hosts", "Bring up agents and clients", {}, variables)
     if secrets.rekeying:
         session.vault.save(secrets.model_copy(update={"rekeying": False}))
     return Outcome(changed=server.changed + rest.changed, issued=issued)
@@ -102,17 +105,17 @@ def up(session: Session) -> Outcome:
 def check_up(session: Session) -> list[Change]:
     """Return what `up` would change, and change nothing. Raises `TestbedError`."""
     secrets, whose, variables = _prepare(session)
-    found = _play(session, "server", "Check the server", whose, variables).changes
+    found = play(session, "server", "Check the server", whose, variables).changes
     with session.stage("Check everybody's key") as current:
         changed, keys = _check_keys(session, secrets, resolve(found))
         current.result = f"{len(keys)} keys"
     variables["testbed_keys"] = {name: key.model_dump() for name, key in keys.items()}
-    return resolve([*found, *changed, *_play(session, "hosts", "Check agents and clients", {}, variables).changes])
+    return resolve([*found, *changed, *play(session, "hosts", "Check agents and clients", {}, variables).changes])
 
 
 def check_down(session: Session, *, purge: bool) -> list[Change]:
     """Return what `down` would remove, and remove nothing. Raises `TestbedError`."""
-    return resolve(_play(session, "down", "Check what is there", {"testbed_purge": purge}, {}).changes)
+    return resolve(play(session, "down", "Check what is there", {"testbed_purge": purge}, {}).changes)
 
 
 def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]:
@@ -180,38 +183,13 @@ def _whose(identity: identities.Identity) -> str:
 
 def look_whose(session: Session, variables: dict[str, str] | None = None) -> None:
     """Raise `TestbedError` where the machine carries another testbed or, with an empty `whose_id`, this one."""
-    _play(session, "whose", "Look whose machine this is", variables or {}, {})
+    play(session, "whose", "Look whose machine this is", variables or {}, {})
 
 
 def down(session: Session, *, purge: bool) -> converge.PlayResult:
     """Remove what `up` installed; data only with `purge`. Raises `TestbedError`."""
     session.proven.unlink(missing_ok=True)
-    return _play(session, "down", "Remove the testbed", {"testbed_purge": purge}, {})
-
-
-def _play(
-    session: Session, name: str, title: str, variables: dict[str, Any], secret_variables: dict[str, Any]
-) -> converge.PlayResult:
-    with session.stage(title) as current:
-        result = converge.run_playbook(
-            PLAYBOOKS / f"{name}.yml",
-            session.inventory,
-            session.vault,
-            stage=current,
-            log=session.log,
-            work=session.work,
-            variables={
-                "testbed_private_dir": str(session.work),
-                "testbed_run": os.environ.get(locks.VARIABLE, ""),
-                **variables,
-            },
-            secret_variables=secret_variables,
-            check=session.check,
-            verbosity=session.verbosity,
-            remote_tmp=session.remote_tmp,
-        )
-        current.result = f"{result.ok} tasks" if session.check else f"ok={result.ok} changed={result.changed}"
-        return result
+    return play(session, "down", "Remove the testbed", {"testbed_purge": purge}, {})
 
 
 def _secret_variables(testbed: Testbed, secrets: Secrets) -> dict[str, Any]:

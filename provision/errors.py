@@ -48,6 +48,12 @@ class SpecError(TestbedError):
     exit_code = Exit.BAD_INPUT
 
 
+class InputError(TestbedError):
+    """The command line names what is not there."""
+
+    exit_code = Exit.BAD_INPUT
+
+
 class DeclinedError(TestbedError):
     """The person at the keyboard did not agree, or there was none to ask."""
 

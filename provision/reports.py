@@ -135,6 +135,7 @@ class WorkerState(Report):
     queues: list[str] = Field(description="The queues that it serves.")
     task: str | None = Field(description="ID of the task that it runs; null when idle.")
     last_report: str = Field(description="When it last reported, ISO 8601.")
+    drained: str | None = Field(description="Since when it takes no task, and by whose order; null: it takes tasks.")
 
 
 class QueueState(Report):
@@ -165,6 +166,27 @@ class StatusReport(Report):
     workers: list[WorkerState] = Field(description="Workers that reported in the last ten minutes.")
     queues: list[QueueState] = Field(description="All queues.")
     disk: list[Disk] = Field(description="The data folder's disk, for each host.")
+
+
+class DrainState(Report):
+    """A worker that was drained or undrained, and how far that is."""
+
+    name: str = Field(description="HOST:NAME.")
+    state: Literal["working", "finishing", "drained"] = Field(
+        description="working: takes tasks; finishing: takes none, and runs one or has not answered yet; drained: takes "
+        "none, and runs none."
+    )
+    since: str | None = Field(description="When it was drained, and by whom; null: it takes tasks.")
+    task: str | None = Field(description="ID of the task that it runs, as the server knows it; null: none.")
+
+
+class DrainReport(Report):
+    """`testbed drain --json` and `undrain --json`: the workers that were named."""
+
+    testbed: str = Field(description="The testbed's name.")
+    done: bool = Field(description="Whether every one is drained, or takes tasks again.")
+    changed: int = Field(description="Orders given or taken back by this command.")
+    workers: list[DrainState] = Field(description="The workers, by name.")
 
 
 class DownReport(Report):

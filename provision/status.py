@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-from provision import hosts, inventory
+from provision import drain, hosts, inventory
 from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError, ReachError
 from provision.reports import Disk, QueueState, Service, StatusReport, Urls, WorkerState
@@ -44,14 +44,13 @@ def collect(session: Session) -> StatusReport:
             problems.append("the testbed has no keys: it is not up")
         else:
             with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
-                workers, queues = _workers(api), _queues(api)
+                workers, queues = _workers(api, _drained(session, away)), _queues(api)
             seen = {worker.name for worker in workers}
-            for host in inventory.hosts(session.inventory, "agents"):
-                problems += [
-                    f"worker {host}:{worker.name} has not reported for {WORKER_TIMEOUT_S} s"
-                    for worker in testbed.agents.workers
-                    if f"{host}:{worker.name}" not in seen
-                ]
+            problems += [
+                f"worker {host}:{worker.name} has not reported for {WORKER_TIMEOUT_S} s"
+                for host, worker in inventory.workers(testbed, session.inventory)
+                if f"{host}:{worker.name}" not in seen
+            ]
     except ApiError as error:
         problems.append(error.message)
     return StatusReport(
@@ -81,13 +80,24 @@ def _away(session: Session) -> dict[str, str]:
         return {name: said for name, said in zip(session.hosts, pool.map(ask, session.hosts), strict=True) if said}
 
 
-def _workers(api: ClearmlApi) -> list[WorkerState]:
+def _drained(session: Session, away: Collection[str]) -> dict[str, str]:
+    """Return since when workers are drained, by worker."""
+    return {
+        f"{host}:{worker}": order.text
+        for host in inventory.hosts(session.inventory, "agents")
+        if host not in away
+        for worker, order in drain.orders(session, host).items()
+    }
+
+
+def _workers(api: ClearmlApi, drained: Mapping[str, str]) -> list[WorkerState]:
     return [
         WorkerState(
             name=worker["id"],
             queues=[queue["name"] for queue in worker.get("queues", [])],
             task=(worker.get("task") or {}).get("id"),
             last_report=worker.get("last_activity_time") or worker.get("register_time"),
+            drained=drained.get(worker["id"]),
         )
         for worker in api.call("workers.get_all", last_seen=WORKER_TIMEOUT_S)["workers"]
     ]

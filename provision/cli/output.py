@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from provision.changes import Change
     from provision.cloud.plan import Action as CloudAction
     from provision.cloud.plan import Plan
-    from provision.reports import Check, ListReport, Report, SecretsReport, StatusReport, UpReport
+    from provision.reports import Check, DrainReport, ListReport, Report, SecretsReport, StatusReport, UpReport
 
 WIDEST = 10_000
 
@@ -145,8 +145,8 @@ def show_status(console: Console, found: StatusReport) -> None:
     )
     show(
         "Workers",
-        ["Worker", "Queues", "Task", "Last report"],
-        [[w.name, ", ".join(w.queues), w.task or "idle", age(w.last_report)] for w in found.workers],
+        ["Worker", "Queues", "Task", "Last report", "Drained"],
+        [[w.name, ", ".join(w.queues), w.task or "idle", age(w.last_report), w.drained or ""] for w in found.workers],
     )
     show("Queues", ["Queue", "Waiting"], [[queue.name, str(queue.waiting)] for queue in found.queues])
     show(
@@ -158,6 +158,21 @@ def show_status(console: Console, found: StatusReport) -> None:
         console.print(f"[bold red]✗[/] {escape(problem)}")
     if found.healthy:
         console.print("[green]✓[/] All is well.")
+
+
+def show_workers(console: Console, found: DrainReport) -> None:
+    """Print how far workers are that were drained or undrained."""
+    from rich.text import Text
+
+    words = {"working": "takes tasks", "finishing": "takes no other task", "drained": "drained"}
+    show_rows(
+        console,
+        "",
+        ["Worker", "State", "Since", "Task"],
+        [[Text(w.name), words[w.state], Text(w.since or ""), Text(w.task or "")] for w in found.workers],
+    )
+    if any(worker.state == "finishing" for worker in found.workers):
+        console.print("The tasks go on to their end. To wait for it: testbed drain --wait", soft_wrap=True)
 
 
 # what a plan does, in this order

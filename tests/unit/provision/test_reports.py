@@ -21,6 +21,8 @@ KEYS = {
     "StatusReport": {
         *("testbed", "healthy", "problems", "urls", "services", "versions", "workers", "queues", "disk"),
     },
+    "DrainReport": {"testbed", "done", "changed", "workers"},
+    "DrainState": {"name", "state", "since", "task"},
     "DownReport": {"testbed", "changed", "purged", "deleted", "log"},
     "PlanReport": {"testbed", "fits", "actions", "problems", "quotas", "largest"},
     "CloudAction": {"action", "kind", "name", "id", "why"},
@@ -40,7 +42,7 @@ KEYS = {
     "Urls": {"web", "api", "files", "telemetry", "outside"},
     "UserFiles": {"name", "conf", "venv"},
     "Service": {"host", "name", "running"},
-    "WorkerState": {"name", "queues", "task", "last_report"},
+    "WorkerState": {"name", "queues", "task", "last_report", "drained"},
     "QueueState": {"name", "waiting"},
     "Disk": {"host", "path", "size", "free"},
 }

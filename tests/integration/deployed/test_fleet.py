@@ -1,0 +1,111 @@
+"""Drained workers finish what they run and take nothing else, whatever happens, until they are undrained."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.deployed
+
+WORKER, SERVICE = "local:prepared", "testbed-agent-prepared"
+LOOKS = "import time\ntime.sleep({seconds})\n"
+# an agent looks into its queues every second or two
+SEVERAL_LOOKS_S = 10
+
+
+@pytest.fixture
+def enqueue(api, testbed):
+    """A function that has a task sleep so long on the prepared queue; all that is left of them goes afterwards."""
+    made = []
+    queue = api.call("queues.get_all", name=f"^{testbed.agents.prepared_queue}$")["queues"][0]["id"]
+
+    def enqueue(seconds: int) -> str:
+        script = {"binary": "python", "entry_point": "sleep.py", "working_dir": ".", "repository": "", "branch": ""}
+        script |= {"diff": LOOKS.format(seconds=seconds), "requirements": {"pip": ""}}
+        task = api.call("tasks.create", name=f"sleep {seconds}", type="testing", script=script)["id"]
+        made.append(task)
+        api.call("tasks.enqueue", task=task, queue=queue)
+        return task
+
+    yield enqueue
+    for task in made:
+        api.call("tasks.stop", task=task, force=True)
+        api.call("tasks.delete", task=task, force=True)
+
+
+@pytest.fixture
+def status_of(api):
+    return lambda task: api.call("tasks.get_by_id", task=task)["task"]["status"]
+
+
+@pytest.fixture
+def undrained(command):
+    yield
+    done = command("undrain")
+    assert done.returncode == 0, done.stderr
+
+
+def _workers(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {worker["name"]: worker for worker in json.loads(done.stdout)["workers"]}
+
+
+def _pid(service: str) -> int:
+    if Path("/run/systemd/system").is_dir():
+        command = ["systemctl", "show", "--property=MainPID", "--value", service]
+    else:
+        command = ["supervisorctl", "pid", service]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    return int(shown) if shown.isdigit() else 0
+
+
+@pytest.mark.long
+def test_a_drained_worker_finishes_its_task_and_takes_no_other(command, enqueue, status_of, eventually, undrained):
+    first = enqueue(20)
+    eventually("the first task runs", lambda: status_of(first) == "in_progress", 60)
+    second = enqueue(0)
+    worker = _workers(command("drain", "prepared", "--json"))[WORKER]
+    assert (worker["state"], worker["task"]) == ("finishing", first)
+    given_up = command("drain", WORKER, "--wait", "--timeout", "0", "--json")
+    assert given_up.returncode == 1, "it runs a task, and the time is over"
+    assert status_of(first) == "in_progress"
+    waited = _workers(command("drain", WORKER, "--wait", "--json"))[WORKER]
+    assert waited["state"] == "drained"
+    assert waited["since"] == worker["since"], "drained again, it is drained since the first time"
+    assert status_of(first) == "completed"
+    time.sleep(SEVERAL_LOOKS_S)
+    assert status_of(second) == "queued"
+    assert _workers(command("undrain", WORKER, "--json"))[WORKER]["state"] == "working"
+    eventually("the second task is taken", lambda: status_of(second) == "completed", 60)
+
+
+@pytest.mark.long
+def test_a_worker_stays_drained_over_a_kill_and_up(command, enqueue, status_of, eventually, undrained):
+    assert _workers(command("drain", WORKER, "--wait", "--json"))[WORKER]["state"] == "drained"
+    waits = enqueue(0)
+    killed = _pid(SERVICE)
+    os.kill(killed, signal.SIGKILL)
+    eventually("the agent is back", lambda: _pid(SERVICE) not in (0, killed), 60)
+    done = command("up", "--yes", "--json")
+    assert "changed=0" in done.stderr, "an order is no change that `up` takes back"
+    again = _workers(command("drain", WORKER, "--wait", "--timeout", "60", "--json"))[WORKER]
+    assert again["state"] == "drained"
+    assert status_of(waits) == "queued"
+    told = {worker["name"]: worker for worker in json.loads(command("status", "--json").stdout)["workers"]}
+    assert told[WORKER]["drained"] == again["since"]
+    assert told["local:default"]["drained"] is None
+    assert command("undrain", "--json").returncode == 0
+    eventually("the task is taken", lambda: status_of(waits) == "completed", 60)
+
+
+def test_a_name_that_nobody_has_changes_nothing(command):
+    done = command("drain", "prepared", "nobody")
+    assert done.returncode == 2
+    assert "nobody is no agent host and no worker" in done.stderr
+    assert not Path("/etc/testbed/drained", SERVICE).exists()

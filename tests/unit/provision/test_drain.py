@@ -1,0 +1,102 @@
+"""Which workers a name means, and what their hosts' files tell."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from provision import drain
+from provision.drain import Order
+from provision.errors import InputError
+from provision.reports import DrainReport, DrainState
+
+WORKERS = [("agent-1", "default"), ("agent-1", "gpu"), ("agent-2", "default")]
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        ([], {"agent-1": ["default", "gpu"], "agent-2": ["default"]}),
+        (["agent-1"], {"agent-1": ["default", "gpu"]}),
+        (["default"], {"agent-1": ["default"], "agent-2": ["default"]}),
+        (["agent-1:default"], {"agent-1": ["default"]}),
+        (["gpu", "agent-2", "agent-2:default"], {"agent-1": ["gpu"], "agent-2": ["default"]}),
+    ],
+)
+def test_a_name_is_a_hosts_a_workers_or_both(names, chosen):
+    assert drain.choose(names, WORKERS) == chosen
+
+
+@pytest.mark.parametrize("name", ["agent-3", "agent-2:gpu", ":", ""])
+def test_a_name_that_means_nobody_is_told_who_is_there(name):
+    with pytest.raises(InputError) as caught:
+        drain.choose(["gpu", name], WORKERS)
+    assert "agent-1:default, agent-1:gpu, agent-2:default" in caught.value.message
+    assert caught.value.exit_code == 2
+    assert caught.value.remedy
+
+
+def test_an_answer_counts_only_for_the_order_that_it_repeats():
+    text = """\
+/etc/testbed/drained/testbed-agent-one:2026-01-01T00:00:00Z by ada@desk
+/etc/testbed/drained/testbed-agent-two:2026-01-02T00:00:00Z by ada@desk
+/etc/testbed/drained/testbed-agent-three:2026-01-03T00:00:00Z by ada@desk
+/data/agent/tmp/one/drained:2026-01-01T00:00:00Z by ada@desk
+/data/agent/tmp/two/drained:2025-12-24T00:00:00Z by bob@desk
+/data/agent/tmp/four/drained:2025-12-24T00:00:00Z by bob@desk
+"""
+    found = drain.parse(text, "/data")
+    assert {name: order.answered for name, order in found.items()} == {"one": True, "two": False, "three": False}
+    assert found["one"].text == "2026-01-01T00:00:00Z by ada@desk"
+
+
+@pytest.mark.parametrize(
+    ("order", "runs", "state"),
+    [
+        (None, True, "working"),
+        (None, False, "working"),
+        (Order("now", answered=False), True, "finishing"),
+        (Order("now", answered=True), True, "drained"),
+        (Order("now", answered=False), False, "drained"),
+    ],
+)
+def test_a_worker_is_drained_when_its_agent_has_answered_or_does_not_run(order, runs, state):
+    assert drain.state_of(order, runs=runs) == state
+
+
+def _reports(*states):
+    for given in states:
+        workers = [
+            DrainState(name=f"h:{number}", state=state, since=None, task=task)
+            for number, (state, task) in enumerate(given)
+        ]
+        yield DrainReport(testbed="t", done=False, changed=0, workers=workers)
+
+
+IDLE, BUSY, DONE = ("finishing", None), ("finishing", "id"), ("drained", None)
+
+
+@pytest.mark.parametrize(
+    ("states", "all_of_it", "looks"),
+    [
+        ([[DONE, DONE]], True, 1),
+        ([[IDLE, BUSY], [DONE, BUSY], [DONE, DONE]], True, 3),
+        ([[IDLE, BUSY], [DONE, BUSY], [DONE, DONE]], False, 2),
+    ],
+)
+def test_it_waits_for_the_end_of_tasks_or_only_for_answers(monkeypatch, states, all_of_it, looks):
+    monkeypatch.setattr(drain.time, "sleep", lambda _: None)
+    found, told = _reports(*states), []
+    last = drain.wait(lambda: next(found), None, told.append, all_of_it=all_of_it)
+    assert len(told) == looks
+    assert last is told[-1]
+
+
+def test_it_gives_up_when_the_time_is_over(monkeypatch):
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr(drain.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(drain.time, "sleep", lambda _: None)
+    found, told = itertools.cycle(_reports([BUSY])), []
+    drain.wait(lambda: next(found), 25, told.append, all_of_it=True)
+    assert len(told) == 3

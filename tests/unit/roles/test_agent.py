@@ -1,0 +1,149 @@
+"""What starts clearml-agent keeps it from tasks while its worker is drained, and never in the middle of one."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+
+ROLE = Path(__file__).parents[3] / "roles/clearml_agent"
+FILE = ROLE / "files/testbed_agent.py"
+
+
+@pytest.fixture(scope="module")
+def testbed_agent():
+    spec = importlib.util.spec_from_file_location("testbed_agent", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def turn(testbed_agent, tmp_path):
+    return testbed_agent.Turn(tmp_path / "order", tmp_path / "answer")
+
+
+def test_without_an_order_it_takes_tasks_and_answers_nothing(turn):
+    assert turn.takes_tasks()
+    assert not turn.answer.exists()
+
+
+def test_it_answers_an_order_with_its_text_and_takes_the_answer_back(turn, capsys):
+    turn.order.write_text("2026-01-01 by ada\n")
+    assert not turn.takes_tasks()
+    assert turn.answer.read_text() == "2026-01-01 by ada\n"
+    assert not turn.takes_tasks()
+    assert capsys.readouterr().out.count("Drained") == 1, "said once, not at each look"
+    turn.order.unlink()
+    assert turn.takes_tasks()
+    assert not turn.answer.exists()
+
+
+def test_a_new_order_is_answered_anew(turn):
+    for text in ("first\n", "second\n"):
+        turn.order.write_text(text)
+        assert not turn.takes_tasks()
+        assert turn.answer.read_text() == text
+
+
+def test_an_order_that_cannot_be_read_or_answered_holds_all_the_same(testbed_agent, tmp_path):
+    folder = tmp_path / "order"
+    folder.mkdir()  # not a file: cannot be read
+    assert not testbed_agent.Turn(folder, tmp_path / "answer").takes_tasks()
+    order = tmp_path / "readable"
+    order.write_text("now\n")
+    assert not testbed_agent.Turn(order, tmp_path / "nowhere/answer").takes_tasks()
+
+
+def test_the_agent_asks_right_before_each_look_into_a_queue(tmp_path):
+    """With the real agent's loop: a task that is taken has been allowed by the line before."""
+    script = f"""
+import sys
+sys.path.insert(0, {str(FILE.parent)!r})
+import testbed_agent
+from pathlib import Path
+from clearml_agent.commands import worker
+
+order, answer, taken = Path("order"), Path("answer"), []
+class Stop(BaseException): pass
+class Agent(worker.Worker):
+    def __init__(self):
+        self._services_mode = self._daemon_foreground = None
+        self._impersonate_as_task_owner = self.docker_image_func = self._redirected_stdout_file_no = None
+        self._uptime_config = self._downtime_config = None
+        self._polling_interval, self.worker_id, self.queues = 0, "w", ["q"]
+        self.monitor = type("M", (), {{"setup_daemon_cluster_report": lambda *a, **k: None}})()
+        self._session = type("S", (), {{"config": {{}}, "debug_mode": False, "send_api": lambda *a: None,
+                                       "get_nvidia_visible_env": None}})()
+        self.log = type("L", (), {{"debug": lambda *a: None}})()
+        self.looks = 0
+    def get_worker_properties(self, queues):
+        self.looks += 1
+        if self.looks > 20: raise Stop
+        return {{"q": {{"name": "q", "tags": []}}}}, None
+    def run_one_task(self, queue, task, *a, **k):
+        taken.append(task); order.write_text("drain"); assert not answer.exists(), "answered in the middle of a task"
+    report_monitor = send_logs = _unregister = lambda *a, **k: None
+    def _get_node_rank(self): return 0
+worker.get_next_task = lambda *a, **k: {{"entry": {{"task": "t" + str(len(taken))}}}}
+worker.kill_all_child_processes = lambda **k: None
+worker.WorkerParams
+turn = testbed_agent.Turn(order, answer)
+testbed_agent.have_asked(worker.Worker, turn)
+try:
+    Agent().run_tasks_loop(["q"], type("P", (), {{"debug": False}})())
+except Stop:
+    pass
+print(taken, answer.read_text())
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"CLEARML_CONFIG_FILE": str(tmp_path / "none.conf")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "['t0'] drain", done.stdout
+
+
+@pytest.mark.parametrize(
+    ("gpus", "options", "environment"),
+    [
+        (None, [], {}),
+        ("none", ["--cpu-only"], {"NVIDIA_VISIBLE_DEVICES": "none", "CUDA_VISIBLE_DEVICES": "none"}),
+        ("all", ["--gpus", "all"], {"NVIDIA_VISIBLE_DEVICES": "all"}),
+        ("0,1", ["--gpus", "0,1"], {"NVIDIA_VISIBLE_DEVICES": "0,1", "CUDA_VISIBLE_DEVICES": "0,1"}),
+    ],
+)
+def test_gpus_reach_the_agent_and_its_tasks(gpus, options, environment):
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    worker = {"name": "gpu"} | ({"gpus": gpus} if gpus else {})
+
+    def rendered(name):
+        return yaml.safe_load(jinja2.Template(variables[name]).render(clearml_agent_worker=worker).replace("'", '"'))
+
+    assert rendered("clearml_agent_gpu_options") == options
+    assert rendered("clearml_agent_gpu_environment") == environment
+
+
+@pytest.mark.parametrize(
+    ("gpus", "count", "fits"),
+    [("0", 0, False), ("all", 0, False), ("0", 1, True), ("all", 1, True), ("0,2", 2, False), ("1", 2, True)],
+)
+def test_gpus_that_are_not_there_are_refused(gpus, count, fits):
+    tasks = yaml.safe_load((ROLE / "tasks/validate.yml").read_text())
+    [check] = [task for task in tasks if task["name"] == "Check that the workers' GPUs are there"]
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import Templar, trust_as_template
+
+    templar = Templar(DataLoader(), variables={"item": {"gpus": gpus}, "clearml_agent_gpus": {"matched": count}})
+    expression = trust_as_template("{{ " + check["ansible.builtin.assert"]["that"] + " }}")
+    assert templar.template(expression) is fits
