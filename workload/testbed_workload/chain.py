@@ -105,7 +105,8 @@ def _run(task: Any, step: str, queue: str, timeout: float) -> Result:
     LOG.info("%s: task %s in queue %s", step, task.id, queue)
     url = str(task.get_output_log_web_page())
     status = "queued"
-    while status in ("queued", "in_progress"):
+    # None: this call failed. With a token that the server takes no more, the SDK logs in again, for the next call
+    while status in ("queued", "in_progress", "None"):
         if time.monotonic() - began > timeout:
             if status == "queued":
                 Task.dequeue(task)
