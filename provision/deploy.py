@@ -23,10 +23,11 @@ DOWN = ("Remove the testbed",)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an `up` changed: tasks of the playbooks, and keys issued."""
+    """What an `up` changed: tasks of the playbooks, and keys issued and revoked."""
 
     changed: int
     issued: int
+    revoked: int
 
 
 def where(testbed: Testbed) -> str:
@@ -77,7 +78,7 @@ def describe(testbed: Testbed) -> list[str]:
 
 
 def up(session: Session) -> Outcome:
-    """Bring the testbed up, or up to date, and complete a re-key that was begun. Raises `TestbedError`."""
+    """Bring the testbed up, or up to date, and complete a re-key or rotation that was begun. Raises `TestbedError`."""
     secrets, whose, variables = _prepare(session)
     server = play(session, "server", "Bring up the server", whose, variables)
     with session.stage("Make sure of everybody's key") as current:
@@ -97,9 +98,9 @@ def up(session: Session) -> Outcome:
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
     rest = play(session, "hosts", "Bring up agents and clients", {}, variables)
-    if secrets.rekeying:
-        session.vault.save(secrets.model_copy(update={"rekeying": False}))
-    return Outcome(changed=server.changed + rest.changed, issued=issued)
+    if secrets.changing:
+        session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None}))
+    return Outcome(changed=server.changed + rest.changed, issued=issued, revoked=revoked)
 
 
 def check_up(session: Session) -> list[Change]:
@@ -127,12 +128,12 @@ def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]
         session.inventory  # noqa: B018 (builds the wheels)
         variables = _secret_variables(session.testbed, secrets)
         current.result = "in memory" if session.check else "ready"
-    return secrets, {"common_testbed_id": secrets.id, "common_testbed_rekeying": secrets.rekeying}, variables
+    return secrets, {"common_testbed_id": secrets.id, "common_testbed_rekeying": bool(secrets.changing)}, variables
 
 
 def _held(session: Session, secrets: Secrets) -> dict[str, KeyPair]:
-    """Return the keys that hosts and the vault have, by holder; in a re-key none counts."""
-    if secrets.rekeying:
+    """Return the keys that hosts and the vault have, by holder; where all are to be new none counts."""
+    if secrets.keys_are_new:
         return {}
     held = ensure.read_held(session.work / "held")
     if secrets.toolkit is not None:
@@ -150,8 +151,9 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
     decisions = {identity.name: ensure.Decision(held.get(identity.name)) for identity in everybody}
     server = "service testbed-clearml-lite"
     changes = []
-    if secrets.rekeying:  # the server takes the new secrets first
-        changes.append(Change("", "key", "all others", "revoke", "of every user: the testbed is being re-keyed"))
+    if secrets.changing:  # the server takes the new secrets first
+        if secrets.rekeying:
+            changes.append(Change("", "key", "all others", "revoke", "of every user: the testbed is being re-keyed"))
     elif not any(f"{change.kind} {change.name}" == server and change.action == "add" for change in found):
         try:
             decisions = ensure.decide_all(url, secrets.clearml.apiserver, testbed.name, everybody, held)
@@ -194,7 +196,7 @@ def down(session: Session, *, purge: bool) -> converge.PlayResult:
 
 def _secret_variables(testbed: Testbed, secrets: Secrets) -> dict[str, Any]:
     telemetry = testbed.telemetry
-    found = secrets.model_dump(exclude={"id", "rekeying", "toolkit"})
+    found = secrets.model_dump(exclude={"id", "rekeying", "rotating", "toolkit"})
     found["telemetry"] = (
         _external_credentials(telemetry.credentials) if isinstance(telemetry, ExternalTelemetry) else {}
     )

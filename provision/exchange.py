@@ -49,9 +49,9 @@ def refuse_weak(passphrase: str) -> None:
 def write(path: Path, testbed: str, secrets: Secrets, passphrase: str) -> None:
     """Write `secrets` to `path` (0600), atomically. Raises `SecretsError`."""
     refuse_weak(passphrase)
-    if secrets.rekeying:
+    if secrets.changing:
         raise SecretsError(
-            "a re-key of the testbed was begun and has not ended, so its secrets are still changing",
+            f"a {secrets.changing} of the testbed was begun and has not ended, so its secrets are still changing",
             "Let `testbed up` complete it, then export.",
         )
     if not secrets.id:  # else each administrator's `up` would give them another one

@@ -103,6 +103,7 @@ class UpReport(Report):
     healthy: bool = Field(description="Whether no check failed.")
     changed: int = Field(description="Ansible tasks that changed something on a host.")
     issued: int = Field(description="Keys issued.")
+    revoked: int = Field(default=0, description="Keys revoked.")
     level: Literal["quick", "full"] = Field(description="Which checks ran.")
     checks: list[Check] = Field(description="Every check and its result.")
     urls: Urls = Field(description="Where the services answer.")
@@ -303,6 +304,7 @@ class SecretsReport(Report):
     vault: VaultState = Field(description="The vault's file.")
     id: str | None = Field(description="The id of the secrets, which the testbed's hosts carry as well; no secret.")
     rekeying: bool = Field(description="Whether a re-key was begun and is not complete.")
+    rotating: bool = Field(default=False, description="Whether a rotation was begun and is not complete.")
     holds: dict[str, list[str]] = Field(description="Names of what is kept, by kind; never a value.")
     checks: list[SecretsCheck] = Field(description="Every question and its answer.")
 
@@ -323,6 +325,21 @@ class ImportReport(Report):
     exported: str = Field(description="When the file was written, ISO 8601, UTC.")
     result: Literal["new", "same", "replaced"] = Field(description="What was there before: nothing, the same, others.")
     kept: str | None = Field(description="Where the vault that was replaced is kept; null where none was.")
+
+
+class RotateReport(Report):
+    """`testbed secrets rotate --json`: what was replaced, and whether the testbed works with it."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether no check failed.")
+    id: str = Field(description="The id of the new secrets.")
+    rotated: list[str] = Field(description="Names of the secrets that are new, as `kind.name`; never a value.")
+    issued: int = Field(description="Keys issued to agents, users and the toolkit.")
+    revoked: int = Field(description="Keys revoked.")
+    away_seconds: float = Field(description="How long the API server did not answer.")
+    kept: str | None = Field(description="Where the secrets of until now are; null where a rotation went on.")
+    checks: list[Check] = Field(description="Every check and its result.")
+    log: str = Field(description="The whole log.")
 
 
 class VersionReport(Report):

@@ -37,7 +37,7 @@ def collect(testbed: Testbed, vault: Vault, marker: Path = HOST_MARKER, host: Ho
     secrets, checks = _open(vault)
     if secrets is not None:
         checks += [
-            _check("no re-key is half done", NO if secrets.rekeying else YES, "`testbed up` completes it."),
+            _check("no re-key or rotation is half done", NO if secrets.changing else YES, "`testbed up` completes it."),
             _host(testbed, secrets, marker, host),
             _api(testbed, secrets),
         ]
@@ -49,6 +49,7 @@ def collect(testbed: Testbed, vault: Vault, marker: Path = HOST_MARKER, host: Ho
         vault=_file(vault),
         id=secrets.id if secrets else None,
         rekeying=secrets.rekeying if secrets else False,
+        rotating=secrets.rotating is not None if secrets else False,
         holds=_names(secrets) if secrets else {},
         checks=checks,
     )

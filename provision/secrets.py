@@ -1,8 +1,8 @@
 """Deployment secrets: generated once per testbed, kept in one Ansible Vault file.
 
 The vault's password comes from `--vault-password-file`, else from the environment (`TESTBED_VAULT_PASSWORD`), else from
-a generated file beside the vault. What is missing in the vault is generated; what is there is never changed, but for
-`Vault.rekey`, which replaces all of it.
+a generated file beside the vault. What is missing in the vault is generated; what is there is never changed, but by
+`Vault.rekey`, which replaces all of it, and `Vault.rotate`, which replaces what people and services log in with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import string
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,6 +28,9 @@ IF_LOST = (
     "If it is lost: `testbed secrets import FILE --replace` from a colleague or a backup, or `testbed secrets rekey`."
 )
 KEY_ALPHABET = string.ascii_uppercase + string.digits
+Extent = Literal["all", "tokens"]
+TOKENS = ("token_secret", "session_secret")
+LOGINS = ("clearml", "users", "influxdb", "toolkit")
 
 
 class Secret(BaseModel):
@@ -85,15 +88,27 @@ class Secrets(Secret):
     """All secrets of one testbed. `toolkit` is the toolkit's own ClearML key; None until it is issued.
 
     `id` is no secret: the testbed's hosts carry it, too, which tells these secrets from others of the same testbed.
-    `rekeying`: these are new, and the testbed has not taken all of them yet.
+    `rekeying`: these are new, and the testbed has not taken all of them yet; `rotating`: the same of a rotation, of all
+    that somebody logs in with, or of what signs tokens.
     """
 
     id: str = ""
     rekeying: bool = False
+    rotating: Extent | None = None
     clearml: ServerSecrets
     users: dict[str, UserSecret]
     influxdb: InfluxSecrets
     toolkit: KeyPair | None = None
+
+    @property
+    def changing(self) -> str:
+        """What was begun and is not complete: a re-key, a rotation, or nothing (empty)."""
+        return "re-key" if self.rekeying else "rotation" if self.rotating else ""
+
+    @property
+    def keys_are_new(self) -> bool:
+        """Whether every key that the testbed has issued until now is to be replaced."""
+        return self.rekeying or self.rotating == "all"
 
 
 def plain(secrets: Secrets) -> dict[str, Any]:
@@ -173,8 +188,26 @@ class Vault:
         if found is not None and found.rekeying:
             return None
         if found is not None:
-            aside = self.move_aside("replaced")
+            aside = self._copy_aside("replaced")
         self.save(self._complete({"rekeying": True}, testbed))
+        return aside
+
+    def rotate(self, testbed: Testbed, extent: Extent) -> Path | None:
+        """Replace what `extent` says by new secrets, which say `rotating`; what was begun (a re-key, too) goes on.
+
+        They get an id of their own, by which others who still have the old ones are told. The vault of until now is
+        kept beside under another name, which is returned; None where something goes on. Raises `SecretsError`.
+        """
+        found = self._read() or {}
+        now = self._validate(found)
+        if now.rekeying or now.rotating in ("all", extent):
+            return None
+        if extent == "all":
+            kept = {key: value for key, value in found.items() if key not in LOGINS}
+        else:
+            kept = {**found, "clearml": {key: value for key, value in found["clearml"].items() if key not in TOKENS}}
+        aside = self._copy_aside("replaced")
+        self.save(self._complete({**kept, "id": "", "rotating": extent}, testbed))
         return aside
 
     def check_password(self) -> None:
@@ -184,9 +217,18 @@ class Vault:
 
     def move_aside(self, reason: str) -> Path:
         """Give the vault's file another name in its folder, and return that."""
-        path = self.path.with_name(f"{self.path.name}.{reason}-{time.strftime('%Y%m%d-%H%M%S')}")
+        path = self._aside(reason)
         self.path.rename(path)
         return path
+
+    def _copy_aside(self, reason: str) -> Path:
+        # a copy: who is killed before the new vault is written still has the old one
+        path = self._aside(reason)
+        write_private(path, self.path.read_bytes())
+        return path
+
+    def _aside(self, reason: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{reason}-{time.strftime('%Y%m%d-%H%M%S')}")
 
     def _complete(self, found: dict[str, Any], testbed: Testbed) -> Secrets:
         wanted = {**found, "id": found.get("id") or str(uuid.uuid4())}

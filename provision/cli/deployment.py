@@ -152,6 +152,7 @@ def bring_up(session: Session, *, prove: bool) -> UpReport:
         healthy=healthy,
         changed=outcome.changed,
         issued=outcome.issued,
+        revoked=outcome.revoked,
         level=level,
         checks=checks,
         urls=reports.Urls.of(testbed, session.machines),

@@ -1,9 +1,10 @@
-"""The verbs of the deployment's secrets: export, import, status, rekey."""
+"""The verbs of the deployment's secrets: export, import, status, rotate, rekey."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,8 +21,14 @@ from provision.cli.group import (
     vault_option,
     yes_option,
 )
-from provision.cli.output import show_json, show_secrets
+from provision.cli.output import show_checks, show_json, show_secrets
 from provision.errors import Exit, SecretsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from provision.secrets import Extent
+    from provision.spec import Testbed
 
 passphrase_option = click.option(
     "--passphrase-file",
@@ -161,6 +168,117 @@ def status_(spec: Path | None, vault_password_file: Path | None, as_json: bool) 
         raise SystemExit(Exit.FAILED)
 
 
+@secrets.command("rotate")
+@spec_option
+@vault_option
+@yes_option
+@click.option("--tokens-only", is_flag=True, help="End every login, and leave keys, passwords and tasks alone.")
+@click.option("--force", is_flag=True, help="Go ahead although tasks run, which then fail.")
+@json_option
+def rotate(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    yes: bool,
+    tokens_only: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Replace the secrets of the running testbed as planned, while the old ones are still at hand.
+
+    New are the server's token and session secrets and system keys, the passwords of users and of InfluxDB, and every
+    key that the testbed has issued to agents, users and itself. Data stays, and so do keys that users made for
+    themselves: where secrets are lost or in wrong hands, `secrets rekey` is the one that revokes these, too.
+
+    --tokens-only replaces what signs tokens: everybody's login ends at once, also that of a user whose key was
+    revoked; keys stay, so agents, tasks and SDKs log in again by themselves.
+
+    What was killed half way is completed by the same command, or by `testbed up`. Exit code 4: tasks run.
+
+    \b
+    Examples:
+      testbed secrets rotate                      says what people will notice, and asks
+      testbed secrets rotate --tokens-only --yes  after a user's key was revoked
+      testbed secrets rotate --yes --json         for scripts
+    """
+    from provision import away, deploy, reports, rotation
+    from provision.session import need_root, open_session
+    from provision.smoke import STAGE
+
+    testbed, console = load(spec), make_console(stderr=as_json)
+    what = "what signs the logins" if tokens_only else "the secrets"
+    console.print(f"This replaces {what} of testbed [bold]{testbed.name}[/]. Data stays. What people notice:")
+    for line in _noticed(testbed, tokens_only=tokens_only):
+        console.print(f"  - {line}", soft_wrap=True, markup=False)
+    need_root(testbed)
+    stages = (*deploy.UP, STAGE)
+    with open_session(testbed, "secrets-rotate", console, vault_password_file, stages=stages) as session:
+        testbed = session.testbed
+        extent: Extent = "tokens" if tokens_only else "all"
+        found = session.vault.load()
+        if found is None:
+            raise SecretsError(
+                f"testbed {testbed.name} has no secrets here",
+                "Take them from a colleague or a backup with `testbed secrets import FILE`.",
+            )
+        if found.rekeying or found.rotating in ("all", extent):
+            console.print(f"A {found.changing} was begun, and is completed now.")
+        else:
+            if not found.changing:
+                deploy.look_whose(session, {"whose_id": found.id})
+            rotation.check_theirs(testbed, found)
+            if not (tokens_only or force):
+                rotation.check_idle(testbed, found)
+        confirm("Replace them?", yes)
+        aside = session.vault.rotate(testbed, extent)
+        new = session.vault.load()
+        if aside:
+            console.print(f"The secrets of until now are kept in {aside}", soft_wrap=True, markup=False)
+        with away.watched(f"{testbed.server.url('api')}/debug.ping") as gone:
+            done = bring_up(session, prove=False)
+    report = reports.RotateReport(
+        testbed=testbed.name,
+        healthy=done.healthy,
+        id=new.id if new else "",
+        rotated=rotation.names(testbed, new) if new else [],
+        issued=done.issued,
+        revoked=done.revoked,
+        away_seconds=round(gone.seconds, 1),
+        kept=str(aside) if aside else None,
+        checks=done.checks,
+        log=done.log,
+    )
+    if as_json:
+        show_json(report)
+    else:
+        show_checks(console, report.checks, report.log)
+        console.print(f"\nNew: {', '.join(report.rotated)}", soft_wrap=True, markup=False)
+        console.print(
+            f"{report.issued} keys issued, {report.revoked} revoked. The API server was away for {gone.seconds:.1f} s."
+        )
+        console.print("Other administrators need the new secrets: testbed secrets export FILE")
+    if not report.healthy:
+        raise SystemExit(Exit.FAILED)
+
+
+def _noticed(testbed: Testbed, *, tokens_only: bool) -> Iterator[str]:
+    """Yield what people notice of a rotation, a line each."""
+    from provision.spec import ManagedTelemetry
+
+    yield "everybody is logged out of the web app; the server restarts, and is away for some seconds"
+    if tokens_only:
+        yield "keys and passwords stay: agents, running tasks and SDKs log in again by themselves"
+        yield "one call of each fails at that moment: a value that a task reports just then may be missing"
+    else:
+        yield "the passwords of the web app and the keys that the testbed issued stop working"
+        users = ", ".join(user.name for user in testbed.users)
+        yield f"new keys are written into ~/clearml.conf of {users}; copies of it elsewhere must be fetched anew"
+        if isinstance(testbed.telemetry, ManagedTelemetry):
+            yield "InfluxDB's passwords change, and it restarts; new ones are written into ~/telemetry.env"
+        yield "agents restart; while a task runs nothing is rotated, unless --force"
+        yield "keys that users made for themselves stay"
+    yield "other administrators need the new secrets: testbed secrets export FILE"
+
+
 @secrets.command("rekey")
 @spec_option
 @vault_option
@@ -169,7 +287,8 @@ def status_(spec: Path | None, vault_password_file: Path | None, as_json: bool) 
 def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_json: bool) -> None:
     """Replace all secrets of the running testbed: when they are lost, or when somebody has them who should not.
 
-    Data stays. What was killed half way is completed by the same command, or by `testbed up`.
+    Unlike `secrets rotate`, it needs none of the old secrets, and revokes every key, also those that users made. Data
+    stays. What was killed half way is completed by the same command, or by `testbed up`.
     """
     from provision import deploy
     from provision.session import need_root, open_session

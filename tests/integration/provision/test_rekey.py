@@ -5,11 +5,11 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from provision import secret_state, secrets, spec
+from provision import away, rotation, secret_state, secrets, spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure, identities
 from provision.credentials.identities import Identity
-from provision.errors import ApiError
+from provision.errors import ApiError, BusyError, SecretsError
 from provision.secrets import KeyPair, Vault
 from provision.spec import ADMIN_USER, AGENT_USER
 
@@ -90,6 +90,72 @@ def test_everything_old_is_refused_and_data_stays(server):
     assert _login(server, "alice", after.users["alice"].password) == 200
     with ClearmlApi(url, new["user/alice"]) as alice:
         assert [found["id"] for found in alice.call("projects.get_all", name="^kept project$")["projects"]] == [project]
+
+
+def test_a_rotation_ends_tokens_and_issued_keys_and_leaves_those_that_users_made(server):
+    url, before = server.urls["api"], server.vault.load()
+    keys = _issue(server)
+    with ClearmlApi(url, keys["user/alice"]) as alice:
+        token = alice.login()
+        own = KeyPair(
+            **{
+                name: value
+                for name, value in alice.call("auth.create_credentials", label="my laptop")["credentials"].items()
+                if name != "label"
+            }
+        )
+    server.vault.rotate(server.testbed, "all")
+    after = server.vault.load()
+    with away.watched(f"{url}/debug.ping") as gone:
+        server.take(after)
+    assert 0 < gone.seconds < 20
+    new = _issue(server)
+
+    assert [name for name, key in keys.items() if ensure.works(url, key)] == []
+    assert all(ensure.works(url, key) for key in new.values())
+    assert ensure.works(url, own, "alice")
+    assert _login(server, "alice", before.users["alice"].password) == 401
+    assert _login(server, "alice", after.users["alice"].password) == 200
+    for identity in ("apiserver", "fileserver", "services_agent"):
+        pair = getattr(before.clearml, identity)
+        assert _login(server, pair.user_key, pair.user_secret) == 401
+    assert httpx.get(f"{url}/users.get_current_user", headers={"Authorization": f"Bearer {token}"}).status_code == 401
+
+
+def test_a_rotation_of_tokens_ends_every_login_and_no_key(server):
+    url, keys = server.urls["api"], _issue(server)
+    with ClearmlApi(url, keys["user/alice"]) as alice:
+        token = alice.login()
+        server.vault.rotate(server.testbed, "tokens")
+        server.take(server.vault.load())
+        bearer = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{url}/users.get_current_user", headers=bearer).status_code == 401
+        assert alice.call("users.get_current_user")["user"]["id"] == ensure.user_id("alice"), "it logs in again"
+    assert all(ensure.works(url, key) for key in keys.values())
+
+
+def test_while_a_task_runs_nothing_is_rotated(server):
+    keys = _issue(server)
+    found = server.vault.load()
+    rotation.check_idle(server.testbed, found)
+    with ClearmlApi(server.urls["api"], keys["user/alice"]) as alice:
+        task = alice.call("tasks.create", name="long training", type="training")["id"]
+        rotation.check_idle(server.testbed, found)
+        alice.call("tasks.started", task=task)
+        with pytest.raises(BusyError, match=f"long training .{task}"):
+            rotation.check_idle(server.testbed, found)
+        alice.call("tasks.stopped", task=task)
+    rotation.check_idle(server.testbed, found)
+
+
+def test_secrets_that_the_server_does_not_take_are_not_rotated(server):
+    with pytest.raises(SecretsError, match="cannot be rotated"):
+        rotation.check_theirs(server.testbed, server.vault.load())
+    _issue(server)
+    rotation.check_theirs(server.testbed, server.vault.load())
+    server.stop()
+    with pytest.raises(ApiError):
+        rotation.check_theirs(server.testbed, server.vault.load())
 
 
 def test_revoking_again_revokes_nothing(server):

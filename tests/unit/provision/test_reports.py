@@ -16,7 +16,7 @@ from provision.errors import Exit
 KEYS = {
     "CheckReport": {"testbed", "changes"},
     "ChangeReport": {"host", "kind", "name", "action", "detail", "after", "diff"},
-    "UpReport": {"testbed", "healthy", "changed", "issued", "level", "checks", "urls", "users", "log"},
+    "UpReport": {"testbed", "healthy", "changed", "issued", "revoked", "level", "checks", "urls", "users", "log"},
     "SmokeReport": {"testbed", "healthy", "level", "checks", "log"},
     "StatusReport": {
         *("testbed", "healthy", "problems", "urls", "services", "versions", "workers", "queues", "disk"),
@@ -30,11 +30,14 @@ KEYS = {
     "QuotaReport": {"name", "before", "after", "limit", "short_by"},
     "ListReport": {"cloud", "testbeds"},
     "TestbedInProject": {"name", "servers", "floating_ips", "created", "holder", "since"},
-    "SecretsReport": {"testbed", "healthy", "vault", "id", "rekeying", "holds", "checks"},
+    "SecretsReport": {"testbed", "healthy", "vault", "id", "rekeying", "rotating", "holds", "checks"},
     "VaultState": {"path", "there", "mode", "owner", "password_from"},
     "SecretsCheck": {"name", "result", "remedy"},
     "ExportReport": {"testbed", "id", "file"},
     "ImportReport": {"testbed", "id", "exported", "result", "kept"},
+    "RotateReport": {
+        *("testbed", "healthy", "id", "rotated", "issued", "revoked", "away_seconds", "kept", "checks", "log"),
+    },
     "VersionReport": {"version", "python", "ansible_core", "data"},
     "ErrorReport": {"error"},
     "Problem": {"message", "remedy", "exit_code"},

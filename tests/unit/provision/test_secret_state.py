@@ -63,7 +63,7 @@ def test_what_does_not_run_is_said_and_is_not_well(testbed, vault, tmp_path):
     assert _results(found) == {
         "only you can read the vault": "yes",
         "the vault opens": "yes",
-        "no re-key is half done": "yes",
+        "no re-key or rotation is half done": "yes",
         "the testbed on this machine is theirs": "not running",
         "the ClearML server takes the toolkit's key": "not running",
         "InfluxDB takes the passwords": "not running",
@@ -102,11 +102,12 @@ def test_a_vault_that_is_lost_open_to_others_or_unreadable_is_said(testbed, vaul
     assert (found.healthy, found.vault.there) == (False, False)
 
 
-def test_a_half_done_rekey_is_not_well(testbed, vault, tmp_path):
-    vault.save(vault.load().model_copy(update={"rekeying": True}))
+@pytest.mark.parametrize(("begun", "told"), [({"rekeying": True}, (True, False)), ({"rotating": "all"}, (False, True))])
+def test_what_is_half_done_is_not_well(testbed, vault, tmp_path, begun, told):
+    vault.save(vault.load().model_copy(update=begun))
     found = secret_state.collect(testbed, vault, tmp_path / "marker")
-    assert found.rekeying
-    assert _results(found)["no re-key is half done"] == "no"
+    assert (found.rekeying, found.rotating) == told
+    assert _results(found)["no re-key or rotation is half done"] == "no"
 
 
 def test_people_and_scripts_see_the_same(testbed, vault, tmp_path):

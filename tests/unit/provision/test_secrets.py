@@ -10,7 +10,7 @@ import pytest
 
 from provision import secrets, spec
 from provision.errors import SecretsError
-from provision.secrets import Vault
+from provision.secrets import KeyPair, Vault
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +111,73 @@ def test_a_rekey_with_a_password_that_cannot_be_used_moves_nothing(tmp_path, tes
     with pytest.raises(SecretsError, match="password is empty"):
         Vault("local", empty).rekey(testbed)
     assert sorted(path.name for path in home.iterdir()) == ["secrets.yml", "vault-password"]
+
+
+def test_a_rotation_replaces_whatever_anybody_logs_in_with(testbed):
+    vault = Vault("local")
+    before = vault.ensure(testbed)
+    vault.save(before.model_copy(update={"toolkit": KeyPair(access_key="A" * 20, secret_key="S" * 20)}))
+    aside = vault.rotate(testbed, "all")
+    after = vault.load()
+    assert _values(before.model_dump()) & _values(after.model_dump()) == set()
+    assert (after.rotating, after.toolkit, after.keys_are_new) == ("all", None, True)
+    assert vault.ensure(testbed) == after
+    vault.path = aside
+    assert vault.load().clearml == before.clearml
+
+
+def test_a_rotation_of_tokens_replaces_what_signs_them_and_nothing_else(testbed):
+    vault = Vault("local")
+    before = vault.ensure(testbed)
+    vault.rotate(testbed, "tokens")
+    after = vault.load()
+    assert (after.rotating, after.keys_are_new) == ("tokens", False)
+    assert after.id != before.id, "whoever still has the old ones is told"
+    signs = {"token_secret", "session_secret"}
+    assert {name for name, value in after.clearml if value != getattr(before.clearml, name)} == signs
+    same = {"users", "influxdb", "toolkit"}
+    assert after.model_dump(include=same) == before.model_dump(include=same)
+
+
+@pytest.mark.parametrize(("begun", "asked"), [("all", "all"), ("tokens", "tokens"), ("all", "tokens")])
+def test_a_rotation_that_was_begun_goes_on_with_the_same_secrets(testbed, begun, asked):
+    Vault("local").ensure(testbed)
+    Vault("local").rotate(testbed, begun)
+    before = Vault("local").load()
+    assert Vault("local").rotate(testbed, asked) is None
+    assert Vault("local").load() == before
+
+
+def test_a_rotation_of_tokens_that_was_begun_does_not_stand_in_for_one_of_all(testbed):
+    Vault("local").ensure(testbed)
+    Vault("local").rotate(testbed, "tokens")
+    tokens = Vault("local").load()
+    assert Vault("local").rotate(testbed, "all")
+    assert _values(tokens.model_dump()) & _values(Vault("local").load().model_dump()) == set()
+
+
+def test_a_rekey_that_was_begun_is_not_weakened_to_a_rotation(testbed):
+    Vault("local").rekey(testbed)
+    begun = Vault("local").load()
+    assert Vault("local").rotate(testbed, "all") is None
+    assert Vault("local").load() == begun
+
+
+@pytest.mark.parametrize("replace", [Vault.rekey, lambda vault, testbed: vault.rotate(testbed, "all")])
+def test_killed_before_the_new_secrets_are_written_the_old_ones_are_there(testbed, monkeypatch, replace):
+    before = Vault("local").ensure(testbed)
+
+    class KilledError(Exception):
+        pass
+
+    def killed(vault, found):
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Vault, "save", killed)
+        with pytest.raises(KilledError):
+            replace(Vault("local"), testbed)
+    assert Vault("local").load() == before
 
 
 def test_a_new_user_gets_a_password_and_nobody_elses_changes(testbed):

@@ -1,0 +1,51 @@
+"""What `secrets rotate` looks at before it begins, and what it replaces."""
+
+from __future__ import annotations
+
+from provision.clearml_api import ClearmlApi
+from provision.credentials import ensure
+from provision.errors import BusyError, SecretsError
+from provision.secrets import LOGINS, TOKENS, Secrets
+from provision.spec import ADMIN_USER, ExternalTelemetry, Testbed
+
+SHOWN_TASKS = 5
+
+
+def names(testbed: Testbed, secrets: Secrets) -> list[str]:
+    """Return the names (`kind.name`) of what the rotation that `secrets` are of has replaced."""
+    if secrets.rotating == "tokens":
+        return [f"clearml.{name}" for name in sorted(TOKENS)]
+    kinds = secrets.model_dump(include={*LOGINS} - {"toolkit"})
+    if isinstance(testbed.telemetry, ExternalTelemetry):
+        kinds.pop("influxdb")
+    return [f"{kind}.{name}" for kind in sorted(kinds) for name in sorted(kinds[kind])]
+
+
+def check_theirs(testbed: Testbed, secrets: Secrets) -> None:
+    """Raise `SecretsError` unless the server that runs takes `secrets`; `ApiError` where it does not answer."""
+    url = testbed.server.url("api")
+    if secrets.toolkit is None or not ensure.works(url, secrets.toolkit, ADMIN_USER):
+        raise SecretsError(
+            f"{url} does not take the toolkit's key, so these secrets cannot be rotated",
+            "`testbed up` issues a new key where these are its secrets; `testbed secrets status` tells. "
+            "If they are lost: `testbed secrets rekey`.",
+        )
+
+
+def check_idle(testbed: Testbed, secrets: Secrets) -> None:
+    """Raise `BusyError` where a task runs. `secrets` are those that the server takes."""
+    if secrets.toolkit is None:
+        return
+    with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
+        fields = ["id", "name", "last_worker"]
+        running = api.call("tasks.get_all", status=["in_progress"], only_fields=fields, search_hidden=True)["tasks"]
+    if not running:
+        return
+    told = [f"{task.get('name')} ({task['id']}, {task.get('last_worker') or 'no agent'})" for task in running]
+    more = f" and {len(told) - SHOWN_TASKS} more" if len(told) > SHOWN_TASKS else ""
+    raise BusyError(
+        f"{len(told)} tasks run, and would fail: their keys end, and agents restart with new ones: "
+        + ", ".join(told[:SHOWN_TASKS])
+        + more,
+        "Let them end, or say --force. --tokens-only leaves keys, agents and tasks alone.",
+    )
