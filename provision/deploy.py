@@ -65,6 +65,16 @@ def describe(testbed: Testbed) -> list[str]:
             f"SSH keys of the administrators {names} in authorized_keys of the account that manages "
             + ("this machine" if testbed.provider == "local" else "each host")
         )
+    if keyed := [user.name for user in testbed.users if user.ssh_keys]:
+        lines.append(f"SSH keys of the users {', '.join(keyed)} in their authorized_keys")
+    if testbed.provider != "local":
+        lines.append(
+            "Names of the hosts in each other's /etc/hosts; a clock kept by NTP (chrony where nothing keeps it)"
+        )
+    if testbed.time:
+        lines.append(f"Clocks by NTP from {', '.join(testbed.time.servers)}")
+    if testbed.updates_itself:
+        lines.append("Security updates of the distribution every day (package unattended-upgrades)")
     if proxy := testbed.proxy:
         lines.append(f"Package indexes by way of the proxy {' and '.join(dict.fromkeys(proxy.by_scheme.values()))}")
     if mirrors := testbed.mirrors:

@@ -150,7 +150,8 @@ def build(
         "clients": {
             "clearml_conf_users": [
                 {"name": user.name, "full_name": user.full_name or user.name} for user in testbed.users
-            ]
+            ],
+            "clearml_conf_let_in": {user.name: user.lines for user in testbed.users},
         },
     }
     if with_group(machines, "inference"):
@@ -160,6 +161,9 @@ def build(
         "common_data_dir": testbed.data_dir,
         "common_grow_root": testbed.provider == "openstack",  # machines of others have the disks that they want
         "common_administrators": testbed.administrator_lines,
+        "common_names": names(machines),
+        "common_time_servers": list(testbed.time.servers) if testbed.time else [],
+        "common_security_updates": testbed.updates_itself,
         **_downloads(testbed, environment),
         "python_venv_constraints": str(HOST_PINS),
         "workload_wheel": str(wheels.workload),
@@ -188,6 +192,11 @@ def build(
 def _groups(machine: Machine) -> set[str]:
     # whoever uses models needs what a client has
     return {*machine.groups} | ({"clients"} if "inference" in machine.groups else set())
+
+
+def names(machines: Sequence[Machine]) -> dict[str, str]:
+    """Return the address of each host by its name, for /etc/hosts; nothing where there is but one."""
+    return {machine.name: machine.internal for machine in machines} if len(machines) > 1 else {}
 
 
 def connection(machine: Machine, options: Sequence[str]) -> dict[str, Any]:

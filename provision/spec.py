@@ -31,11 +31,11 @@ from provision.spec_types import (
     Name,
     OpenUrl,
     Port,
+    PublicKeys,
     QueueName,
     Section,
     Url,
     UserName,
-    public_key,
     refuse_duplicates,
 )
 
@@ -266,6 +266,13 @@ class User(Section):
     """Linux account and ClearML user."""
     full_name: str | None = None
     """The name that the web app shows; default: `name`."""
+    ssh_keys: PublicKeys = ()
+    """Public keys that open the Linux account on hosts with clients, each one line of a `.pub` file."""
+
+    @property
+    def lines(self) -> list[str]:
+        """The keys as lines of authorized_keys; each ends in the user's name."""
+        return [f"{key} {self.name}" for key in self.ssh_keys]
 
 
 class Administrator(Section):
@@ -273,13 +280,15 @@ class Administrator(Section):
 
     name: Name
     """Who it is; the comment of the keys on the hosts."""
-    ssh_keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    ssh_keys: Annotated[PublicKeys, Field(min_length=1)]
     """Public keys, each one line of a `.pub` file."""
 
-    @field_validator("ssh_keys")
-    @classmethod
-    def _are_public_keys(cls, lines: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(public_key(line) for line in lines)
+
+class Time(Section):
+    """Whom the hosts' clocks follow."""
+
+    servers: Annotated[tuple[HostName, ...], Field(min_length=1)]
+    """NTP servers, the preferred one first."""
 
 
 class Proxy(Section):
@@ -365,6 +374,11 @@ class Testbed(Section):
     """Who works with the testbed: each gets a Linux account, an environment and a key."""
     administrators: tuple[Administrator, ...] = ()
     """Who may log in by SSH to the account that manages the hosts."""
+    time: Time | None = None
+    """Whom the hosts' clocks follow; without it, whom they are set up to follow."""
+    security_updates: bool | None = None
+    """Install the distribution's security updates on the hosts every day, and reboot none; hosts without systemd are
+    left out. Default: true with providers `hosts` and `openstack`, false with `local`."""
     proxy: Proxy | None = None
     """The way to package indexes, where there is no direct one."""
     mirrors: Mirrors | None = None
@@ -380,6 +394,8 @@ class Testbed(Section):
     def _are_distinct(cls, users: tuple[User, ...]) -> tuple[User, ...]:
         names = [user.name for user in users]
         refuse_duplicates("user", names)
+        for user in users:
+            refuse_duplicates(f"key of user {user.name}:", list(user.ssh_keys))
         if taken := RESERVED_USERS.intersection(names):
             raise ValueError(f"user name {sorted(taken)[0]!r} is used by the system or by the testbed itself")
         return users
@@ -395,6 +411,11 @@ class Testbed(Section):
                     raise ValueError(f"a key of {administrator.name} is there twice, first as one of {owners[key]}")
                 owners[key] = administrator.name
         return administrators
+
+    @property
+    def updates_itself(self) -> bool:
+        """Whether the hosts install security updates every day."""
+        return self.provider != "local" if self.security_updates is None else self.security_updates
 
     @property
     def administrator_lines(self) -> list[str]:

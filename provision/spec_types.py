@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 # what each pattern means to a person
 MEANINGS = {
@@ -101,6 +101,13 @@ def public_key(line: str) -> str:
     if isinstance(key, RSAPublicKey) and key.key_size < SHORTEST_RSA_BITS:
         raise ValueError(f"has an RSA key of {key.key_size} bits, which is weak; make a new one: ssh-keygen -t ed25519")
     return found
+
+
+def _public_keys(lines: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(public_key(line) for line in lines)
+
+
+PublicKeys = Annotated[tuple[str, ...], AfterValidator(_public_keys)]
 
 
 class Section(BaseModel):

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_host import service_manager
+from ansible.module_utils.testbed_host import clock, service_manager
 from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load, replace_file, save
 
 DOCUMENTATION = r"""
@@ -60,7 +60,8 @@ def claim(module: AnsibleModule) -> None:
     files = ([] if marked else [MARKER]) + ([RECORD] if changed else [])
     changes += [{"kind": "file", "name": str(path), "action": "add" if path in new else "change"} for path in files]
     diff = {"before": "", "after": "".join(f"{line}\n" for line in lines)}
-    module.exit_json(changed=changed, testbed_changes=changes, diff=diff, service_manager=service_manager())
+    here = {"service_manager": service_manager(), "clock": clock()}
+    module.exit_json(changed=changed, testbed_changes=changes, diff=diff, **here)
 
 
 def release(module: AnsibleModule) -> None:

@@ -1,56 +1,71 @@
 #!/usr/bin/python
-"""Keeps the administrators' public keys in a marked block of an account's authorized_keys; other lines stay."""
+"""Keeps people's public keys in a marked block of accounts' authorized_keys; other lines stay."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
+from collections.abc import Iterator
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_block import DamagedError, replaced, split
 from ansible.module_utils.testbed_record import load, replace_file, save
 
 DOCUMENTATION = r"""
 module: testbed_let_in
-short_description: Keep the administrators' public keys in authorized_keys
+short_description: Keep public keys in authorized_keys
 description:
-  - Accounts that got the block in an earlier run keep it up to date too, so that a key that goes, goes everywhere.
+  - Accounts that got the block in an earlier run are brought up to date too, so that a key that goes, goes everywhere.
 options:
-  account: {type: str, description: Account that the keys open}
-  lines:
+  who:
+    type: str
+    choices: [administrators, users]
+    required: true
+    description: "Whose keys they are; each has a block of its own, and a user's is written with that user's rights"
+  keys:
+    type: dict
+    default: {}
+    description: "Public keys by account. No account, or none of its keys: the block goes, and what was made for it"
+  others:
     type: list
     elements: str
-    required: true
-    description: "Public keys. None: the block goes, and what was made for it"
+    default: []
+    description: Public keys of accounts that got the block in an earlier run and are not in C(keys)
 author: [The testbed's authors (@clearml-testbed)]
 """
 
-BEGIN = "# BEGIN administrators of the ClearML testbed: `testbed up` overwrites changes made here"
-END = "# END administrators of the ClearML testbed"
+MARKS = {
+    who: (
+        f"# BEGIN {who} of the ClearML testbed: `testbed up` overwrites changes made here",
+        f"# END {who} of the ClearML testbed",
+    )
+    for who in ("administrators", "users")
+}
+RECORDS = {"administrators": "let_in", "users": "user_keys"}
 
 
-class DamagedError(Exception):
-    """The block's last line is gone; the text says what to do."""
+class RefusedError(Exception):
+    """The keys cannot be written; the text says why and what to do."""
 
 
-def without_block(text: str) -> str:
-    """Return the file's text without the block. Raises DamagedError when its end is not to be seen."""
-    before, begin, rest = text.partition(f"{BEGIN}\n")
-    if not begin:
-        return text
-    _, end, after = rest.partition(f"{END}\n")
-    if not end:
-        raise DamagedError(f"the line '{BEGIN}' has no '{END}' below it. Put that line below the last key of the block")
-    return before + after
-
-
-def with_block(text: str, lines: list[str]) -> str:
-    """Return the file's text with the block as its end; without lines there is no block."""
-    others = without_block(text)
-    if not lines:
-        return others
-    gap = "" if others.endswith("\n") or not others else "\n"
-    return others + gap + "\n".join([BEGIN, *lines, END]) + "\n"
+@contextlib.contextmanager
+def acting_as(owner: pwd.struct_passwd, who: str) -> Iterator[None]:
+    """Have no more rights than a user has in the block: in their home they may have put a link to anything."""
+    if who == "administrators" or os.geteuid() != 0 or owner.pw_uid == 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(owner.pw_gid)
+    os.seteuid(owner.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def read(path: Path) -> str:
@@ -63,94 +78,115 @@ def write(path: Path, text: str, owner: pwd.struct_passwd) -> None:
     path = path.resolve()  # where it is a link, the file behind it
     if path.exists():
         found = path.stat()
-        replace_file(path, text, found.st_mode & 0o7777, (found.st_uid, found.st_gid))
+        its = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
+        replace_file(path, text, found.st_mode & 0o7777, its)
     else:
         replace_file(path, text, 0o600, (owner.pw_uid, owner.pw_gid))
 
 
-def place(owner: pwd.struct_passwd, text: str) -> None:
+def place(owner: pwd.struct_passwd, text: str, who: str) -> None:
     """Write the file, making its folder, and record first what is made."""
     path = Path(owner.pw_dir) / ".ssh" / "authorized_keys"
     record = load()
-    made = {"file_made": not path.exists(), "folder_made": not path.parent.exists()}
-    if owner.pw_name not in record["let_in"]:
-        record["let_in"][owner.pw_name] = made
+    with acting_as(owner, who):
+        made = {"file_made": not path.exists(), "folder_made": not path.parent.exists()}
+    if owner.pw_name not in record[RECORDS[who]]:
+        record[RECORDS[who]][owner.pw_name] = made
         save(record)
-    if not path.parent.exists():
-        path.parent.mkdir(mode=0o700)
-        os.chown(path.parent, owner.pw_uid, owner.pw_gid)
-    write(path, text, owner)
+    with acting_as(owner, who):
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700)
+            os.chown(path.parent, owner.pw_uid, owner.pw_gid)
+        write(path, text, owner)
 
 
-def take_away(owner: pwd.struct_passwd, text: str) -> None:
+def take_away(owner: pwd.struct_passwd, text: str, who: str) -> None:
     """Write the file without the block, or remove what was made for it; then forget the account."""
     path = Path(owner.pw_dir) / ".ssh" / "authorized_keys"
-    record = load()
-    made = record["let_in"].get(owner.pw_name, {"file_made": False, "folder_made": False})
-    if path.exists():
-        if made["file_made"] and not text:
-            path.unlink()
-        else:
-            write(path, text, owner)
-    if made["folder_made"] and path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
-    forget(owner.pw_name)
+    made = load()[RECORDS[who]].get(owner.pw_name, {"file_made": False, "folder_made": False})
+    with acting_as(owner, who):
+        if path.exists():
+            if made["file_made"] and not text:
+                path.unlink()
+            else:
+                write(path, text, owner)
+        if made["folder_made"] and path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    forget(owner.pw_name, who)
 
 
-def forget(account: str) -> None:
+def forget(account: str, who: str) -> None:
     """Strike the account out of the record."""
     record = load()
-    if record["let_in"].pop(account, None) is not None:
+    if record[RECORDS[who]].pop(account, None) is not None:
         save(record)
 
 
-def converge(account: str | None, lines: list[str], dry: bool) -> list[dict]:
-    """Bring the files of the account, and of those of earlier runs, to the wanted state; return what changed."""
+def converge(who: str, keys: dict[str, list[str]], others: list[str], dry: bool) -> list[dict]:
+    """Bring the files of the accounts, and of those of earlier runs, to the wanted state; return the changes.
+
+    Raises DamagedError and RefusedError.
+    """
     changes = []
-    recorded = list(load()["let_in"])
-    for name in dict.fromkeys(([account] if account else []) + recorded):
+    recorded = list(load()[RECORDS[who]])
+    for name in dict.fromkeys([*keys, *recorded]):
+        lines = keys.get(name, others)
         try:
             owner = pwd.getpwnam(name)
         except KeyError:
-            if name == account and lines:
-                raise DamagedError(f"there is no account {name}") from None
-            if not dry:
-                forget(name)
+            if name in keys and lines and dry and who == "users":  # it is about to be made
+                needs = [f"account {name}"]
+                changes.append(told(Path(f"/home/{name}/.ssh/authorized_keys"), "", who, lines, needs))
+            elif name in keys and lines:
+                raise RefusedError(f"there is no account {name}. Make it") from None
+            elif not dry:
+                forget(name, who)
             continue
         path = Path(owner.pw_dir) / ".ssh" / "authorized_keys"
-        before = read(path)
         try:
-            after = with_block(before, lines)
+            with acting_as(owner, who):
+                before, there = read(path), path.exists()
+            after = replaced(before, *MARKS[who], lines)
+            if before != after:
+                changes.append(told(path, before if there else None, who, lines))
+                if not dry:
+                    (place if lines else take_away)(owner, after, who)
+            elif not lines and name in recorded and not dry:
+                take_away(owner, after, who)  # an earlier run was killed before it had forgotten the account
         except DamagedError as error:
             raise DamagedError(f"{path}: {error}") from None
-        if before != after:
-            header = {"before_header": str(path), "after_header": str(path)}
-            changes.append({**header, "before": block_of(before), "after": block_of(after)})
-            if not dry:
-                (place if lines else take_away)(owner, after)
-        elif not lines and name in recorded and not dry:
-            take_away(owner, after)  # an earlier run was killed before it had forgotten the account
+        except OSError as error:
+            raise RefusedError(f"{path} of the account {name}: {error.strerror}. Let that account write it") from None
     return changes
 
 
-def block_of(text: str) -> str:
-    """Return the block, for a diff: the other lines are none of ours."""
-    return BEGIN + text.partition(BEGIN)[2].partition(END)[0] + END + "\n" if BEGIN in text else ""
+def told(path: Path, before: str | None, who: str, lines: list[str], needs: list[str] | None = None) -> dict:
+    """Return a change of a file, of which the diff shows nothing but the block: the other lines are none of ours."""
+    begin, end = MARKS[who]
+    diff = {"before": split(before or "", begin, end)[1], "after": replaced("", begin, end, lines)}
+    action = "add" if before is None or needs else "change"
+    header = {"before_header": str(path), "after_header": str(path)}
+    change = {"kind": "file", "name": str(path), "action": action, "diff": {**header, **diff}}
+    return {**change, "needs": needs} if needs else change
 
 
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
-        argument_spec={"account": {"type": "str"}, "lines": {"type": "list", "elements": "str", "required": True}},
+        argument_spec={
+            "who": {"type": "str", "choices": ["administrators", "users"], "required": True},
+            "keys": {"type": "dict", "default": {}, "no_log": False},
+            "others": {"type": "list", "elements": "str", "default": []},
+        },
         supports_check_mode=True,
     )
     os.umask(0o077)
+    wanted = module.params
     try:
-        changes = converge(module.params["account"], module.params["lines"], module.check_mode)
-    except DamagedError as error:
+        changes = converge(wanted["who"], wanted["keys"], wanted["others"], module.check_mode)
+    except (DamagedError, RefusedError) as error:
         module.fail_json(msg=f"{error}, then run this again")
-    told = [{"kind": "file", "name": change["before_header"], "action": "change", "diff": change} for change in changes]
-    module.exit_json(changed=bool(changes), testbed_changes=told, diff=changes)
+    module.exit_json(changed=bool(changes), testbed_changes=changes, diff=[change["diff"] for change in changes])
 
 
 if __name__ == "__main__":

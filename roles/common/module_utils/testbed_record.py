@@ -11,9 +11,9 @@ MARKER = Path("/etc/testbed/testbed.json")
 
 
 def load() -> dict:
-    """Return the record; its keys: testbed and id (or None), packages, dependencies, accounts, directories, let_in."""
+    """Return the record: testbed and id (or None), and what was installed, made or switched on."""
     record = {"testbed": None, "id": None, "packages": [], "dependencies": [], "accounts": {}, "directories": []}
-    record["let_in"] = {}
+    record.update({"let_in": {}, "user_keys": {}, "names": [], "time": {}, "updates": {}})
     if RECORD.exists():
         record.update(json.loads(RECORD.read_text()))
     return record

@@ -368,3 +368,23 @@ def test_a_machine_without_agents_runs_no_worker():
     with pytest.raises(SpecError, match=r"no agent host: take one of big, small"):
         _hosts(AGENTS.replace("hosts: [big]", "hosts: [server]"))
     _hosts(AGENTS.replace("groups: [agents]", "groups: [clients]").replace("hosts: [big]", "hosts: [server]"))
+
+
+def test_hosts_learn_each_others_names_and_one_alone_learns_none():
+    assert _build()[1]["all"]["vars"]["common_names"] == {}
+    assert _hosts(ONE)[1]["all"]["vars"]["common_names"] == {}
+    found = _hosts(SPLIT)[1]["all"]["vars"]["common_names"]
+    assert found == {"server": "10.0.0.1", "desk": "10.0.0.2", "gpu": "192.0.2.3", "try": "192.0.2.4"}
+
+
+def test_time_updates_and_users_keys_reach_the_roles():
+    key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGvxSwlNFKnjHRrbiv+0tFGoNFFaT8UB1UvOSFiSA9Vo"
+    text = CLOUD.replace("{name: alice}", f"{{name: alice, ssh_keys: [{key} a@b]}}, {{name: bob}}")
+    machine = machines.Machine("server", ("server",), "192.0.2.1", "192.0.2.1", "ubuntu")
+    found = inventory.build(spec.parse(text + "time: {servers: [ntp.example]}\n", "t.yaml"), [machine], WHEELS, {})
+    everywhere = found["all"]["vars"]
+    assert everywhere["common_time_servers"] == ["ntp.example"]
+    assert everywhere["common_security_updates"] is True
+    assert found["all"]["children"]["clients"]["vars"]["clearml_conf_let_in"] == {"alice": [f"{key} alice"], "bob": []}
+    assert _build()[1]["all"]["vars"]["common_time_servers"] == []
+    assert _build()[1]["all"]["vars"]["common_security_updates"] is False

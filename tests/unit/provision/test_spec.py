@@ -37,7 +37,7 @@ def test_commented_lines_of_the_example_show_the_defaults():
     last = next(number for number, line in enumerate(lines) if line.startswith("# Administrators"))
     shown = [
         line.replace("# ", "", 1)
-        if line.lstrip().startswith("# ") and ":" in line and "full_name" not in line
+        if line.lstrip().startswith("# ") and ":" in line and not re.search("full_name|ssh_keys", line)
         else line
         for line in lines[1:end] + lines[start:last]
     ]
@@ -346,3 +346,32 @@ openstack: {{cloud: lab, image: focal, network: lab-net, nodes: {nodes}}}
     found = spec.parse(text, "t.yaml")
     assert found.agent_hosts == names
     assert [node.name for node in desired.nodes(found.openstack) if "agents" in node.groups] == list(names)
+
+
+def test_a_users_keys_end_in_their_name_and_are_judged_as_the_administrators_are():
+    text = GOOD.replace("- name: alice", f"- name: alice\n    ssh_keys: [{ED25519} alice@laptop]")
+    assert spec.parse(text, "t.yaml").users[0].lines == [f"{ED25519} alice"]
+    for bad, message in (
+        (f"command=x {ED25519}", "has options before the key"),
+        (f"{ED25519}, {ED25519} b", "key of user alice: '" + ED25519 + "' is there 2 times"),
+    ):
+        with pytest.raises(SpecError) as error:
+            spec.parse(GOOD.replace("- name: alice", f"- name: alice\n    ssh_keys: [{bad}]"), "t.yaml")
+        assert message in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("provider", "said", "found"),
+    [("local", "", False), ("local", "true", True), ("hosts", "", True), ("hosts", "false", False)],
+)
+def test_hosts_update_themselves_unless_they_are_the_administrators_own_machine(provider, said, found):
+    text = GOOD.replace("provider: local", f"provider: {provider}") + (f"security_updates: {said}\n" if said else "")
+    if provider == "hosts":
+        text += "hosts: {user: root, machines: [{name: a, address: 192.0.2.1, groups: [server]}]}\n"
+    assert spec.parse(text, "t.yaml").updates_itself is found
+
+
+def test_time_names_servers():
+    assert spec.parse(GOOD + "time: {servers: [ntp.example, 192.0.2.7]}\n", "t.yaml").time.servers[0] == "ntp.example"
+    with pytest.raises(SpecError, match=r"time\.servers"):
+        spec.parse(GOOD + "time: {servers: []}\n", "t.yaml")

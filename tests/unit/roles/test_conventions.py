@@ -149,8 +149,8 @@ def test_every_distribution_has_a_name_for_every_package_that_roles_ask_for() ->
     asked = {
         name
         for file in TASK_FILES
-        for listed in re.findall(r"common_packages: (.*)", file.read_text())
+        for listed in re.findall(r"common_packages: (.*(?:\n {6,}.*)*)", file.read_text())
         for name in re.findall(r"[a-z][a-z0-9-]+", " ".join(re.findall(r"\[[^\]]*\]", listed)))
     }
-    assert asked >= {"git", "influxdb", "logrotate", "supervisor", "venv"}
+    assert asked >= {"chrony", "git", "influxdb", "logrotate", "supervisor", "unattended-upgrades", "venv"}
     assert {release: asked - set(names) for release, names in releases.items() if asked - set(names)} == {}

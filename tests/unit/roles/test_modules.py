@@ -34,14 +34,19 @@ def load(role: str, name: str, folder: str = "library") -> ModuleType:
 
 
 record = load("common", "testbed_record", "module_utils")
+units = load("common", "testbed_units", "module_utils")
 host = load("common", "testbed_host", "module_utils")
 apt = load("common", "testbed_apt", "module_utils")
+block = load("common", "testbed_block", "module_utils")
 accounts = load("common", "testbed_accounts")
 check = load("common", "testbed_check")
 claim = load("common", "testbed_claim")
 let_in = load("common", "testbed_let_in")
+names = load("common", "testbed_names")
 packages = load("common", "testbed_packages")
 sources = load("common", "testbed_sources")
+clock = load("common", "testbed_time")
+updates = load("common", "testbed_updates")
 service = load("managed_service", "testbed_service")
 venv = load("python_venv", "testbed_venv")
 
@@ -157,8 +162,13 @@ class TestRecord:
         assert (record.load()["testbed"], record.load()["id"]) == ("ours", "1")
 
 
+def administrators(keys: dict[str, list[str]], others: list[str], dry: bool) -> list[dict[str, Any]]:
+    """Converge the administrators' keys."""
+    return let_in.converge("administrators", keys, others, dry)  # type: ignore[no-any-return]
+
+
 class TestLetIn:
-    """The administrators' keys in authorized_keys."""
+    """People's keys in authorized_keys."""
 
     @pytest.fixture
     def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -180,12 +190,12 @@ class TestLetIn:
         return (home / ".ssh/authorized_keys").read_text()
 
     def test_what_was_made_for_the_keys_goes_with_them(self, home: Path) -> None:
-        assert let_in.converge("ada", ["k1 ada", "k2 bob"], False)
-        assert let_in.converge("ada", ["k1 ada", "k2 bob"], False) == []
+        assert administrators({"ada": ["k1 ada", "k2 bob"]}, ["k1 ada", "k2 bob"], False)
+        assert administrators({"ada": ["k1 ada", "k2 bob"]}, ["k1 ada", "k2 bob"], False) == []
         assert self.text(home).splitlines()[1:-1] == ["k1 ada", "k2 bob"]
         assert (home / ".ssh").stat().st_mode & 0o777 == 0o700
         assert (home / ".ssh/authorized_keys").stat().st_mode & 0o777 == 0o600
-        assert let_in.converge(None, [], False)
+        assert administrators({}, [], False)
         assert list(home.iterdir()) == []
         assert record.load()["let_in"] == {}
 
@@ -194,49 +204,385 @@ class TestLetIn:
         file = home / ".ssh/authorized_keys"
         file.write_bytes(b"old key \xff")
         file.chmod(0o640)
-        let_in.converge("ada", ["k1 ada", "k2 bob"], False)
-        let_in.converge("ada", ["k2 bob"], False)
+        administrators({"ada": ["k1 ada", "k2 bob"]}, ["k1 ada", "k2 bob"], False)
+        administrators({"ada": ["k2 bob"]}, ["k2 bob"], False)
         assert b"k1" not in file.read_bytes()
         assert file.read_bytes().startswith(b"old key \xff\n")
-        let_in.converge("ada", [], False)
+        administrators({"ada": []}, [], False)
         assert file.read_bytes() == b"old key \xff\n"
         assert file.stat().st_mode & 0o777 == 0o640
 
     def test_an_account_of_an_earlier_run_follows_too(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        let_in.converge("ada", ["k1 ada"], False)
+        administrators({"ada": ["k1 ada"]}, ["k1 ada"], False)
         other = home.parent / "other"
         other.mkdir()
         accounts = {"ada": str(home), "bob": str(other)}
         own = {"pw_uid": os.getuid(), "pw_gid": os.getgid()}
         found = {name: SimpleNamespace(pw_name=name, pw_dir=folder, **own) for name, folder in accounts.items()}
         monkeypatch.setattr(let_in, "pwd", SimpleNamespace(getpwnam=found.__getitem__))
-        let_in.converge("bob", ["k2 bob"], False)
+        administrators({"bob": ["k2 bob"]}, ["k2 bob"], False)
         assert self.text(home) == self.text(other)
         assert "k1" not in self.text(home)
 
     def test_check_mode_says_it_and_does_nothing(self, home: Path) -> None:
-        [change] = let_in.converge("ada", ["k1 ada"], True)
-        assert "k1 ada" in change["after"]
+        [change] = administrators({"ada": ["k1 ada"]}, ["k1 ada"], True)
+        assert "k1 ada" in change["diff"]["after"]
         assert list(home.iterdir()) == []
         assert not record.RECORD.exists()
 
     def test_without_administrators_nothing_is_made(self, home: Path) -> None:
-        assert let_in.converge("ada", [], False) == []
+        assert administrators({"ada": []}, [], False) == []
         assert list(home.iterdir()) == []
         assert not record.RECORD.exists()
 
     def test_a_block_without_its_end_is_not_guessed(self, home: Path) -> None:
-        let_in.converge("ada", ["k1 ada"], False)
+        administrators({"ada": ["k1 ada"]}, ["k1 ada"], False)
         file = home / ".ssh/authorized_keys"
-        file.write_text(self.text(home).replace(let_in.END, "k9 mine"))
-        with pytest.raises(let_in.DamagedError, match="authorized_keys: the line .* has no"):
-            let_in.converge("ada", [], False)
+        file.write_text(self.text(home).replace(let_in.MARKS["administrators"][1], "k9 mine"))
+        with pytest.raises(block.DamagedError, match="authorized_keys: the line .* has no"):
+            administrators({"ada": []}, [], False)
         assert "k9 mine" in self.text(home)
 
     def test_an_account_that_is_gone_is_forgotten(self, home: Path) -> None:
         record.save({**record.load(), "let_in": {"gone": {"file_made": True, "folder_made": True}}})
-        assert let_in.converge("ada", [], False) == []
+        assert administrators({"ada": []}, [], False) == []
         assert record.load()["let_in"] == {}
+
+
+class TestUsersKeys:
+    """Users' keys go into their own homes, with their own rights."""
+
+    @pytest.fixture
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """The home of nobody, which this process (root) is not."""
+        monkeypatch.setattr(record, "RECORD", tmp_path / "record/installed.json")
+        for folder in (path for path in [tmp_path, *tmp_path.parents] if not path.stat().st_mode & 0o001):
+            folder.chmod(0o755)  # pytest's own
+        home = tmp_path / "home"
+        home.mkdir()
+        entry = pwd.getpwnam("nobody" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name)
+        os.chown(home, entry.pw_uid, entry.pw_gid)
+        account = SimpleNamespace(pw_name="ada", pw_dir=str(home), pw_uid=entry.pw_uid, pw_gid=entry.pw_gid)
+
+        def getpwnam(name: str) -> SimpleNamespace:
+            if name != "ada":
+                raise KeyError(name)
+            return account
+
+        monkeypatch.setattr(let_in, "pwd", SimpleNamespace(getpwnam=getpwnam))
+        return home
+
+    def test_they_belong_to_the_user_and_go_again(self, home: Path) -> None:
+        assert users({"ada": ["k1 ada"]})
+        assert users({"ada": ["k1 ada"]}) == []
+        file = home / ".ssh/authorized_keys"
+        assert {path.stat().st_uid for path in (file, file.parent)} == {home.stat().st_uid}
+        assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+        assert users({}), "who left the spec is let in no more"
+        assert list(home.iterdir()) == []
+        assert record.load()["user_keys"] == {}
+
+    def test_keys_of_their_own_stay(self, home: Path) -> None:
+        users({"ada": ["k1 ada"]})
+        file = home / ".ssh/authorized_keys"
+        file.write_text(f"own above\n{file.read_text()}own below\n")
+        assert users({"ada": ["k2 ada"]})
+        lines = file.read_text().splitlines()
+        assert (lines[0], lines[2], lines[-1]) == ("own above", "k2 ada", "own below")
+        users({"ada": []})
+        assert file.read_text() == "own above\nown below\n"
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root could write another's file")
+    @pytest.mark.parametrize("linked", [".ssh", ".ssh/authorized_keys"])
+    def test_a_link_out_of_the_home_opens_nothing(self, home: Path, linked: str, tmp_path: Path) -> None:
+        target = tmp_path / "roots"
+        target.mkdir(mode=0o700)
+        (target / "authorized_keys").write_text("root's\n")
+        link = home / linked
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(target if linked == ".ssh" else target / "authorized_keys")
+        with pytest.raises(let_in.RefusedError, match="of the account ada: Permission denied"):
+            users({"ada": ["k1 ada"]})
+        assert (target / "authorized_keys").read_text() == "root's\n"
+        assert os.geteuid() == 0
+
+    def test_an_account_that_manages_the_machine_may_be_a_users_too(self, home: Path) -> None:
+        for _ in range(2):
+            changes = [*administrators({"ada": ["k1 eve"]}, [], False), *users({"ada": ["k2 ada"]})]
+        assert changes == [], "the two blocks do not move each other"
+        users({})
+        administrators({}, [], False)
+        assert list(home.iterdir()) == []
+
+    def test_before_the_account_is_made_check_mode_says_what_comes(self, home: Path) -> None:
+        [change] = let_in.converge("users", {"new": ["k1 new"]}, [], True)
+        assert (change["action"], change["needs"]) == ("add", ["account new"])
+        assert let_in.converge("users", {"new": []}, [], True) == []
+        with pytest.raises(let_in.RefusedError, match="no account new"):
+            let_in.converge("users", {"new": ["k1 new"]}, [], False)
+
+
+def users(keys: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """Converge the users' keys."""
+    return let_in.converge("users", keys, [], False)  # type: ignore[no-any-return]
+
+
+class TestNames:
+    """The names of the testbed's hosts in /etc/hosts."""
+
+    LINES = ["10.0.0.1 server", "10.0.0.2 agent-1"]
+
+    @pytest.fixture
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(record, "RECORD", tmp_path / "record/installed.json")
+        file = tmp_path / "hosts"
+        file.write_text("127.0.0.1 localhost\n")
+        monkeypatch.setattr(names, "HOSTS", file)
+        return file
+
+    def test_the_block_comes_follows_and_goes_and_other_lines_stay(self, file: Path) -> None:
+        assert names.converge(self.LINES, True)
+        assert file.read_text() == "127.0.0.1 localhost\n", "check mode writes nothing"
+        assert names.converge(self.LINES, False)
+        assert names.converge(self.LINES, False) == []
+        file.write_text(file.read_text() + "10.9.9.9 own\n")
+        [change] = names.converge(self.LINES[:1], False)
+        assert "agent-1" in change["diff"]["before"]
+        assert "own" not in str(change["diff"]), "other lines are none of ours"
+        assert names.converge([], False)
+        assert file.read_text() == "127.0.0.1 localhost\n10.9.9.9 own\n"
+        assert record.load()["names"] == []
+
+    def test_where_cloud_init_writes_the_file_its_template_has_the_block_too(self, file: Path, tmp_path: Path) -> None:
+        template = tmp_path / "hosts.debian.tmpl"
+        template.write_text("## template:jinja\n127.0.1.1 {{fqdn}}\n")
+        file.write_text(f"# a.) make changes to the master file in {template}\n127.0.0.1 localhost\n")
+        before = file.read_text()
+        assert len(names.converge(self.LINES, False)) == 2
+        assert "10.0.0.2 agent-1\n" in template.read_text()
+        file.write_text(before)  # a boot
+        assert len(names.converge(self.LINES, False)) == 1
+        file.write_text("127.0.0.1 localhost\n")  # cloud-init manages it no more
+        names.converge([], False)
+        assert template.read_text() == "## template:jinja\n127.0.1.1 {{fqdn}}\n"
+
+    def test_names_for_addresses_are_looked_up_and_the_unknown_left_out(self) -> None:
+        given = {"a": "10.0.0.1", "b": "localhost", "c": "no-such-host.invalid", "d": "d", "e": "fd00::0:1"}
+        lines, unknown = names.lines_for(given)
+        assert lines[0] == "10.0.0.1 a"
+        assert lines[1] in ("127.0.0.1 b", "::1 b")
+        assert lines[2] == "fd00::1 e"
+        assert unknown == ["c"]
+
+
+class FakeUnits:
+    """systemd's folders, and a systemctl that does in them what the real one does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.etc, self.lib = folder / "etc", folder / "lib"
+        self.etc.mkdir()
+        self.lib.mkdir()
+        self.active: set[str] = set()
+        self.calls: list[str] = []
+
+    def add(self, unit: str, on: bool = True) -> None:
+        (self.lib / unit).touch()
+        if on:
+            self("enable", unit)
+            self.active.add(unit)
+
+    def __call__(self, verb: str, *words: str) -> str:
+        self.calls.append(" ".join([verb, *words]))
+        for unit in (word for word in words if not word.startswith("-")):
+            link = self.etc / "multi-user.target.wants" / unit
+            if verb == "enable":
+                link.parent.mkdir(exist_ok=True)
+                link.symlink_to(self.lib / unit)
+            if verb == "disable":
+                link.unlink()
+            if verb in ("start", "restart") or (verb == "enable" and "--now" in words):
+                self.active.add(unit)
+        return ""
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeUnits:
+    """A machine, no container, with systemd's folders elsewhere."""
+    fake = FakeUnits(tmp_path)
+    monkeypatch.setattr(record, "RECORD", tmp_path / "record/installed.json")
+    monkeypatch.setattr(units, "UNIT_DIRS", [fake.etc, fake.lib])
+    for module in (clock, updates):
+        monkeypatch.setattr(module, "systemctl", fake)
+    monkeypatch.setattr(clock, "is_active", fake.active.__contains__)
+    monkeypatch.setattr(host, "RUNS_SYSTEMD", tmp_path)
+    monkeypatch.setattr(host, "CONTAINER", tmp_path / "container")
+    monkeypatch.setattr(host, "may_set_clock", lambda: True)
+    return fake
+
+
+class TestTime:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systemd: FakeUnits) -> None:
+        monkeypatch.setattr(clock, "TIMESYNCD", tmp_path / "timesyncd.conf.d/testbed.conf")
+        (tmp_path / "chrony/conf.d").mkdir(parents=True)
+        monkeypatch.setattr(clock, "CHRONY", tmp_path / "chrony/chrony.conf")
+        monkeypatch.setattr(clock, "CHRONY_DROP_IN", tmp_path / "chrony/conf.d/testbed.conf")
+
+    @pytest.mark.parametrize(
+        ("there", "on", "found"),
+        [
+            ([], [], "missing"),
+            (["systemd-timesyncd"], [], "systemd-timesyncd"),
+            (["chrony", "systemd-timesyncd"], ["systemd-timesyncd"], "systemd-timesyncd"),
+            (["ntpsec"], ["ntpsec"], "ntpsec"),
+        ],
+    )
+    def test_the_service_that_the_machine_has_keeps_the_clock(
+        self, systemd: FakeUnits, there: list[str], on: list[str], found: str
+    ) -> None:
+        for service in there:
+            systemd.add(f"{service}.service", service in on)
+        assert host.clock() == found
+
+    def test_a_containers_clock_is_not_its_own(
+        self, systemd: FakeUnits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        systemd.add("chrony.service")
+        monkeypatch.setattr(host, "may_set_clock", lambda: False)
+        assert host.clock() == "beneath"
+        monkeypatch.setattr(host, "may_set_clock", lambda: True)
+        (tmp_path / "container").write_text("docker")
+        assert host.clock() == "beneath"
+
+    def test_the_right_to_set_the_clock_is_read_from_the_kernel(self) -> None:
+        assert host.may_set_clock() in (True, False)
+
+    def test_timesyncd_gets_the_servers_and_loses_them(self, systemd: FakeUnits, tmp_path: Path) -> None:
+        systemd.add("systemd-timesyncd.service")
+        changes = clock.converge("systemd-timesyncd", ["a", "b"], False)
+        assert [change["action"] for change in changes] == ["add", "restart"]
+        assert clock.TIMESYNCD.read_text().endswith("[Time]\nNTP=\nNTP=a b\n")
+        assert clock.converge("systemd-timesyncd", ["a", "b"], False) == []
+        assert clock.remove(False)
+        assert not clock.TIMESYNCD.parent.exists(), "the folder was made for it"
+        assert systemd.calls[-1] == "try-restart systemd-timesyncd.service"
+        assert record.load()["time"] == {}
+        assert clock.remove(False) == []
+
+    def test_a_run_that_was_killed_before_the_restart_is_completed(
+        self, systemd: FakeUnits, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        systemd.add("systemd-timesyncd.service")
+
+        def killed(*_: str) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(clock, "systemctl", killed)
+        with pytest.raises(KeyboardInterrupt):
+            clock.converge("systemd-timesyncd", ["a"], False)
+        monkeypatch.setattr(clock, "systemctl", systemd)
+        assert [change["action"] for change in clock.converge("systemd-timesyncd", ["a"], False)] == ["restart"]
+        assert clock.converge("systemd-timesyncd", ["a"], False) == []
+
+    @pytest.mark.parametrize("old", [True, False])
+    def test_chrony_gets_them_in_its_folder_or_before_it_had_one_in_a_block(
+        self, systemd: FakeUnits, old: bool
+    ) -> None:
+        systemd.add("chrony.service")
+        text = "pool x iburst\n" + ("" if old else f"confdir {clock.CHRONY_DROP_IN.parent}\n")
+        clock.CHRONY.write_text(text)
+        clock.converge("chrony", ["a", "b"], False)
+        file = clock.CHRONY if old else clock.CHRONY_DROP_IN
+        assert "server a iburst prefer\nserver b iburst\n" in file.read_text()
+        assert clock.CHRONY.read_text().startswith(text)
+        clock.remove(False)
+        assert clock.CHRONY.read_text() == text
+        assert not clock.CHRONY_DROP_IN.exists()
+
+    def test_check_mode_says_it_and_does_nothing(self, systemd: FakeUnits) -> None:
+        systemd.add("systemd-timesyncd.service")
+        calls = list(systemd.calls)
+        assert clock.converge("systemd-timesyncd", ["a"], True)
+        [change] = clock.converge("missing", ["a"], True)
+        assert change["needs"] == ["package chrony"]
+        assert not clock.TIMESYNCD.exists()
+        assert systemd.calls == calls
+
+    def test_one_that_is_off_stays_off_unless_servers_are_named(self, systemd: FakeUnits) -> None:
+        systemd.add("systemd-timesyncd.service", on=False)
+        assert clock.converge("systemd-timesyncd", [], False) == []
+        clock.converge("systemd-timesyncd", ["a"], False)
+        assert units.is_on("systemd-timesyncd.service")
+        clock.remove(False)
+        assert not units.is_on("systemd-timesyncd.service")
+
+    def test_a_service_that_is_not_ours_to_set_up_is_refused_only_with_servers(self, systemd: FakeUnits) -> None:
+        assert clock.converge("ntpsec", [], False) == []
+        with pytest.raises(clock.ClockError, match="take `time` out of testbed.yaml"):
+            clock.converge("ntpsec", ["a"], False)
+
+
+class TestUpdates:
+    @pytest.fixture(autouse=True)
+    def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, systemd: FakeUnits) -> None:
+        monkeypatch.setattr(updates, "SETTINGS", tmp_path / "apt.conf.d/95testbed")
+        monkeypatch.setattr(updates, "WAY", tmp_path / "way.conf")
+        monkeypatch.setattr(updates, "drop_in", lambda unit: tmp_path / f"{unit}.service.d/testbed.conf")
+
+    @staticmethod
+    def apt_says(key: str) -> list[str]:
+        """Return apt's own reading of a list, with the distribution's file before ours."""
+        before = updates.SETTINGS.with_name("50unattended-upgrades")
+        before.write_text(
+            'Unattended-Upgrade::Origins-Pattern { "origin=Debian,codename=${distro_codename},label=Debian"; };\n'
+            'Unattended-Upgrade::Allowed-Origins { "${distro_id}:${distro_codename}"; };\n'
+            'Unattended-Upgrade::Package-Blacklist { "mine"; };\nUnattended-Upgrade::Automatic-Reboot "true";\n'
+        )
+        main = updates.SETTINGS.with_name("main")
+        main.write_text(f'Dir::Etc::parts "{updates.SETTINGS.parent}";\nDir::Etc::main "";\n')
+        dump = subprocess.check_output(["apt-config", "dump"], text=True, env={**os.environ, "APT_CONFIG": str(main)})
+        lines = [line.partition(" ") for line in dump.splitlines()]
+        return [value.strip('";') for name, _, value in lines if name in (key, f"{key}::") and value != '"";']
+
+    def test_security_origins_alone_no_containers_and_no_reboot(self) -> None:
+        assert updates.converge(updates.texts([]), True)
+        assert not updates.SETTINGS.exists()
+        updates.converge(updates.texts([]), False)
+        assert updates.converge(updates.texts([]), False) == []
+        origins = self.apt_says("Unattended-Upgrade::Origins-Pattern")
+        assert len(origins) == 5
+        assert all("ecurity" in origin for origin in origins)
+        assert self.apt_says("Unattended-Upgrade::Allowed-Origins") == []
+        assert self.apt_says("Unattended-Upgrade::Package-Blacklist") == ["mine", "docker", "containerd", "runc$"]
+        assert self.apt_says("Unattended-Upgrade::Automatic-Reboot") == ["false"]
+        assert self.apt_says("APT::Periodic::Unattended-Upgrade") == ["1"]
+
+    def test_they_come_the_specs_way_and_the_machines_own_apt_stays_as_it_is(self, tmp_path: Path) -> None:
+        way = apt.options({"http": "http://p:1"}, ["m"], True, "/ca")
+        changes = updates.converge(updates.texts(way), False)
+        assert len(changes) == 4
+        assert 'Acquire::http::Proxy "http://p:1";\nAcquire::http::Proxy::m "DIRECT";\n' in updates.WAY.read_text()
+        for unit in ("apt-daily", "apt-daily-upgrade"):
+            assert f"APT_CONFIG={updates.WAY}\n" in (tmp_path / f"{unit}.service.d/testbed.conf").read_text()
+        assert "Proxy" not in updates.SETTINGS.read_text()
+        assert len(updates.converge(updates.texts([]), False)) == 3, "without a proxy they go again"
+        assert not (tmp_path / "apt-daily.service.d").exists()
+
+    def test_timers_that_are_off_are_switched_on_and_off_again(self, systemd: FakeUnits) -> None:
+        systemd.add("apt-daily.timer")
+        systemd.add("apt-daily-upgrade.timer", on=False)
+        changes, masked = updates.switch_on(False)
+        assert [change["name"] for change in changes] == ["apt-daily-upgrade.timer"]
+        assert masked == []
+        assert updates.switch_on(False) == ([], [])
+        updates.switch_off(False)
+        assert units.is_on("apt-daily.timer")
+        assert not units.is_on("apt-daily-upgrade.timer")
+
+    def test_masked_timers_are_told(self, systemd: FakeUnits) -> None:
+        systemd.add("apt-daily.timer")
+        (systemd.etc / "apt-daily-upgrade.timer").symlink_to("/dev/null")
+        assert updates.switch_on(False) == ([], ["apt-daily-upgrade.timer"])
 
 
 class TestKilledHalfWay:
