@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import secrets as random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from provision import converge
+from provision import converge, inventory
 from provision.changes import Change, resolve
 from provision.credentials import ensure, identities
 from provision.errors import ApiError, TestbedError
@@ -15,7 +16,7 @@ from provision.machines import described, resolved
 from provision.plays import play
 from provision.secrets import KeyPair, Secrets
 from provision.session import Session
-from provision.spec import ExternalTelemetry, ManagedTelemetry, TelemetryCredentials, Testbed
+from provision.spec import ExternalTelemetry, ManagedTelemetry, Server, TelemetryCredentials, Testbed
 
 UP = ("Prepare secrets", "Bring up the server", "Make sure of everybody's key", "Bring up agents and clients")
 DOWN = ("Remove the testbed",)
@@ -43,14 +44,16 @@ def describe(testbed: Testbed) -> list[str]:
         testbed = resolved(testbed, described(testbed.hosts))
     server = testbed.server
     lines = [
-        f"ClearML server (clearml_lite): API {server.url('api')}, web {server.url('web')}, files {server.url('files')}",
+        f"{_kind(server)}: API {server.url('api')}, web {server.url('web')}, files {server.url('files')}",
         "ClearML agents: "
         + "; ".join(
             f"{worker.name} on queue {', '.join(worker.queues)}"
             + (f" ({', '.join(worker.hosts)})" if worker.hosts else "")
             for worker in testbed.agents.workers
         ),
-        "Python environments: server, agents, training (TensorFlow, about 2 GB), one for each user",
+        "Python environments: "
+        + ("server, " if server.backend == "lite" else "")
+        + "agents, training (TensorFlow, about 2 GB), one for each user",
         f"Linux accounts with a clearml.conf each: {', '.join(user.name for user in testbed.users)}",
     ]
     telemetry = testbed.telemetry
@@ -85,6 +88,14 @@ def describe(testbed: Testbed) -> list[str]:
         f"Data in {testbed.data_dir}, programs in /opt/testbed, settings in /etc/testbed",
         "Services under systemd, or under supervisord (package supervisor) where there is no systemd",
     ]
+
+
+def _kind(server: Server) -> str:
+    if server.backend == "lite":
+        return "ClearML server (clearml_lite)"
+    outside = [name for name, store in server.stores if store is not None]
+    stores = f", with {' and '.join(outside)} elsewhere" if outside else ""
+    return f"ClearML server {server.version} under Docker Compose{stores}"
 
 
 def up(session: Session) -> Outcome:
@@ -159,7 +170,7 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
     now = ensure.read_url(session.work / "held") if session.is_local else None  # others are reached by a forward
     url = now or testbed.server.url("api")
     decisions = {identity.name: ensure.Decision(held.get(identity.name)) for identity in everybody}
-    server = "service testbed-clearml-lite"
+    server = f"service {inventory.api_service(testbed)}"
     changes = []
     if secrets.changing:  # the server takes the new secrets first
         if secrets.rekeying:
@@ -210,6 +221,10 @@ def _secret_variables(testbed: Testbed, secrets: Secrets) -> dict[str, Any]:
     found["telemetry"] = (
         _external_credentials(telemetry.credentials) if isinstance(telemetry, ExternalTelemetry) else {}
     )
+    found["stores"] = {
+        name: _read_secret(f"server.stores.{name}.password_file", path)
+        for name, path in testbed.server.stores.password_files.items()
+    }
     return {"testbed_secrets": found}
 
 
@@ -217,11 +232,12 @@ def _external_credentials(credentials: TelemetryCredentials) -> dict[str, str]:
     found = {"username": credentials.username} if credentials.username else {}
     for name, path in (("password", credentials.password_file), ("token", credentials.token_file)):
         if path is not None:
-            try:
-                found[name] = path.expanduser().read_text(encoding="utf-8").strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise TestbedError(
-                    f"telemetry.credentials.{name}_file: {path}: cannot be read: {error}",
-                    "Name a file that holds nothing else.",
-                ) from None
+            found[name] = _read_secret(f"telemetry.credentials.{name}_file", path)
     return found
+
+
+def _read_secret(key: str, path: Path) -> str:
+    try:
+        return path.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TestbedError(f"{key}: {path}: cannot be read: {error}", "Name a file that holds nothing else.") from None

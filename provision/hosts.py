@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,12 @@ from testinfra.backend.ssh import SshBackend
 from testinfra.host import Host
 
 from provision.errors import ReachError
+from provision.inventory import is_container
 from provision.locks import VARIABLE
 from provision.spec import bracketed
+
+RUNS = "runs"
+CONTAINER_STATE = "{{.State.Status}} {{with .State.Health}}{{.Status}}{{end}}"
 
 
 @cache
@@ -48,11 +53,37 @@ class _Ssh(SshBackend):  # type: ignore[misc]
             raise ReachError(f"{self._name}: SSH to it failed: {done.stderr.strip()}", "Mend that.") from None
 
 
-def service_is_running(host: Host, name: str) -> bool:
-    """Return whether the host's service manager (systemd, else supervisord) says that service `name` runs."""
+def service_state(host: Host, name: str) -> str:
+    """Return how service `name` is: `runs`, or what is wrong with it, as `does not run`.
+
+    A container runs when Docker says so and its health check passes; others are their service manager's (systemd, else
+    supervisord) to tell of.
+    """
+    if is_container(name):
+        return container_state(host.run("docker inspect --format %s %s", CONTAINER_STATE, name).stdout.split())
     if host.file("/run/systemd/system").is_directory:
-        return bool(host.run("systemctl is-active --quiet %s", name).rc == 0)
-    return "RUNNING" in host.run("supervisorctl status %s", name).stdout
+        runs = host.run("systemctl is-active --quiet %s", name).rc == 0
+    else:
+        runs = "RUNNING" in host.run("supervisorctl status %s", name).stdout
+    return RUNS if runs else "does not run"
+
+
+def container_state(words: Sequence[str]) -> str:
+    """Return how a container is, from Docker's words for its state and its health; none where there is no such."""
+    match [*words]:
+        case []:
+            return "is not there"
+        case ["running", "healthy"] | ["running"]:
+            return RUNS
+        case ["running", health]:
+            return f"is {health}"
+        case _:
+            return f"is {words[0]}"
+
+
+def service_is_running(host: Host, name: str) -> bool:
+    """Return whether service `name` runs; a container, whether it is healthy, too."""
+    return service_state(host, name) == RUNS
 
 
 def run_as(host: Host, user: str, command: str, *arguments: str) -> CommandResult:

@@ -13,6 +13,7 @@ from typing import Any
 from provision.machines import Machine, with_group
 from provision.paths import HOST_PINS
 from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Mirrors, Proxy, Testbed, Worker
+from provision.spec_server import AGENT_SERVICES, SERVICES
 
 # How to reach package indexes: handed on from the administrator's environment to the services of this machine.
 NETWORK_VARIABLES = re.compile(
@@ -24,6 +25,10 @@ INDEX_VARIABLES = re.compile(r"^PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|TRUSTE
 PROXY_VARIABLES = re.compile(r"^((https?|ftp|all|no)_proxy|PIP_PROXY)$", re.IGNORECASE)
 CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
 CA_BUNDLE = "/etc/testbed/ca-bundle.crt"  # on the hosts: the system's certificates and those of the spec
+LITE = "testbed-clearml-lite"
+PROJECT = "testbed-clearml"  # the Compose project of the official server, and how its containers' names begin
+PORT_SERVICES = {"api": "apiserver", "web": "webserver", "files": "fileserver"}
+SHARED_MEMORY = 50  # percent of a host's memory for a server that shares it with agents
 PASSWORD_IN_URL = re.compile(r"[^/\s]*@")
 
 
@@ -144,7 +149,7 @@ def build(
     options = ssh_options or {}
     environment = environment if all(machine.is_local for machine in machines) else {}
     groups = {
-        "server": _server(testbed, wheels),
+        "server": _server(testbed, wheels) | _docker(testbed, machines),
         "telemetry": _influxdb(testbed),
         "agents": {},
         "clients": {
@@ -224,7 +229,7 @@ def _ports(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
             {
                 "port": port,
                 "bind": testbed.server.bind,
-                "service": "testbed-clearml-lite",
+                "service": container(PORT_SERVICES[name]) if testbed.server.backend == "docker" else LITE,
                 "setting": f"server.ports.{name}",
             }
             for name, port in testbed.server.ports.model_dump().items()
@@ -241,6 +246,60 @@ def _ports(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
             for key, bind in binds.items()
         ]
     return found
+
+
+def container(service: str) -> str:
+    """Return the name of the container in which a service of the official server runs."""
+    return f"{PROJECT}-{service}"
+
+
+def is_container(service: str) -> bool:
+    """Return whether a service of the testbed is a container of the official server."""
+    return service.startswith(f"{PROJECT}-") and service != LITE
+
+
+def server_services(testbed: Testbed) -> list[str]:
+    """Return the services on the server's host that are the ClearML server; containers with backend `docker`."""
+    server = testbed.server
+    if server.backend != "docker":
+        return [LITE]
+    left_out = {name for name, store in server.stores if store is not None}
+    left_out |= set() if server.agent_services else {AGENT_SERVICES}
+    return [container(service) for service in SERVICES if service not in left_out]
+
+
+def api_service(testbed: Testbed) -> str:
+    """Return the service that answers the API."""
+    return container("apiserver") if testbed.server.backend == "docker" else LITE
+
+
+def _docker(testbed: Testbed, machines: Sequence[Machine]) -> dict[str, Any]:
+    """What the official server's roles are told; of the stores all but their passwords."""
+    server, engine = testbed.server, testbed.server.engine
+    if server.backend != "docker":
+        return {}
+    stores = {
+        name: store.model_dump(exclude_none=True, exclude={"password_file", "ca_file"})
+        for name, store in server.stores
+        if store is not None
+    }
+    if server.stores.mongo and server.stores.mongo.ca_file:
+        stores["mongo"]["ca_file"] = str(server.stores.mongo.ca_file.expanduser().absolute())
+    shares = any({"server", "agents"} <= {*machine.groups} for machine in machines)
+    return {
+        "clearml_server_version": server.version,
+        "clearml_server_registry": server.registry or "",
+        "clearml_server_images": server.images.by_service,
+        "clearml_server_agent_services": server.agent_services,
+        "clearml_server_stores": stores,
+        "clearml_server_memory_share": SHARED_MEMORY if shares else 100,
+        "docker_source": engine.source,
+        "docker_repository": engine.repository,
+        "docker_key_file": str(engine.key_file.expanduser().absolute()) if engine.key_file else "",
+        "docker_registry_mirrors": list(engine.registry_mirrors),
+        "docker_address_pools": list(engine.address_pools),
+        "docker_reached": [machine.address for machine in machines],
+    }
 
 
 def _server(testbed: Testbed, wheels: Wheels) -> dict[str, Any]:
@@ -300,7 +359,7 @@ def workers(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, Work
 
 def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (host, service) for every service that the testbed runs."""
-    found = [(host, "testbed-clearml-lite") for host in hosts(inventory, "server")]
+    found = [(host, service) for host in hosts(inventory, "server") for service in server_services(testbed)]
     if isinstance(testbed.telemetry, ManagedTelemetry):
         found += [(host, "testbed-influxdb") for host in hosts(inventory, "telemetry")]
     return found + [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]

@@ -59,7 +59,10 @@ class SystemKey(Secret):
 
 
 class ServerSecrets(Secret):
-    """What the official server ships with public defaults for; all of it is generated here."""
+    """What the official server ships with public defaults for, or without any; all of it is generated here.
+
+    `tests` and `redis_password` are None in a vault from before there were any, until `up` completes it.
+    """
 
     token_secret: str
     session_secret: str
@@ -67,6 +70,8 @@ class ServerSecrets(Secret):
     fileserver: SystemKey
     webserver: SystemKey
     services_agent: SystemKey
+    tests: SystemKey | None = None
+    redis_password: str | None = None
 
 
 class UserSecret(Secret):
@@ -323,12 +328,13 @@ def _server_secrets() -> dict[str, Any]:
     return {
         "token_secret": random.token_urlsafe(40),
         "session_secret": random.token_urlsafe(40),
+        "redis_password": random.token_urlsafe(40),
         **{
             identity: {
                 "user_key": "".join(random.choice(KEY_ALPHABET) for _ in range(30)),
                 "user_secret": random.token_urlsafe(42),
             }
-            for identity in ("apiserver", "fileserver", "webserver", "services_agent")
+            for identity in ("apiserver", "fileserver", "webserver", "services_agent", "tests")
         },
     }
 

@@ -22,6 +22,7 @@ from provision.errors import SpecError
 from provision.paths import EXAMPLE, write_atomic
 from provision.spec_hosts import Hosts
 from provision.spec_openstack import UNION_TAGS, OpenStack
+from provision.spec_server import DOCKER_KEYS, Engine, Images, Stores
 from provision.spec_types import (
     MEANINGS,
     AbsolutePath,
@@ -33,9 +34,11 @@ from provision.spec_types import (
     Port,
     PublicKeys,
     QueueName,
+    Registry,
     Section,
     Url,
     UserName,
+    Version,
     refuse_duplicates,
 )
 
@@ -83,9 +86,9 @@ class Ports(Section):
 class Server(Section):
     """The ClearML server and where it listens."""
 
-    backend: Literal["lite"] = "lite"
+    backend: Literal["lite", "docker"] = "lite"
     """`lite`: the embedded server, for one machine; it needs Python 3.11 or later and is no replacement for the
-    official server."""
+    official server. `docker`: the official server under Docker Compose."""
     bind: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which is the default of providers other than `local`."""
     host: HostName | None = None
@@ -93,6 +96,27 @@ class Server(Section):
     the address by which the testbed's hosts reach the server."""
     ports: Ports = Ports()
     """TCP ports."""
+    version: Version = "2.4.0"
+    """Backend `docker`: the version of the official server."""
+    registry: Registry | None = None
+    """Backend `docker`: where its images come from in place of Docker Hub, as HOST[:PORT][/PREFIX]."""
+    images: Images = Images()
+    """Backend `docker`: images in place of those that belong to `version`."""
+    agent_services: bool = False
+    """Backend `docker`: run the services agent; it is privileged, and whoever may enqueue tasks for it is root."""
+    stores: Stores = Stores()
+    """Backend `docker`: existing clusters in place of stores on the server's host."""
+    engine: Engine = Engine()
+    """Backend `docker`: the Docker Engine of the server's host."""
+
+    @model_validator(mode="after")
+    def _has_what_its_backend_heeds(self) -> Self:
+        foreign = [key for key in DOCKER_KEYS if key in self.model_fields_set]
+        if self.backend != "docker" and foreign:
+            raise ValueError(f"backend {self.backend} has no use for `{foreign[0]}`, which is for backend docker")
+        if self.agent_services and self.images.agent_services is None:
+            raise ValueError("agent_services needs images.agent_services: its publisher gives it no version")
+        return self
 
     @field_validator("bind")
     @classmethod

@@ -19,6 +19,13 @@ MEANINGS = {
     (GPUS := r"^(none|all|[0-9]{1,2}(,[0-9]{1,2})*)$"): "none, all, or indexes of GPUs such as 0 or 0,1",
     # nova's limits of server tags, less the spaces
     (TAG := r"^[^/,\s]{1,60}$"): "1 to 60 characters without spaces, '/' and ','",
+    (VERSION := r"^[0-9]+\.[0-9]+\.[0-9]+$"): "a version, such as 2.4.0",
+    (
+        IMAGE := r"^[a-zA-Z0-9][a-zA-Z0-9._:/-]*(@sha256:[0-9a-f]{64})?$"
+    ): "[REGISTRY/]NAME:TAG or [REGISTRY/]NAME@sha256:DIGEST",
+    (REGISTRY := r"^[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]+)?(/[a-z0-9._/-]+)?$"): "HOST[:PORT][/PREFIX] without a scheme",
+    (NETWORK := r"^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+/[0-9]+$"): "a network, such as 10.213.0.0/16",
+    (QUERY := r"^[A-Za-z0-9_]+=[^\s&'\"]*(&[A-Za-z0-9_]+=[^\s&'\"]*)*$"): "options, such as authSource=admin&tls=true",
     (METADATA_KEY := r"^[a-zA-Z0-9_:. -]{1,255}$"): "1 to 255 letters, digits, spaces, '_', ':', '.' and '-'",
 }
 Name = Annotated[str, StringConstraints(pattern=NAME)]
@@ -34,6 +41,8 @@ Gpus = Annotated[
     Annotated[str, StringConstraints(pattern=GPUS)],
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
 ]
+Version = Annotated[str, StringConstraints(pattern=VERSION)]
+Registry = Annotated[str, StringConstraints(pattern=REGISTRY)]
 MetadataKey = Annotated[str, StringConstraints(pattern=METADATA_KEY)]
 
 

@@ -32,10 +32,10 @@ def collect(session: Session) -> StatusReport:
     problems += away.values()
     for host, name in inventory.services(testbed, session.inventory):
         found = None if host in away else hosts.connect(session.inventory_file, host)
-        running = found is not None and hosts.service_is_running(found, name)
-        services.append(Service(host=host, name=name, running=running))
-        if found is not None and not running:
-            problems.append(f"{host}: service {name} does not run")
+        state = "does not run" if found is None else hosts.service_state(found, name)
+        services.append(Service(host=host, name=name, running=state == hosts.RUNS))
+        if found is not None and state != hosts.RUNS:
+            problems.append(f"{host}: service {name} {state}")
     workers: list[WorkerState] = []
     queues: list[QueueState] = []
     try:
@@ -113,12 +113,25 @@ def _queues(api: ClearmlApi) -> list[QueueState]:
 def _versions(session: Session, away: Collection[str]) -> dict[str, str | None]:
     script = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
     found: dict[str, str | None] = {}
-    for name, (group, python, distribution) in VERSION_COMMANDS.items():
+    commands = dict(VERSION_COMMANDS)
+    if session.testbed.server.backend == "docker":
+        del commands["clearml_lite"]
+        found["clearml-server"] = _server_image(session, away)
+    for name, (group, python, distribution) in commands.items():
         found[name] = None
         for host in [host for host in inventory.hosts(session.inventory, group) if host not in away][:1]:
             done = hosts.connect(session.inventory_file, host).run("%s -I -c %s %s", python, script, distribution)
             found[name] = done.stdout.strip() if done.rc == 0 else None
     return found
+
+
+def _server_image(session: Session, away: Collection[str]) -> str | None:
+    """Return the image that the API server runs."""
+    for host in [host for host in inventory.hosts(session.inventory, "server") if host not in away]:
+        name = inventory.api_service(session.testbed)
+        done = hosts.connect(session.inventory_file, host).run("docker inspect --format {{.Config.Image}} %s", name)
+        return done.stdout.strip() if done.rc == 0 else None
+    return None
 
 
 def _disk(session: Session, away: Collection[str]) -> list[Disk]:

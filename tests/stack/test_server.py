@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import hmac
 import os
 
 import pytest
@@ -25,6 +27,14 @@ PUBLIC_KEYS = {
     ),
     "tests": ("EGRTCO8JMSIGI6S39GTP43NFWXDQOW", "LPEJbGJ6bK4tujQcmrD3i1dbMBDdwUwelVa-LG0K0FFmY9bzH_H0Sw"),
 }
+PUBLIC_TOKEN_SECRET = "Rq8FW84sSqVgq7WvBB_4EzNl9y8z8IGiDXX3C345_a5AZfcwZcwCIA"  # noqa: S105 (published, too)
+
+
+def _signed(token: str, secret: str) -> str:
+    """Return a token with the same claims, signed with another secret."""
+    content = token.rpartition(".")[0]
+    signature = hmac.digest(secret.encode(), content.encode(), "sha256")
+    return f"{content}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +54,11 @@ def test_web_answers(http, stack, record_property):
     record_property("reference", url)
     answer = http.get(url)
     assert answer.status_code == 200, f"{url}: HTTP {answer.status_code}"
-    assert stack.testbed.server.url("api") in answer.text, f"{url} does not say where the API is"
+    if stack.testbed.server.backend == "docker":  # its web server leads to the API itself
+        ping = f"{url}/api/debug.ping"
+        assert http.get(ping).status_code == 200, f"{ping} does not answer: the web server does not reach the API"
+    else:
+        assert stack.testbed.server.url("api") in answer.text, f"{url} does not say where the API is"
 
 
 def test_strangers_stay_out(http, stack):
@@ -59,6 +73,19 @@ def test_public_default_key_is_dead(stack, identity):
     url = stack.testbed.server.url("api")
     assert not ensure.works(url, KeyPair(access_key=access_key, secret_key=secret_key)), (
         f"{url} accepts the public default key of {identity}: anyone can log in with it; run `testbed up`"
+    )
+
+
+def test_token_forged_with_the_public_secret_is_refused(http, stack, api: ClearmlApi, secrets):
+    url, token = stack.testbed.server.url("api"), api.login()
+
+    def status(secret: str) -> int:
+        headers = {"Authorization": f"Bearer {_signed(token, secret)}"}
+        return http.get(f"{url}/users.get_current_user", headers=headers).status_code
+
+    assert status(secrets.clearml.token_secret) == 200, f"{url}: tokens are not signed with this testbed's secret"
+    assert status(PUBLIC_TOKEN_SECRET) == 401, (
+        f"{url} accepts tokens signed with the secret that everybody knows; run `testbed up`"
     )
 
 

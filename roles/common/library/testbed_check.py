@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -86,6 +87,21 @@ def is_service(process: Path, service: str) -> bool:
         return False
 
 
+def containers_on(port: int) -> set[str]:
+    """Return the names of the containers that publish the port; without Docker there are none."""
+    command = ["docker", "ps", "--filter", f"publish={port}", "--format", "{{.Names}}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return set()
+    return {*done.stdout.split()}
+
+
+def is_docker(process: Path) -> bool:
+    """Tell whether the process holds a port for a container."""
+    return (process / "comm").read_text().strip() in ("docker-proxy", "dockerd")
+
+
 def port_problem(port: int, bind: str, service: str, setting: str | None) -> str | None:
     """Return what is wrong with the port and what to do, or None."""
     where = f"port {port} on {bind}, wanted for {service},"
@@ -98,7 +114,14 @@ def port_problem(port: int, bind: str, service: str, setting: str | None) -> str
     holders = processes_with(listening_inodes(port))
     if holders and all(is_service(process, service) for process in holders):
         return None
-    names = ", ".join(f"{(process / 'comm').read_text().strip()} (pid {process.name})" for process in holders)
+    containers = containers_on(port) if any(map(is_docker, holders)) else set()
+    if containers == {service}:
+        return None
+    found = [f"container {name}" for name in sorted(containers)]
+    found += [
+        f"{(p / 'comm').read_text().strip()} (pid {p.name})" for p in holders if not (containers and is_docker(p))
+    ]
+    names = ", ".join(found)
     return f"{where} is held by {names or 'a process that this account cannot see'}. Stop that process, or {choose}"
 
 

@@ -388,3 +388,81 @@ def test_time_updates_and_users_keys_reach_the_roles():
     assert found["all"]["children"]["clients"]["vars"]["clearml_conf_let_in"] == {"alice": [f"{key} alice"], "bob": []}
     assert _build()[1]["all"]["vars"]["common_time_servers"] == []
     assert _build()[1]["all"]["vars"]["common_security_updates"] is False
+
+
+DOCKER = "server: {backend: docker}\n"
+CONTAINERS = ["redis", "mongo", "elasticsearch", "apiserver", "fileserver", "webserver", "async_delete"]
+
+
+def test_the_official_server_is_a_container_for_each_of_its_services():
+    testbed, found = _build(DOCKER)
+    names = [name for _, name in inventory.services(testbed, found) if inventory.is_container(name)]
+    assert names == [f"testbed-clearml-{service}" for service in CONTAINERS]
+    assert inventory.api_service(testbed) == "testbed-clearml-apiserver"
+    assert ("local", "testbed-clearml-lite") not in inventory.services(testbed, found)
+
+
+def test_the_embedded_server_is_no_container():
+    testbed, found = _build()
+    assert not any(inventory.is_container(name) for _, name in inventory.services(testbed, found))
+    assert inventory.api_service(testbed) == "testbed-clearml-lite"
+    assert not any(name.startswith("docker_") for name in found["all"]["children"]["server"]["vars"])
+
+
+def test_each_port_of_the_official_server_is_its_containers():
+    local = _build(DOCKER)[1]["all"]["hosts"]["local"]
+    assert {entry["port"]: entry["service"] for entry in local["common_ports"] if "server" in entry["setting"]} == {
+        8008: "testbed-clearml-apiserver",
+        8080: "testbed-clearml-webserver",
+        8081: "testbed-clearml-fileserver",
+    }
+
+
+def test_stores_elsewhere_are_no_services_here_and_their_passwords_are_not_in_the_inventory(tmp_path):
+    stores = "mongo: {host: m, username: u, password_file: pw, ca_file: ca.pem, query: a=b}, redis: {host: r}"
+    testbed, found = _build(f"server: {{backend: docker, stores: {{{stores}}}}}\n")
+    names = {name for _, name in inventory.services(testbed, found)}
+    assert {"testbed-clearml-mongo", "testbed-clearml-redis"} & names == set()
+    assert "testbed-clearml-elasticsearch" in names
+    assert found["all"]["children"]["server"]["vars"]["clearml_server_stores"] == {
+        "mongo": {
+            "host": "m",
+            "port": 27017,
+            "username": "u",
+            "query": "a=b",
+            "ca_file": str(Path("ca.pem").absolute()),
+        },
+        "redis": {"host": "r", "port": 6379},
+    }
+
+
+def test_the_services_agent_is_a_service_when_it_is_asked_for():
+    image = "clearml/clearml-agent-services@sha256:" + "a" * 64
+    testbed, found = _build(
+        f"server: {{backend: docker, agent_services: true, images: {{agent_services: '{image}'}}}}\n"
+    )
+    assert ("local", "testbed-clearml-agent-services") in inventory.services(testbed, found)
+    assert found["all"]["children"]["server"]["vars"]["clearml_server_images"] == {"agent-services": image}
+
+
+def test_a_server_that_shares_its_host_with_agents_takes_half_of_the_memory():
+    assert _build(DOCKER)[1]["all"]["children"]["server"]["vars"]["clearml_server_memory_share"] == 50
+    alone = [
+        machines.Machine("hub", ("server",), "192.0.2.1", "192.0.2.1", "ubuntu"),
+        machines.Machine("gpu", ("agents", "clients", "telemetry"), "192.0.2.2", "192.0.2.2", "ubuntu"),
+    ]
+    testbed = spec.parse(f"name: lab\nprovider: local\nusers: [{{name: alice}}]\n{DOCKER}", "t.yaml")
+    found = inventory.build(testbed, alone, WHEELS, {})["all"]["children"]["server"]["vars"]
+    assert found["clearml_server_memory_share"] == 100
+    assert found["docker_reached"] == ["192.0.2.1", "192.0.2.2"]
+
+
+def test_the_engine_is_installed_as_the_spec_says():
+    engine = (
+        "source: docker, key_file: docker.asc, registry_mirrors: ['https://hub.example'], address_pools: [10.9.0.0/16]"
+    )
+    found = _build(f"server: {{backend: docker, engine: {{{engine}}}}}\n")[1]["all"]["children"]["server"]["vars"]
+    assert found["docker_source"] == "docker"
+    assert found["docker_key_file"] == str(Path("docker.asc").absolute())
+    assert found["docker_registry_mirrors"] == ["https://hub.example"]
+    assert found["docker_address_pools"] == ["10.9.0.0/16"]

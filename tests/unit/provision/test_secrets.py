@@ -238,3 +238,14 @@ def test_a_damaged_vault_is_said_and_not_replaced(testbed, home, content):
     with pytest.raises(SecretsError):
         Vault("local").ensure(testbed)
     assert (home / "secrets.yml").read_bytes() == content
+
+
+def test_a_vault_from_before_there_were_some_can_be_read_and_is_completed(home, testbed):
+    first = Vault("local").ensure(testbed)
+    before = first.clearml.model_copy(update={"tests": None, "redis_password": None})
+    Vault("local").save(first.model_copy(update={"clearml": before}))
+    assert Vault("local").load().clearml == before
+    completed = Vault("local").ensure(testbed).clearml
+    assert completed.tests.user_key != completed.webserver.user_key
+    assert len(completed.redis_password) > 40
+    assert completed.token_secret == before.token_secret

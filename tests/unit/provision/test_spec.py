@@ -375,3 +375,33 @@ def test_time_names_servers():
     assert spec.parse(GOOD + "time: {servers: [ntp.example, 192.0.2.7]}\n", "t.yaml").time.servers[0] == "ntp.example"
     with pytest.raises(SpecError, match=r"time\.servers"):
         spec.parse(GOOD + "time: {servers: []}\n", "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ("version: 2.3.0", "`server` backend lite has no use for `version`, which is for backend docker"),
+        ("backend: docker, version: latest", "`server.version` must be a version, such as 2.4.0; found 'latest'"),
+        ("backend: docker, registry: 'https://r.example'", "`server.registry` must be HOST[:PORT][/PREFIX]"),
+        ("backend: docker, images: {mong: mongo:8}", "`server.images.mong` is unknown; did you mean `mongo`?"),
+        ("backend: docker, images: {mongo: 'a b'}", "`server.images.mongo` must be [REGISTRY/]NAME:TAG or"),
+        ("backend: docker, agent_services: true", "agent_services needs images.agent_services"),
+        ("backend: docker, stores: {mongo: {host: m, username: u}}", "username and password_file go together"),
+        ("backend: docker, stores: {redis: {port: 1}}", "`server.stores.redis.host` is missing"),
+        ("backend: docker, stores: {mongo: {host: m, query: 'a b'}}", "must be options, such as authSource=admin"),
+        ("backend: docker, engine: {source: docker}", "source docker needs `key_file`"),
+        ("backend: docker, engine: {address_pools: [10.1.2.3/16]}", "10.1.2.3/16 is no network"),
+        ("backend: docker, engine: {address_pools: [10.1.2.0/24]}", "10.1.2.0/24 is too small"),
+        ("backend: compose", "`server.backend` must be"),
+    ],
+)
+def test_what_the_official_server_cannot_be_is_said(server, message):
+    with pytest.raises(SpecError) as error:
+        spec.parse(GOOD.replace("server: {}", f"server: {{{server}}}"), "t.yaml")
+    assert message in error.value.message
+
+
+def test_the_official_server_needs_no_more_than_its_name():
+    server = spec.parse(GOOD.replace("server: {}", "server: {backend: docker}"), "t.yaml").server
+    assert (server.version, server.agent_services, server.images.by_service) == ("2.4.0", False, {})
+    assert server.stores.password_files == {}

@@ -1,0 +1,345 @@
+#!/usr/bin/python
+"""Keeps a Docker Engine up with the settings that are wanted now, and gives back what was there before.
+
+A digest of the settings travels in the engine's environment (TESTBED_DIGEST), so a run that was killed between change
+and restart is made good. Settings of an engine that was there before stay, but for those that are given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_host import service_manager
+from ansible.module_utils.testbed_record import load, name_process, replace_file, save
+
+DOCUMENTATION = r"""
+module: testbed_engine
+short_description: Look at, set up, or give back a Docker Engine
+options:
+  state:
+    type: str
+    choices: [possible, recorded, present, absent]
+    default: present
+    description:
+      - C(possible) only looks and refuses what could not work.
+      - C(recorded) writes down, before its packages come, that the engine will be the testbed's.
+      - C(present) sets it up and starts it; C(absent) gives back what was there
+  settings: {type: dict, default: {}, description: Settings for daemon.json}
+  environment: {type: dict, default: {}, description: 'Environment of the engine, such as a proxy; never a secret'}
+  pools: {type: list, elements: str, default: [], description: Networks for containers; without any, one is chosen}
+  candidates: {type: list, elements: str, default: [], description: Networks to choose from}
+  reached: {type: list, elements: str, default: [], description: Addresses that containers must not cover up}
+  compose_comes: {type: bool, default: false, description: A package with Compose v2 is known for this host}
+  package: {type: str, default: "", description: 'The package that brings the engine, as told in check mode'}
+  purge: {type: bool, default: false, description: 'With absent: images and containers go, too, if the engine is ours'}
+author: [The testbed's authors (@clearml-testbed)]
+"""
+
+SETTINGS = Path("/etc/docker/daemon.json")
+PLUGINS = [Path(f"/usr/{lib}/docker/cli-plugins") for lib in ("local/lib", "local/libexec", "lib", "libexec")]
+ASIDE = Path("/etc/docker/daemon.json.before-testbed")
+DROP_IN = Path("/etc/systemd/system/docker.service.d/testbed.conf")
+ENGINES = ("/usr/bin/dockerd", "/usr/sbin/dockerd")
+FOLDERS = ("/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/opt/containerd")
+UNITS = ("docker.service", "docker.socket", "containerd.service")
+DIGEST = "TESTBED_DIGEST"
+# `up --wait` as it is used here; Ubuntu 20.04 has 2.20 and later
+OLDEST_COMPOSE = (2, 20)
+CONTAINERS_OWN = re.compile(r"^(docker0|br-[0-9a-f]{12}|veth\w+|docker_gwbridge)$")
+SUBNET_BITS = 24
+PATIENCE_S = 60
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run a command; its exit code is the caller's to judge, 127 where there is no such program."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except (FileNotFoundError, PermissionError) as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
+
+
+def answers() -> bool:
+    """Tell whether an engine answers."""
+    return run("docker", "info", "--format", "{{.ServerVersion}}").returncode == 0
+
+
+def compose_version() -> str:
+    """Return the version of the Compose plugin, empty where there is none."""
+    # the plugin may be there before the command that it is one of
+    plugins = [[str(folder / "docker-compose")] for folder in PLUGINS]
+    for command in (["docker", "compose"], *plugins):
+        done = run(*command, "version", "--short")
+        if done.returncode == 0:
+            return done.stdout.strip().lstrip("v")
+    return ""
+
+
+def is_new_enough(version: str) -> bool:
+    """Tell whether this Compose starts by health, as the roles want it."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return found is not None and (int(found.group(1)), int(found.group(2))) >= OLDEST_COMPOSE
+
+
+def parse_routes(text: str) -> list[str]:
+    """Return the networks that the host reaches by a route of its own, from /proc/net/route; containers' are none."""
+    found = []
+    for line in text.splitlines()[1:]:
+        interface, destination, _, _, _, _, _, mask = line.split()[:8]
+        if CONTAINERS_OWN.match(interface) or mask == "00000000":
+            continue
+        address, bits = (bytes.fromhex(word)[::-1] for word in (destination, mask))
+        found.append(str(ipaddress.IPv4Network((address, str(ipaddress.IPv4Address(bits))), strict=False)))
+    return found
+
+
+def overlapping(pool: str, taken: list[str]) -> list[str]:
+    """Return which of the networks and addresses a pool would cover up."""
+    network = ipaddress.IPv4Network(pool)
+    return [other for other in taken if ":" not in other and network.overlaps(ipaddress.IPv4Network(other, False))]
+
+
+def choose_pools(pools: list[str], candidates: list[str], taken: list[str]) -> list[str]:
+    """Return the pools that are given, else the first candidate that covers up nothing; none where all do."""
+    return pools or [pool for pool in candidates if not overlapping(pool, taken)][:1]
+
+
+def wanted_settings(settings: dict, pools: list[str], before: dict) -> dict:
+    """Return the whole of daemon.json: what was there before, and over it what is given."""
+    own = {"default-address-pools": [{"base": pool, "size": SUBNET_BITS} for pool in pools]} if pools else {}
+    return {**before, **settings, **own}
+
+
+def drop_in(environment: dict, settings: str) -> str:
+    """Return what systemd is told beside the engine's own unit."""
+    lines = [f'Environment="{key}={value}"'.replace("%", "%%") for key, value in sorted(environment.items())]
+    digest = hashlib.sha256("\n".join([settings, *lines]).encode()).hexdigest()
+    return "\n".join(["[Service]", *lines, f"Environment={DIGEST}={digest}", ""])
+
+
+def addresses(reached: list[str]) -> list[str]:
+    """Return those of the testbed's hosts that are named by an IPv4 address."""
+    return [name for name in reached if re.match(r"^\d+\.\d+\.\d+\.\d+$", name)]
+
+
+def read_json(path: Path) -> dict:
+    """Return what a settings file says; nothing where there is none."""
+    return json.loads(path.read_text() or "{}") if path.exists() else {}
+
+
+def running_digest() -> str:
+    """Return the digest that the running engine was started with."""
+    pid = run("systemctl", "show", "--property", "MainPID", "--value", "docker.service").stdout.strip()
+    try:
+        variables = Path(f"/proc/{int(pid or 0)}/environ").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return ""
+    return next((value.partition("=")[2] for value in variables if value.startswith(f"{DIGEST}=")), "")
+
+
+def look(module: AnsibleModule) -> dict:
+    """Return what there is: engine, Compose, the pools to use. Fails where it could not work."""
+    given = module.params
+    there, systemd = any(Path(path).exists() for path in ENGINES), service_manager() == "systemd"
+    compose = compose_version()
+    taken = parse_routes(Path("/proc/net/route").read_text()) + addresses(given["reached"])
+    pools = choose_pools(given["pools"], given["candidates"], taken)
+    problems = []
+    if not systemd and not answers():
+        problems.append(
+            "the Docker Engine is a service of systemd, which does not run here, and no engine answers. "
+            "Use a host with systemd as the server, or start an engine here"
+        )
+    if not is_new_enough(compose) and not given["compose_comes"]:
+        oldest = ".".join(map(str, OLDEST_COMPOSE))
+        has = f"Compose here is {compose}" if compose else "there is no Compose plugin here"
+        problems.append(
+            f"{has}, {oldest} or later is needed, and this distribution has no package with it. "
+            "Set server.engine.source to docker (Docker's own packages), or put the plugin into "
+            "/usr/local/lib/docker/cli-plugins"
+        )
+    covered = {pool: overlapping(pool, taken) for pool in given["pools"]}
+    problems += [
+        f"server.engine.address_pools: {pool} covers up {', '.join(others)}, which this host reaches. Choose another"
+        for pool, others in covered.items()
+        if others
+    ]
+    if not pools:
+        problems.append("every network for containers that is known is in use here. Set server.engine.address_pools")
+    if SETTINGS.exists():
+        try:
+            read_json(SETTINGS)
+        except ValueError as error:
+            problems.append(f"{SETTINGS} is no JSON ({error}). Mend it")
+    if problems:
+        module.fail_json(msg=". ".join(problems) + ". Nothing was changed.", problems=problems)
+    return {"engine": there, "compose": is_new_enough(compose), "pools": pools, "systemd": systemd}
+
+
+def write_down(module: AnsibleModule) -> None:
+    """Record the engine's folders that are not there yet, as long as there is no engine."""
+    record = load()
+    missing = [] if any(Path(path).exists() for path in ENGINES) else [p for p in FOLDERS if not Path(p).exists()]
+    new = sorted({*missing} - {*record.get("engine", [])})
+    if new and not module.check_mode:
+        record["engine"] = sorted({*record.get("engine", []), *new})
+        save(record)
+    # the record itself is told where the machine is taken
+    module.exit_json(changed=bool(new), testbed_changes=[])
+
+
+def keep_aside(record: dict) -> None:
+    """Keep the settings of an engine that was there before, once."""
+    if record.get("engine_settings"):
+        return
+    if SETTINGS.exists():
+        replace_file(ASIDE, SETTINGS.read_text(), SETTINGS.stat().st_mode & 0o777)
+    save({**record, "engine_settings": True})
+
+
+def set_up(module: AnsibleModule) -> None:
+    """Write the settings, start or restart the engine where it runs with others, and wait until it answers."""
+    found = look(module)
+    if not found["systemd"]:  # whoever started it chose its settings
+        module.exit_json(changed=False, testbed_changes=[])
+    record = load()
+    before = read_json(ASIDE if record.get("engine_settings") else SETTINGS)
+    text = json.dumps(wanted_settings(module.params["settings"], found["pools"], before), indent=2) + "\n"
+    files = {SETTINGS: text, DROP_IN: drop_in(module.params["environment"], text)}
+    diff, changes = [], []
+    for path, content in files.items():
+        was = path.read_text() if path.exists() else ""
+        if was == content:
+            continue
+        diff.append({"before_header": str(path), "after_header": str(path), "before": was, "after": content})
+        action = "change" if was else "add"
+        changes.append({"kind": "file", "name": str(path), "action": action, "diff": {"before": was, "after": content}})
+    digest = files[DROP_IN].rpartition("=")[2].strip()
+    running = running_digest()
+    stale = running != digest
+    if stale:
+        up = run("systemctl", "is-active", "--quiet", "docker.service").returncode == 0
+        action = "restart" if up else "start" if found["engine"] else "add"
+        needs = [f"package {module.params['package']}"] if module.params["package"] else []
+        needs += [f"file {path}" for path in files]
+        changes.append({"kind": "service", "name": "docker", "action": action, "needs": needs})
+    changed = bool(diff) or stale
+    if module.check_mode or not changed:
+        module.exit_json(changed=changed, testbed_changes=changes, diff=diff)
+    keep_aside(record)
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, content, 0o644)
+    for command in (["daemon-reload"], ["--quiet", "enable", "docker.service"], ["restart", "docker.service"]):
+        done = run("systemctl", *command)
+        if done.returncode != 0:
+            fail(module, f"systemctl {' '.join(command)}: {done.stderr.strip()}")
+    deadline = time.monotonic() + PATIENCE_S
+    while not answers():
+        if time.monotonic() > deadline:
+            fail(module, f"the Docker Engine does not answer {PATIENCE_S} s after its start")
+        time.sleep(0.2)
+    module.exit_json(changed=True, testbed_changes=changes, diff=diff)
+
+
+def fail(module: AnsibleModule, problem: str) -> None:
+    """End with the engine's last words."""
+    said = run("journalctl", "--no-pager", "--lines", "20", "--unit", "docker.service").stdout.strip()
+    module.fail_json(msg=f"{problem}. The end of its journal:\n{said}")
+
+
+def give_back(module: AnsibleModule) -> None:
+    """Take our settings away; an engine that is ours stops, and its folders go with purge."""
+    record = load()
+    ours = [path for path in map(Path, record.get("engine", [])) if path.exists()]
+    touched = bool(record.get("engine_settings"))
+    changes = []
+    if touched:
+        action = "change" if ASIDE.exists() else "remove"
+        files = {DROP_IN: "remove", SETTINGS: action}
+        changes += [{"kind": "file", "name": str(path), "action": files[path]} for path in files if path.exists()]
+    stops = bool(record.get("engine")) and run("systemctl", "is-active", "--quiet", "docker.service").returncode == 0
+    if stops:
+        changes.append({"kind": "service", "name": "docker", "action": "remove"})
+    gone = ours if module.params["purge"] else []
+    changes += [{"kind": "folder", "name": str(path), "action": "remove"} for path in gone]
+    if not module.check_mode and (changes or touched):
+        if record.get("engine"):
+            stop_ours()
+        if touched:
+            put_back(restart=not record.get("engine"))
+        for path in gone:
+            unmount_below(path)
+            shutil.rmtree(path)
+        record.pop("engine_settings", None)
+        if module.params["purge"]:
+            record.pop("engine", None)
+        save(record)
+    module.exit_json(changed=bool(changes), testbed_changes=changes)
+
+
+def stop_ours() -> None:
+    """Stop an engine that the testbed brought, and take away the bridge that it leaves."""
+    for unit in UNITS:
+        run("systemctl", "--quiet", "disable", "--now", unit)
+    run("ip", "link", "delete", "docker0")
+
+
+def put_back(restart: bool) -> None:
+    """Restore the settings that were there before."""
+    DROP_IN.unlink(missing_ok=True)
+    if DROP_IN.parent.is_dir() and not any(DROP_IN.parent.iterdir()):
+        DROP_IN.parent.rmdir()
+    if ASIDE.exists():
+        ASIDE.replace(SETTINGS)
+    elif SETTINGS.exists():
+        SETTINGS.unlink()
+    run("systemctl", "daemon-reload")
+    if restart:
+        run("systemctl", "restart", "docker.service")
+
+
+def unmount_below(path: Path) -> None:
+    """Unmount what a stopped engine left mounted, the deepest first."""
+    points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for point in sorted((point for point in points if point.startswith(f"{path}/")), reverse=True):
+        run("umount", point)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state": {
+                "type": "str",
+                "choices": ["possible", "recorded", "present", "absent"],
+                "default": "present",
+            },
+            "settings": {"type": "dict", "default": {}},
+            "environment": {"type": "dict", "default": {}},
+            "pools": {"type": "list", "elements": "str", "default": []},
+            "candidates": {"type": "list", "elements": "str", "default": []},
+            "reached": {"type": "list", "elements": "str", "default": []},
+            "compose_comes": {"type": "bool", "default": False},
+            "package": {"type": "str", "default": ""},
+            "purge": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    name_process("testbed-engine")
+    os.umask(0o022)
+    if module.params["state"] == "possible":
+        module.exit_json(changed=False, **look(module))
+    {"recorded": write_down, "present": set_up, "absent": give_back}[module.params["state"]](module)
+
+
+if __name__ == "__main__":
+    main()

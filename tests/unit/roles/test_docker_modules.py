@@ -1,0 +1,449 @@
+"""What the modules of the Docker Engine and of the official server decide, on real files and texts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+ROLES = Path(__file__).parents[3] / "roles"
+
+
+def load(path: str) -> ModuleType:
+    """Return a module of a role, with its helpers where Ansible puts them."""
+    file = ROLES / path
+    full = f"ansible.module_utils.{file.stem}" if file.parent.name == "module_utils" else file.stem
+    spec = importlib.util.spec_from_file_location(full, file)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[full] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+record = load("common/module_utils/testbed_record.py")
+load("common/module_utils/testbed_units.py")
+load("common/module_utils/testbed_host.py")
+check = load("common/library/testbed_check.py")
+engine = load("docker/library/testbed_engine.py")
+compose = load("clearml_server/library/testbed_compose.py")
+capacity = load("clearml_server/library/testbed_capacity.py")
+sysctl = load("clearml_server/library/testbed_sysctl.py")
+made_of = load("clearml_server/filter_plugins/clearml_server_compose.py")
+
+
+class Ended(Exception):
+    """A module's run has ended; its result is the argument."""
+
+
+class Module:
+    """What a module's functions are called with: parameters, and how a run ends."""
+
+    def __init__(self, check_mode: bool = False, **params: Any) -> None:
+        self.params, self.check_mode = params, check_mode
+
+    def exit_json(self, **result: Any) -> None:
+        raise Ended(result)
+
+    def fail_json(self, **result: Any) -> None:
+        raise Ended({"failed": True, **result})
+
+
+def result(function: Any, module: Module) -> dict[str, Any]:
+    with pytest.raises(Ended) as ended:
+        function(module)
+    found: dict[str, Any] = ended.value.args[0]
+    return found
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that is the whole PATH: real programs, as small as a test wants them."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(engine, "PLUGINS", [])
+    for module in (record, engine, compose):
+        monkeypatch.setattr(module, "RECORD", tmp_path / "record/installed.json", raising=False)
+    return folder
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+ROUTES = """\
+Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
+eth0\t00000000\t0101A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0
+eth0\t0001A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+docker0\t0000D50A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+br-0123456789ab\t0001D50A\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0
+"""
+
+
+class TestPools:
+    def test_the_hosts_own_networks_are_its_routes_but_for_those_of_containers(self) -> None:
+        assert engine.parse_routes(ROUTES) == ["192.168.1.0/24"]
+
+    @pytest.mark.parametrize(
+        ("pools", "taken", "expected"),
+        [
+            ([], [], ["10.213.0.0/16"]),
+            ([], ["10.0.0.0/8"], ["172.29.0.0/16"]),
+            ([], ["10.213.7.9", "172.29.0.0/24"], []),
+            (["192.168.0.0/16"], ["10.0.0.0/8"], ["192.168.0.0/16"]),
+        ],
+    )
+    def test_one_is_chosen_that_covers_up_nothing(self, pools: list, taken: list, expected: list) -> None:
+        assert engine.choose_pools(pools, ["10.213.0.0/16", "172.29.0.0/16"], taken) == expected
+
+    def test_addresses_of_hosts_count_and_names_do_not(self) -> None:
+        assert engine.addresses(["10.213.7.9", "lab.example", "2001:db8::1"]) == ["10.213.7.9"]
+        assert engine.overlapping("10.213.0.0/16", ["10.213.7.9", "2001:db8::1"]) == ["10.213.7.9"]
+
+
+class TestEngine:
+    @pytest.mark.parametrize(
+        ("version", "enough"),
+        [("2.26.1-4", True), ("2.20.2", True), ("5.6.1", True), ("2.19.0", False), ("1.29.2", False), ("", False)],
+    )
+    def test_compose_must_start_by_health(self, version: str, enough: bool) -> None:
+        assert engine.is_new_enough(version) == enough
+
+    def test_a_plugin_counts_before_the_command_is_there(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert engine.compose_version() == ""
+        plugins = tmp_path / "cli-plugins"
+        plugins.mkdir()
+        program(plugins, "docker-compose", "echo v2.26.1")
+        monkeypatch.setattr(engine, "PLUGINS", [plugins])
+        assert engine.compose_version() == "2.26.1"
+        program(commands, "docker", "echo 2.30.0")
+        assert engine.compose_version() == "2.30.0"
+
+    def look(self, monkeypatch: pytest.MonkeyPatch, **params: Any) -> dict[str, Any]:
+        monkeypatch.setattr(engine, "service_manager", lambda: params.pop("manager", "systemd"))
+        given = {"reached": [], "pools": [], "candidates": ["203.0.113.0/24"], "compose_comes": True, **params}
+        with pytest.raises(Ended) as ended:
+            raise Ended(engine.look(Module(**given)))
+        found: dict[str, Any] = ended.value.args[0]
+        return found
+
+    def test_where_systemd_runs_all_can_come(self, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        found = self.look(monkeypatch)
+        assert (found["compose"], found["pools"]) == (False, ["203.0.113.0/24"])
+
+    @pytest.mark.parametrize(
+        ("params", "words"),
+        [
+            ({"compose_comes": False}, "Set server.engine.source to docker"),
+            ({"manager": "supervisord"}, "no engine answers. Use a host with systemd"),
+            ({"pools": ["203.0.113.0/24"], "reached": ["203.0.113.9"]}, "203.0.113.0/24 covers up 203.0.113.9"),
+            ({"candidates": []}, "Set server.engine.address_pools"),
+        ],
+    )
+    def test_what_cannot_work_is_refused_with_a_remedy(
+        self, commands: Path, monkeypatch: pytest.MonkeyPatch, params: dict[str, Any], words: str
+    ) -> None:
+        found = self.look(monkeypatch, **params)
+        assert found["failed"]
+        assert words in found["msg"]
+        assert found["msg"].endswith("Nothing was changed.")
+
+    def test_an_engine_that_answers_will_do_without_systemd(
+        self, commands: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program(commands, "docker", "echo 2.30.0")
+        assert "failed" not in self.look(monkeypatch, manager="supervisord", compose_comes=False)
+
+    def test_settings_that_were_there_stay_but_for_those_given(self) -> None:
+        before = {"data-root": "/big", "log-driver": "x"}
+        found = engine.wanted_settings({"log-driver": "json-file"}, ["10.213.0.0/16"], before)
+        assert found == {
+            "data-root": "/big",
+            "log-driver": "json-file",
+            "default-address-pools": [{"base": "10.213.0.0/16", "size": 24}],
+        }
+
+    def test_another_proxy_or_other_settings_are_another_digest(self) -> None:
+        texts = [engine.drop_in(*given) for given in (({}, "a"), ({}, "b"), ({"HTTP_PROXY": "http://p%20:1"}, "a"))]
+        assert len({text.rpartition("=")[2] for text in texts}) == 3
+        assert 'Environment="HTTP_PROXY=http://p%%20:1"' in texts[2]
+
+    def files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+        settings, drop_in = tmp_path / "docker/daemon.json", tmp_path / "docker.service.d/testbed.conf"
+        monkeypatch.setattr(engine, "SETTINGS", settings)
+        monkeypatch.setattr(engine, "ASIDE", settings.with_name("daemon.json.before-testbed"))
+        monkeypatch.setattr(engine, "DROP_IN", drop_in)
+        monkeypatch.setattr(engine, "service_manager", lambda: "systemd")
+        return settings, drop_in
+
+    PARAMS = {
+        "settings": {"log-driver": "json-file"}, "environment": {}, "pools": [], "candidates": ["203.0.113.0/24"],
+        "reached": [], "compose_comes": True, "package": "docker.io", "purge": False,
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("before", [None, '{"data-root": "/big"}'])
+    def test_what_was_there_comes_back(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None
+    ) -> None:
+        settings, drop_in = self.files(tmp_path, monkeypatch)
+        program(commands, "systemctl", f'echo "$@" >>{tmp_path}/asked')
+        program(commands, "docker", "echo 2.30.0")
+        settings.parent.mkdir()
+        if before is not None:
+            settings.write_text(before)
+        assert result(engine.set_up, Module(check_mode=True, **self.PARAMS))["changed"]
+        assert (settings.read_text() if settings.exists() else None) == before, "check mode writes nothing"
+        for _ in range(2):
+            assert result(engine.set_up, Module(**self.PARAMS))["changed"]
+        assert json.loads(settings.read_text()).get("data-root") == (before and "/big")
+        assert drop_in.exists()
+        assert "restart docker.service" in (tmp_path / "asked").read_text()
+        told = result(engine.give_back, Module(check_mode=True, **self.PARAMS))
+        assert {change["name"] for change in told["testbed_changes"]} == {str(settings), str(drop_in)}
+        assert drop_in.exists()
+        result(engine.give_back, Module(**self.PARAMS))
+        assert (settings.read_text() if settings.exists() else None) == before
+        assert not drop_in.parent.exists()
+        assert not result(engine.give_back, Module(**self.PARAMS))["changed"]
+
+    def test_an_engine_that_runs_with_the_settings_is_left_alone(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.files(tmp_path, monkeypatch)
+        program(commands, "systemctl", "true")
+        program(commands, "docker", "echo 2.30.0")
+        result(engine.set_up, Module(**self.PARAMS))
+        digest = engine.DROP_IN.read_text().rpartition("=")[2].strip()
+        monkeypatch.setattr(engine, "running_digest", lambda: digest)
+        found = result(engine.set_up, Module(**self.PARAMS))
+        assert (found["changed"], found["testbed_changes"]) == (False, [])
+
+    def test_folders_of_an_engine_that_came_with_the_testbed_go_with_purge(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = self.files(tmp_path, monkeypatch)
+        folders = [tmp_path / name for name in ("docker", "var-lib-docker", "there-before")]
+        folders[2].mkdir()
+        monkeypatch.setattr(engine, "FOLDERS", tuple(map(str, folders)))
+        monkeypatch.setattr(engine, "ENGINES", (str(commands / "dockerd"),))
+        for name in ("systemctl", "ip", "umount"):
+            program(commands, name, "true")
+        program(commands, "docker", "echo 2.30.0")
+        result(engine.write_down, Module())
+        result(engine.set_up, Module(**self.PARAMS))
+        folders[1].mkdir()
+        result(engine.give_back, Module(**self.PARAMS))
+        assert folders[1].exists(), "images stay without purge"
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert [folder.exists() for folder in folders] == [False, False, True]
+
+
+def container(digest: str, status: str = "running", health: str | None = "healthy", code: int = 0) -> dict[str, Any]:
+    state: dict[str, Any] = {"Status": status, "ExitCode": code}
+    if health:
+        state["Health"] = {"Status": health}
+    return {"Config": {"Labels": {"testbed.digest": digest}}, "State": state}
+
+
+class TestCompose:
+    @pytest.mark.parametrize(
+        ("there", "expected"),
+        [
+            ({}, {"a": "add"}),
+            ({"a": container("1")}, {}),
+            ({"a": container("1", health=None)}, {}),
+            ({"a": container("1", health="starting")}, {}),
+            ({"a": container("0")}, {"a": "restart"}),
+            ({"a": container("1", "exited")}, {"a": "start"}),
+            ({"a": container("1", health="unhealthy")}, {"a": "restart"}),
+            ({"a": container("1"), "b": container("1")}, {"b": "remove"}),
+        ],
+    )
+    def test_what_differs_is_what_is_done(self, there: dict[str, Any], expected: dict[str, str]) -> None:
+        assert compose.plan({"a": "1"}, there) == expected
+
+    @pytest.mark.parametrize(
+        ("found", "word"),
+        [
+            (container("1"), "healthy"),
+            (container("1", health="unhealthy"), "unhealthy"),
+            (container("1", "exited", code=137), "exited (137)"),
+            (container("1", "restarting"), "restarting"),
+        ],
+    )
+    def test_a_containers_state_is_a_word(self, found: dict[str, Any], word: str) -> None:
+        assert compose.health(found) == word
+
+    PARAMS = {
+        "project": "p", "file": "/x/compose.yaml", "services": {"a": "1"}, "images": ["new:1"], "needs": [],
+        "timeout": 5, "purge": False,
+    }  # fmt: skip
+
+    def docker(self, folder: Path, tmp_path: Path, found: dict[str, Any], up: int = 0) -> None:
+        told = {**found, "Config": {"Labels": {**found["Config"]["Labels"], compose.SERVICE: "a"}}}
+        (tmp_path / "inspected").write_text(json.dumps([told]))
+        program(
+            folder,
+            "docker",
+            f'echo "$@" >>{tmp_path}/asked\n'
+            'case "$*" in\n'
+            '"ps "*) echo c1;;\n'
+            f'"inspect c1") /bin/cat {tmp_path}/inspected;;\n'
+            '"image inspect"*) exit 1;;\n'
+            f'*" up "*) echo broken >&2; exit {up};;\n'
+            '*" logs "*) echo "last words";;\n'
+            "esac",
+        )
+
+    def test_nothing_is_done_where_all_is_as_wanted(self, commands: Path, tmp_path: Path) -> None:
+        self.docker(commands, tmp_path, container("1"))
+        found = result(compose.bring_up, Module(**self.PARAMS))
+        assert (found["changed"], found["testbed_changes"]) == (False, [])
+        assert " up " not in (tmp_path / "asked").read_text()
+
+    def test_check_mode_tells_and_does_nothing(self, commands: Path, tmp_path: Path) -> None:
+        self.docker(commands, tmp_path, container("0"))
+        found = result(compose.bring_up, Module(check_mode=True, **self.PARAMS))
+        assert [(each["name"], each["action"]) for each in found["testbed_changes"]] == [("p-a", "restart")]
+        assert " up " not in (tmp_path / "asked").read_text()
+
+    def test_before_there_is_an_engine_check_mode_tells_what_would_come(self, commands: Path) -> None:
+        found = result(compose.bring_up, Module(check_mode=True, **self.PARAMS))
+        assert [each["action"] for each in found["testbed_changes"]] == ["add"]
+        with pytest.raises(compose.ComposeError, match="no docker command"):
+            compose.bring_up(Module(**self.PARAMS))
+
+    def test_it_starts_by_health_and_records_images_first(self, commands: Path, tmp_path: Path) -> None:
+        self.docker(commands, tmp_path, container("0"))
+        assert result(compose.bring_up, Module(**self.PARAMS))["changed"]
+        asked = (tmp_path / "asked").read_text()
+        assert "compose --project-name p --file /x/compose.yaml up --detach" in asked
+        assert "--remove-orphans --wait --wait-timeout 5" in asked
+        assert record.load()["images"] == ["new:1"]
+
+    def test_an_unhealthy_one_is_made_anew(self, commands: Path, tmp_path: Path) -> None:
+        self.docker(commands, tmp_path, container("1", health="unhealthy"))
+        result(compose.bring_up, Module(**self.PARAMS))
+        asked = (tmp_path / "asked").read_text()
+        assert asked.index("rm --stop --force a") < asked.index(" up ")
+
+    def test_one_that_does_not_become_healthy_is_named_with_its_last_words(
+        self, commands: Path, tmp_path: Path
+    ) -> None:
+        self.docker(commands, tmp_path, container("0", "exited", code=3), up=1)
+        with pytest.raises(compose.ComposeError) as error:
+            compose.bring_up(Module(**self.PARAMS))
+        assert "p-a is exited (3); the end of its log:\nlast words" in str(error.value)
+
+    def test_images_go_with_purge_only(self, commands: Path, tmp_path: Path) -> None:
+        self.docker(commands, tmp_path, container("1"))
+        record.save({**record.load(), "images": ["new:1"]})
+        result(compose.take_down, Module(**self.PARAMS))
+        assert "image rm" not in (tmp_path / "asked").read_text()
+        result(compose.take_down, Module(**{**self.PARAMS, "purge": True}))
+        assert "image rm new:1" in (tmp_path / "asked").read_text()
+        assert "images" not in record.load()
+
+    def test_without_docker_there_is_nothing_to_take_down(self, commands: Path) -> None:
+        assert result(compose.take_down, Module(**self.PARAMS))["changed"] is False
+
+    def test_containers_of_an_engine_that_does_not_answer_are_not_forgotten(
+        self, commands: Path, tmp_path: Path
+    ) -> None:
+        program(commands, "docker", "echo Cannot connect to the Docker daemon >&2; exit 1")
+        assert result(compose.take_down, Module(**self.PARAMS))["changed"] is False, "the project is not here"
+        file = tmp_path / "compose.yaml"
+        file.write_text("")
+        with pytest.raises(compose.ComposeError, match=r"Cannot connect.*\. Start the Docker Engine"):
+            compose.take_down(Module(**{**self.PARAMS, "file": str(file)}))
+
+
+class TestCapacity:
+    @pytest.mark.parametrize(
+        ("flags", "machine", "expected"),
+        [
+            ("flags\t\t: fpu avx avx2\n", "x86_64", True),
+            ("flags\t\t: fpu sse4_2 avx2\n", "x86_64", False),
+            ("flags\t: avx\nflags\t: sse\n", "x86_64", False),
+            ("", "x86_64", False),
+            ("Features\t: fp asimd\n", "aarch64", True),
+        ],
+    )
+    def test_avx_is_a_flag_of_every_processor(self, flags: str, machine: str, expected: bool) -> None:
+        assert capacity.has_avx(flags, machine) == expected
+
+    @pytest.mark.parametrize(("effective", "may"), [("000001ffffffffff", True), ("000001fffeffffff", False)])
+    def test_limits_may_be_raised_with_the_capability(self, effective: str, may: bool) -> None:
+        assert capacity.may_raise_limits(f"Name:\tx\nCapEff:\t{effective}\n") == may
+
+    @pytest.mark.parametrize(
+        ("given", "expected"),
+        [
+            ((65536, True, 1024, 65536), {"nofile": 65536, "memlock": True}),
+            ((65536, False, 20000, 65536), {"nofile": 20000, "memlock": False}),
+            ((65536, False, 1 << 20, -1), {"nofile": 65536, "memlock": True}),
+        ],
+    )
+    def test_containers_get_no_more_than_the_host_may_give(self, given: Any, expected: dict[str, Any]) -> None:
+        assert capacity.limits(*given) == expected
+
+    def test_it_reads_this_machine(self) -> None:
+        assert capacity.memory_mb() > 0
+        assert capacity.free_mb(Path("/no/such/folder")) == capacity.free_mb(Path("/"))
+
+
+class TestSizes:
+    ALL = ["redis", "mongo", "elasticsearch", "apiserver", "fileserver", "webserver", "async_delete"]
+
+    @pytest.mark.parametrize("memory_mb", [5800, 7950, 15900, 64000, 250000])
+    def test_together_they_leave_room_for_the_system(self, memory_mb: int) -> None:
+        found = made_of.clearml_sizes(memory_mb, self.ALL)
+        assert sum(size["limit"] for size in found.values()) <= memory_mb - max(1024, memory_mb // 8)
+        heap, limit = found["elasticsearch"]["heap"], found["elasticsearch"]["limit"]
+        assert heap == limit // 2
+        assert heap <= 30 * 1024, "more would cost the JVM its short pointers"
+
+    def test_the_norm_is_enough_and_half_of_it_is_not(self) -> None:
+        assert 4096 < made_of.needed_mb(self.ALL) < 7950
+
+    def test_a_store_elsewhere_leaves_its_share_to_the_others(self) -> None:
+        fewer = [name for name in self.ALL if name != "elasticsearch"]
+        assert made_of.needed_mb(fewer) < made_of.needed_mb(self.ALL)
+        less, more = (made_of.clearml_sizes(7950, services)["mongo"]["limit"] for services in (self.ALL, fewer))
+        assert more > less
+
+    def test_gunicorns_workers_fit_into_their_limit(self) -> None:
+        for memory_mb in (5800, 7950, 64000):
+            size = made_of.clearml_sizes(memory_mb, self.ALL)["apiserver"]
+            assert 2 <= size["workers"] <= min(8, size["limit"] // made_of.WORKER_MB)
+
+
+class TestSysctl:
+    def test_the_former_value_is_in_its_file(self) -> None:
+        assert sysctl.former(sysctl.text("vm.max_map_count", 524288, 65530)) == 65530
+        assert "vm.max_map_count = 524288\n" in sysctl.text("vm.max_map_count", 524288, 65530)
+
+
+class TestPorts:
+    def test_the_container_that_is_wanted_there_may_hold_the_port(
+        self, commands: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        process = tmp_path / "7"
+        process.mkdir()
+        (process / "comm").write_text("docker-proxy\n")
+        monkeypatch.setattr(check, "port_is_free", lambda *_: False)
+        monkeypatch.setattr(check, "processes_with", lambda _: [process])
+        program(commands, "docker", "echo testbed-clearml-apiserver")
+        assert check.port_problem(8008, "127.0.0.1", "testbed-clearml-apiserver", None) is None
+        problem = check.port_problem(8008, "127.0.0.1", "testbed-clearml-lite", "server.ports.api")
+        assert "is held by container testbed-clearml-apiserver. Stop" in problem
