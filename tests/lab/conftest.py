@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+BOOT_S = 120
 IMAGE = "testbed-lab:bookworm"
 # --privileged needs CAP_SYS_RESOURCE, which small virtual machines lack; systemd does without
 RUN = [
@@ -46,12 +48,12 @@ class Engine:
         """Make an image with one of the lab's scripts."""
         subprocess.run([str(script), f"{self.folder}/docker.sock", image, str(self.folder), *arguments], check=True)
 
-    def start(self, name: str, *options: str, command: tuple[str, ...] = ()) -> Host:
+    def start(self, name: str, *options: str, command: tuple[str, ...] = (), image: str = IMAGE) -> Host:
         """Start a host; without a command it boots systemd."""
-        self.run("run", "--detach", "--name", name, *RUN, *options, IMAGE, *command)
+        self.run("run", "--detach", "--name", name, *RUN, *options, image, *command)
         host = Host(self, name)
         if not command:
-            host.run("systemctl", "is-system-running", "--wait", check=False)
+            host.wait_for_boot()
         return host
 
 
@@ -69,6 +71,13 @@ class Host:
         out = done.stdout.decode(errors="replace")
         assert not check or done.returncode == 0, f"{command}: {out}{done.stderr.decode(errors='replace')}"
         return out
+
+    def wait_for_boot(self) -> None:
+        """Wait until systemd has started what it starts; a container runs before its systemd answers."""
+        end = time.monotonic() + BOOT_S
+        while self.run("systemctl", "is-system-running", "--wait", check=False).strip() not in ("running", "degraded"):
+            assert time.monotonic() < end, f"{self.name} does not boot"
+            time.sleep(0.2)
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file on the host, with its folder."""

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tests.lab.conftest import Engine, Host
 
 NETWORK = "testbed-lab-inside"
+SUBNET = "10.213.0.0/24"  # a subnet that is asked for is one in which hosts may have fixed addresses
+ADDRESS = "10.213.0.1"
+CONTAINER = "testbed-lab-gateway"
 # a name, not an address: pip's newest releases refuse TLS to a bare address
 MIRROR = "mirror.lab"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -52,6 +55,11 @@ http {{
       sub_filter '{files}/' 'https://{mirror}:8443/files/';
     }}
     location /files/ {{ proxy_pass {files}/; }}
+    location /v2/ {{
+      proxy_pass http://127.0.0.1:5000;
+      proxy_set_header Host $http_host;
+      proxy_set_header X-Forwarded-Proto https;
+    }}
   }}
 }}
 """
@@ -148,11 +156,10 @@ def read_indexes() -> Indexes:
 def running(engine: Engine) -> Iterator[Gateway]:
     """Yield the gateway of a new network that has no other way out."""
     indexes = read_indexes()
-    engine.run("network", "create", "--internal", NETWORK)
-    [config] = json.loads(engine.run("network", "inspect", NETWORK))[0]["IPAM"]["Config"]
+    engine.run("network", "create", "--internal", "--subnet", SUBNET, "--gateway", ADDRESS, NETWORK)
     folder = engine.folder / "gateway"
     folder.mkdir()
-    gateway = Gateway(folder, config["Gateway"], indexes)
+    gateway = Gateway(folder, ADDRESS, indexes)
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab mirror"]
     request += ["-addext", f"subjectAltName=DNS:{MIRROR}", "-keyout", "mirror.key", "-out", "mirror.crt"]
     subprocess.run(request, cwd=folder, check=True, capture_output=True)
@@ -170,23 +177,23 @@ def running(engine: Engine) -> Iterator[Gateway]:
     (folder / "tinyproxy.conf").write_text(PROXY_CONF.format(address=gateway.address))
     folder.chmod(0o755)
     mounts = ("-v", f"{folder}:/lab", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro")
-    there = engine.start("testbed-lab-gateway", "--network", "host", *mounts, command=("sleep", "infinity"))
+    there = engine.start(CONTAINER, "--network", "host", *mounts, command=("sleep", "infinity"))
     try:
-        install(there, indexes)
+        set_up_apt(there, indexes)
+        there.run("apt-get", "-qqy", "--no-install-recommends", "install", "nginx-light", "tinyproxy")
         there.run("nginx", "-c", "/lab/nginx.conf")
         there.run("tinyproxy", "-c", "/lab/tinyproxy.conf")
         yield gateway
     finally:
-        engine.run("rm", "--force", "--volumes", "testbed-lab-gateway")
+        engine.run("rm", "--force", "--volumes", CONTAINER)
         engine.run("network", "rm", NETWORK)
 
 
-def install(there: Host, indexes: Indexes) -> None:
-    """Install proxy and mirror from where this machine gets its packages."""
+def set_up_apt(there: Host, indexes: Indexes) -> None:
+    """Let a container that shares this machine's network install packages from where this machine gets them."""
     sources = f"deb {indexes.archive} bookworm main\ndeb {indexes.security} bookworm-security main\n"
     there.write("/etc/apt/sources.list", sources.encode())
     there.write("/etc/apt/apt.conf.d/99lab", apt_settings().encode())
     there.write("/usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n")
     there.run("chmod", "755", "/usr/sbin/policy-rc.d")
     there.run("apt-get", "-qq", "update")
-    there.run("apt-get", "-qqy", "--no-install-recommends", "install", "nginx-light", "tinyproxy")

@@ -1,0 +1,94 @@
+"""Makes the stand-ins, and serves them to the lab's hosts from a registry, under the names of the official images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tests.lab import gateway as lab
+from tests.lab.conftest import Host
+
+if TYPE_CHECKING:
+    from tests.lab.conftest import Engine
+
+# loopback: Docker asks for no TLS there. The lab's hosts reach it through the mirror.
+REGISTRY = "127.0.0.1:5000"
+REGISTRY_CONF = f"""\
+version: 0.1
+storage: {{filesystem: {{rootdirectory: /var/lib/docker-registry}}}}
+http: {{addr: "{REGISTRY}"}}
+"""
+HERE = Path(__file__).parent
+BUILDER = "testbed-lab-images"
+PYTHON = "/opt/lab/bin/python"
+STANDIN = "/opt/lab/standin.py"
+# name of the official image: what the stand-in starts before the command's words, and the command without words
+KINDS = {
+    "clearml/server": ([], []),
+    "mongo": (["mongo"], []),
+    "elasticsearch": (["elasticsearch"], []),
+    "redis": (["redis"], ["redis-server"]),
+}
+# what the healthchecks and the job of the official images call
+PROGRAMS = {
+    "/usr/local/bin/mongosh": """\
+#!/bin/bash
+# only what a healthcheck asks
+case " $* " in *" --eval "*ping*) ;; *) echo "mongosh: $*" >&2; exit 2 ;; esac
+exec 3<>/dev/tcp/127.0.0.1/27017 && echo get >&3 && read -r -t 5 <&3 && echo '{ ok: 1 }'
+""",
+    "/usr/local/bin/docker-entrypoint.sh": f"""\
+#!/bin/sh
+exec {PYTHON} {STANDIN} redis "$@"
+""",
+    "/opt/clearml/apiserver/jobs/async_urls_delete.py": f"""\
+import os, sys
+os.execv("{PYTHON}", ["{PYTHON}", "{STANDIN}", "async_delete", *sys.argv[1:]])
+""",
+}
+
+
+def build(engine: Engine, indexes: lab.Indexes) -> dict[str, str]:
+    """Make the images; return the image of each name of the official ones. They carry no setting of this machine."""
+    # the images inherit the signal that stops them
+    options = ("--network", "host", "--stop-signal", "SIGTERM", "-v", f"{lab.CERTIFICATES}:/lab/ca.crt:ro")
+    there = engine.start(BUILDER, *options, command=("sleep", "infinity"))
+    try:
+        lab.set_up_apt(there, indexes)
+        there.run("apt-get", "-qqy", "--no-install-recommends", "install", "curl", "nginx-light", "redis-server")
+        there.put_checkout("/src")
+        there.run("python3", "-m", "venv", "/opt/lab")
+        network = ("env", f"PIP_INDEX_URL={indexes.pip}", "PIP_CERT=/lab/ca.crt")
+        packages = ("/src/clearml_lite", "pyhocon")
+        there.run(*network, PYTHON, "-m", "pip", "--no-cache-dir", "-q", "install", *packages)
+        there.write(STANDIN, (HERE / "standin.py").read_bytes())
+        for path, text in PROGRAMS.items():
+            there.write(path, text.encode())
+            there.run("chmod", "755", path)
+        there.write("/opt/clearml/apiserver/jobs/__init__.py", b"#")
+        there.run("mkdir", "-p", "/var/log/clearml", "/data/db", "/data/configdb", "/usr/share/elasticsearch/data")
+        own = "/src /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /etc/apt/sources.list /etc/apt/apt.conf.d/99lab"
+        there.run("sh", "-c", f"rm -rf {own}")
+        found = {}
+        for name, (start, command) in KINDS.items():
+            changes = [f"ENTRYPOINT {json.dumps([PYTHON, STANDIN, *start])}", f"CMD {json.dumps(command)}"]
+            changes += ["ENV container="]
+            found[name] = f"testbed-lab-{name.rpartition('/')[2]}"
+            engine.run("commit", *(word for change in changes for word in ("--change", change)), BUILDER, found[name])
+        return found
+    finally:
+        engine.run("rm", "--force", "--volumes", BUILDER)
+
+
+def publish(engine: Engine, images: dict[str, str], versions: dict[str, str]) -> None:
+    """Serve images from the gateway's registry, each under the name and version that the official one has."""
+    gateway = Host(engine, lab.CONTAINER)
+    gateway.run("apt-get", "-qqy", "--no-install-recommends", "install", "docker-registry")
+    gateway.write("/etc/registry.yml", REGISTRY_CONF.encode())
+    gateway.run("docker-registry", "serve", "/etc/registry.yml", options=("--detach",))
+    gateway.run("timeout", "30", "bash", "-c", f"until : </dev/tcp/{REGISTRY.replace(':', '/')}; do sleep 0.1; done")
+    for name, image in images.items():
+        there = f"{REGISTRY}/{name}:{versions[name]}"
+        engine.run("tag", image, there)
+        engine.run("push", there)
