@@ -159,8 +159,10 @@ def build(
             "clearml_conf_let_in": {user.name: user.lines for user in testbed.users},
         },
     }
+    watched = _watchdogs(testbed, machines)
     if with_group(machines, "inference"):
         groups["inference"] = {}
+    groups["watchdogs"] = {}
     everywhere = {
         "common_testbed_name": testbed.name,
         "common_data_dir": testbed.data_dir,
@@ -183,11 +185,19 @@ def build(
                 machine.name: connection(machine, options.get(machine.name, ()))
                 | {"common_account": machine.user, "common_ports": _ports(testbed, machine)}
                 | ({"clearml_agent_workers": _workers(testbed, machine)} if "agents" in machine.groups else {})
+                | watched.get(machine.name, {})
                 for machine in machines
             },
             "vars": everywhere,
             "children": {
-                name: {"hosts": {machine.name: {} for machine in machines if name in _groups(machine)}, "vars": found}
+                name: {
+                    "hosts": {
+                        machine.name: {}
+                        for machine in machines
+                        if name in _groups(machine) or (name == "watchdogs" and machine.name in watched)
+                    },
+                    "vars": found,
+                }
                 for name, found in groups.items()
             },
         }
@@ -352,6 +362,23 @@ def _workers(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
     ]
 
 
+def _watchdogs(testbed: Testbed, machines: Sequence[Machine]) -> dict[str, dict[str, Any]]:
+    """Return the watchdogs' variables by host: each agent host has one, and one, on the server's, looks after tasks."""
+    agents = with_group(machines, "agents")
+    found: dict[str, dict[str, Any]] = {
+        machine.name: {"clearml_watchdog_workers": [worker.name for worker in testbed.agents.on(machine.name)]}
+        for machine in agents
+    }
+    pairs = [(machine.name, worker) for machine in agents for worker in testbed.agents.on(machine.name)]
+    for machine in (with_group(machines, "server") or agents)[:1]:
+        found[machine.name] = found.get(machine.name, {}) | {
+            "clearml_watchdog_all_workers": [f"{host}:{worker.name}" for host, worker in pairs],
+            "clearml_watchdog_queues": list(dict.fromkeys(queue for _, worker in pairs for queue in worker.queues)),
+            "clearml_watchdog_lost_tasks": testbed.agents.lost_tasks,
+        }
+    return found
+
+
 def workers(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, Worker]]:
     """Return (host, worker) for every worker of the testbed."""
     return [(host, worker) for host in hosts(inventory, "agents") for worker in testbed.agents.on(host)]
@@ -362,4 +389,5 @@ def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str
     found = [(host, service) for host in hosts(inventory, "server") for service in server_services(testbed)]
     if isinstance(testbed.telemetry, ManagedTelemetry):
         found += [(host, "testbed-influxdb") for host in hosts(inventory, "telemetry")]
-    return found + [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]
+    found += [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]
+    return found + [(host, "testbed-watchdog") for host in hosts(inventory, "watchdogs")]

@@ -260,6 +260,9 @@ class Agents(Section):
     )
     """Agent services on every agent host; at least one with `environment: prepared`. Default: `default` on queue
     `default`, `prepared` on queue `prepared`."""
+    lost_tasks: Literal["requeue", "fail"] = "requeue"
+    """What becomes of a task whose worker died: `requeue`: it is queued again, and fails when that happens once more;
+    `fail`: it fails at once."""
 
     @model_validator(mode="after")
     def _are_distinct(self) -> Self:

@@ -38,7 +38,7 @@ class Ensured:
 
 @dataclass(frozen=True)
 class Stale:
-    """A key of this testbed whose holder, a user or an agent's worker, is no longer in the spec."""
+    """A key of this testbed whose holder, a user or a service on an agent host, is no longer in the spec."""
 
     holder: Identity
     user_id: str
@@ -103,7 +103,7 @@ def ensure_all(
 
 
 def find_stale(url: str, system: SystemKey, testbed: str, identities: Collection[Identity]) -> list[Stale]:
-    """Return the keys labelled by this testbed for users and workers that are not in `identities`. Raises `ApiError`.
+    """Return this testbed's keys for users, workers and watchdogs that are not in `identities`. Raises `ApiError`.
 
     A key counts by its label and by whose it is: labels are editable by their owners.
     """
@@ -117,7 +117,7 @@ def find_stale(url: str, system: SystemKey, testbed: str, identities: Collection
                 holder = of_label(entry.get("label") or "", testbed)
                 if holder is None or user_id(holder.user) != user or (holder.user, holder.purpose) in wanted:
                     continue
-                if holder.user not in users or holder.is_worker:
+                if holder.user not in users or holder.is_service:
                     stale.append(Stale(holder, user, entry["access_key"]))
     return sorted(stale, key=lambda found: (found.holder.name, found.access_key))
 

@@ -1,4 +1,4 @@
-"""Who needs a key: each user, each agent service, and the toolkit. Pure."""
+"""Who needs a key: each user, each agent service, each watchdog, and the toolkit. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from provision.spec import ADMIN_USER, AGENT_USER, Testbed
 
 TOOLKIT = "toolkit"
 WORKER = "agent@"  # beginning of the purpose of a worker's key
+WATCHDOG = "watchdog@"  # and of a watchdog's
 LABEL = re.compile(r"testbed:(\S+) user:(\S+) purpose:(\S+)")
 
 
@@ -23,9 +24,9 @@ class Identity:
     purpose: str
 
     @property
-    def is_worker(self) -> bool:
-        """Whether it is a worker of an agent."""
-        return self.user == AGENT_USER and self.purpose.startswith(WORKER)
+    def is_service(self) -> bool:
+        """Whether it is a service on an agent host: a worker, or a watchdog."""
+        return self.user == AGENT_USER and self.purpose.startswith((WORKER, WATCHDOG))
 
     def label(self, testbed: str) -> str:
         """Return the label that the key carries on the server."""
@@ -40,6 +41,8 @@ def of_label(label: str, testbed: str) -> Identity | None:
     user, purpose = found[2], found[3]
     if purpose.startswith(WORKER):
         return Identity(f"agent/{purpose.removeprefix(WORKER)}", user, purpose)
+    if purpose.startswith(WATCHDOG):
+        return Identity(f"watchdog/{purpose.removeprefix(WATCHDOG)}", user, purpose)
     return Identity(f"user/{user}", user, purpose)
 
 
@@ -50,4 +53,7 @@ def of(testbed: Testbed, hosts: dict[str, Any]) -> list[Identity]:
         Identity(f"agent/{host}/{worker.name}", AGENT_USER, f"{WORKER}{host}/{worker.name}")
         for host, worker in inventory.workers(testbed, hosts)
     ]
-    return [Identity(TOOLKIT, ADMIN_USER, TOOLKIT), *people, *agents]
+    watchdogs = [
+        Identity(f"watchdog/{host}", AGENT_USER, f"{WATCHDOG}{host}") for host in inventory.hosts(hosts, "watchdogs")
+    ]
+    return [Identity(TOOLKIT, ADMIN_USER, TOOLKIT), *people, *agents, *watchdogs]

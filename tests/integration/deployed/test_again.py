@@ -65,6 +65,7 @@ def test_status_tells_scripts_that_all_is_well(command, testbed):
         "testbed-influxdb",
         "testbed-agent-default",
         "testbed-agent-prepared",
+        "testbed-watchdog",
     }
     assert {"default", "prepared"} <= {queue["name"] for queue in found["queues"]}
     assert {worker["name"] for worker in found["workers"]} == {"local:default", "local:prepared"}

@@ -11,7 +11,8 @@ from provision import spec
 pytestmark = pytest.mark.deployed
 
 AGENTS = {"testbed-agent-default", "testbed-agent-prepared"}
-CONFS = {"~researcher/clearml.conf", "/etc/testbed/agent-default.conf", "/etc/testbed/agent-prepared.conf"}
+WATCHDOG, ITS_CONF = "testbed-watchdog", "/etc/testbed/watchdog.json"
+CONFS = {"~researcher/clearml.conf", "/etc/testbed/agent-default.conf", "/etc/testbed/agent-prepared.conf", ITS_CONF}
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def test_another_user_brings_an_account_a_home_an_environment_files_and_a_key(ch
 def test_another_port_changes_every_conf_and_restarts_what_reads_it(check):
     assert check("  # ports: {api: 8008", "  ports: {api: 8018") == {
         ("file", "change"): {"/etc/testbed/clearml-lite.yaml", *CONFS},
-        ("service", "restart"): {"testbed-clearml-lite", *AGENTS},
+        ("service", "restart"): {"testbed-clearml-lite", *AGENTS, WATCHDOG},
     }
 
 
@@ -70,7 +71,11 @@ def test_a_worker_and_a_user_that_left_lose_their_keys(check):
     [key] = found.pop(("key", "revoke"))
     assert key.startswith("agent/local/default ")
     assert "/etc/testbed/agent-default.conf" in found.pop(("file", "remove"))  # and those of the service manager
-    assert found == {("service", "remove"): {"testbed-agent-default"}}
+    assert found == {
+        ("service", "remove"): {"testbed-agent-default"},
+        ("service", "restart"): {WATCHDOG},
+        ("file", "change"): {ITS_CONF},
+    }
     left = check("\n  - name: researcher", "\n  - name: newcomer")
     [key] = left[("key", "revoke")]
     assert key.startswith("user/researcher ")
@@ -83,6 +88,6 @@ def test_down_says_what_would_go(command):
     changes = json.loads(done.stdout)["changes"]
     assert {change["action"] for change in changes} == {"remove"}
     gone = {kind: {change["name"] for change in changes if change["kind"] == kind} for kind in ("service", "account")}
-    assert gone["service"] == {"testbed-clearml-lite", "testbed-influxdb", *AGENTS}
+    assert gone["service"] == {"testbed-clearml-lite", "testbed-influxdb", *AGENTS, WATCHDOG}
     assert gone["account"] == {"clearml-agent", "clearml-lite", "influxdb", "researcher"}
     assert command("status", "--json").returncode == 0, "and nothing went"

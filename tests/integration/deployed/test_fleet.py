@@ -67,7 +67,7 @@ def _pid(service: str) -> int:
 
 @pytest.mark.long
 def test_a_drained_worker_finishes_its_task_and_takes_no_other(command, enqueue, status_of, eventually, undrained):
-    first = enqueue(20)
+    first = enqueue(90)
     eventually("the first task runs", lambda: status_of(first) == "in_progress", 60)
     second = enqueue(0)
     worker = _workers(command("drain", "prepared", "--json"))[WORKER]

@@ -15,7 +15,9 @@ from provision.errors import ApiError
 
 pytestmark = pytest.mark.deployed
 
-SERVICES = ["testbed-clearml-lite", "testbed-influxdb", "testbed-agent-default", "testbed-agent-prepared"]
+SERVICES = [
+    *("testbed-clearml-lite", "testbed-influxdb", "testbed-agent-default", "testbed-agent-prepared", "testbed-watchdog"),
+]
 
 
 def _pid(service: str) -> int:

@@ -27,7 +27,7 @@ def test_the_local_host_is_in_every_group():
     testbed, found = _build()
     assert list(found["all"]["hosts"]) == ["local"]
     assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
-        group: ["local"] for group in ("server", "telemetry", "agents", "clients")
+        group: ["local"] for group in ("server", "telemetry", "agents", "clients", "watchdogs")
     }
 
 
@@ -209,6 +209,7 @@ def test_every_holder_has_an_identity_and_a_label_of_its_own():
         "user/bob",
         "agent/local/default",
         "agent/local/prepared",
+        "watchdog/local",
     ]
     labels = [identity.label("lab") for identity in everybody]
     assert len(set(labels)) == len(labels)
@@ -246,7 +247,7 @@ def _hosts(text, more="", environment=None):
 def test_what_no_machine_has_lives_on_the_servers():
     _, found = _hosts(ONE)
     assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
-        group: ["one"] for group in ("server", "telemetry", "agents", "clients", "inference")
+        group: ["one"] for group in ("server", "telemetry", "agents", "clients", "inference", "watchdogs")
     }
 
 
@@ -258,6 +259,7 @@ def test_each_host_has_its_groups_its_way_there_and_its_ports():
         "agents": ["gpu"],
         "clients": ["desk", "try"],
         "inference": ["try"],
+        "watchdogs": ["gpu", "server"],
     }
     there = found["all"]["hosts"]
     shown = ("ansible_host", "ansible_port", "ansible_user", "ansible_become", "common_account")
@@ -360,7 +362,7 @@ def test_a_worker_runs_on_the_hosts_that_it_names_and_sees_its_gpus():
     assert [(host, worker.name) for host, worker in inventory.workers(testbed, found)] == pairs
     services = [service for service in inventory.services(testbed, found) if "agent" in service[1]]
     assert services == [(host, f"testbed-agent-{name}") for host, name in pairs]
-    keys = {identity.name for identity in identities.of(testbed, found) if identity.is_worker}
+    keys = {identity.name for identity in identities.of(testbed, found) if identity.name.startswith("agent")}
     assert keys == {f"agent/{host}/{name}" for host, name in pairs}
 
 
@@ -466,3 +468,27 @@ def test_the_engine_is_installed_as_the_spec_says():
     assert found["docker_key_file"] == str(Path("docker.asc").absolute())
     assert found["docker_registry_mirrors"] == ["https://hub.example"]
     assert found["docker_address_pools"] == ["10.9.0.0/16"]
+
+
+def test_each_agent_host_has_a_watchdog_and_the_servers_looks_after_all_tasks():
+    testbed, found = _hosts(AGENTS.replace("workers:", "lost_tasks: fail\n  workers:"))
+    hosts = found["all"]["hosts"]
+    assert inventory.hosts(found, "watchdogs") == ["big", "server", "small"]
+    assert hosts["big"]["clearml_watchdog_workers"] == ["all-over", "gpu"]
+    assert hosts["small"]["clearml_watchdog_workers"] == ["all-over"]
+    assert not {"clearml_watchdog_all_workers", "clearml_watchdog_queues"} & {*hosts["big"], *hosts["small"]}
+    assert hosts["server"]["clearml_watchdog_all_workers"] == ["big:all-over", "big:gpu", "small:all-over"]
+    assert hosts["server"]["clearml_watchdog_queues"] == ["urgent", "later", "gpu"]
+    assert hosts["server"]["clearml_watchdog_lost_tasks"] == "fail"
+    assert "clearml_watchdog_workers" not in hosts["server"]
+    services = [host for host, service in inventory.services(testbed, found) if service == "testbed-watchdog"]
+    assert services == ["big", "server", "small"]
+
+
+def test_a_watchdog_of_a_host_that_is_gone_is_known_by_its_key():
+    testbed, found = _hosts(AGENTS)
+    [watchdog] = [identity for identity in identities.of(testbed, found) if identity.name == "watchdog/big"]
+    assert watchdog.user == "testbed-agent"
+    assert identities.of_label(watchdog.label("lab"), "lab") == watchdog
+    assert watchdog.is_service
+    assert not identities.of(testbed, found)[0].is_service
