@@ -127,6 +127,7 @@ class Service(Report):
     host: str = Field(description="The host's name in the inventory.")
     name: str = Field(description="The service's name for systemd or supervisord.")
     running: bool = Field(description="Whether the service manager says that it runs.")
+    state: str = Field(description="How it is, in words: runs, does not run, is unhealthy, cannot be asked, …")
 
 
 class WorkerState(Report):
@@ -153,20 +154,39 @@ class Disk(Report):
     path: str = Field(description="The data folder.")
     size: int = Field(description="Bytes in all.")
     free: int = Field(description="Bytes free.")
+    used: float = Field(description="The part that is used, 0 to 1, of what all but root may use.")
+    inodes_used: float = Field(description="The part of its inodes that is used, 0 to 1; 0 where it has no such limit.")
+    writable: bool = Field(description="Whether it can be written to.")
+
+
+class Clock(Report):
+    """A clock of the testbed's, beside that of the administrator's machine."""
+
+    of: str = Field(description="Whose it is: a host's name in the inventory, or a service's URL.")
+    offset: float = Field(description="Seconds that it is ahead; less than 0: behind.")
+
+
+class StatusProblem(Report):
+    """What is not well."""
+
+    message: str = Field(description="What is wrong, and where.")
+    remedy: str = Field(description="What to do.")
 
 
 class StatusReport(Report):
-    """`testbed status --json`: what stands and how it is."""
+    """`testbed status --json`: what stands and how it is; with --watch, one a line."""
 
     testbed: str = Field(description="The testbed's name.")
-    healthy: bool = Field(description="Whether every service runs and every worker has reported.")
-    problems: list[str] = Field(description="What is not well, in words.")
+    at: str = Field(description="When it was so, ISO 8601, UTC.")
+    healthy: bool = Field(description="Whether there is no problem.")
+    problems: list[StatusProblem] = Field(description="All that is not well.")
     urls: Urls = Field(description="Where the services answer.")
     services: list[Service] = Field(description="Every service on every host.")
     versions: dict[str, str | None] = Field(description="Version by program; null where it is not installed.")
     workers: list[WorkerState] = Field(description="Workers that reported in the last ten minutes.")
     queues: list[QueueState] = Field(description="All queues.")
     disk: list[Disk] = Field(description="The data folder's disk, for each host.")
+    clocks: list[Clock] = Field(description="The clocks of hosts and services.")
 
 
 class DrainState(Report):

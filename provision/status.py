@@ -1,16 +1,23 @@
-"""What stands and how it is: services, versions, workers, queues, disk."""
+"""What stands and how it is: services, versions, workers, queues, disks, clocks."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping
+import email.utils
+import time
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
-from provision import drain, hosts, inventory
+import httpx
+
+from provision import drain, forward, hosts, inventory
 from provision.clearml_api import ClearmlApi
+from provision.diagnosis import Seen, age_s, problems
 from provision.errors import ApiError, ReachError
-from provision.reports import Disk, QueueState, Service, StatusReport, Urls, WorkerState
+from provision.reports import Clock, Disk, QueueState, Service, StatusReport, Urls, WorkerState
 from provision.session import Session
+from provision.spec import Testbed
 
 VERSION_COMMANDS = {
     "clearml_lite": ("server", "/opt/testbed/venvs/clearml-lite/bin/python", "clearml-lite"),
@@ -21,48 +28,111 @@ VERSION_COMMANDS = {
 # a worker that has not reported for so long is gone, as ClearML's server sees it
 WORKER_TIMEOUT_S = 600
 AT_ONCE = 16
+ANSWER_S = 10.0
+PINGS: dict[Literal["api", "web", "files"], str] = {"api": "/debug.ping", "web": "/", "files": "/"}
+# the time, the disk below the data folder (or where it would be), and whether that is writable
+LOOK = """date +%s.%N
+path={path}; while [ ! -e "$path" ]; do path=$(dirname "$path"); done
+df --block-size=1 --output=size,used,avail,itotal,iused "$path" | tail -n 1
+if [ -w "$path" ]; then echo writable; else echo read-only; fi
+"""
 
 
 def collect(session: Session) -> StatusReport:
-    """Return the testbed's state; `healthy` is true when every service runs and every worker has reported."""
+    """Return the testbed's state, and what is not well with what to do about it."""
     testbed = session.testbed
-    problems: list[str] = []
-    services = []
-    away = _away(session)
-    problems += away.values()
+    seen = Seen(away=_away(session))
     for host, name in inventory.services(testbed, session.inventory):
-        found = None if host in away else hosts.connect(session.inventory_file, host)
-        state = "does not run" if found is None else hosts.service_state(found, name)
-        services.append(Service(host=host, name=name, running=state == hosts.RUNS))
-        if found is not None and state != hosts.RUNS:
-            problems.append(f"{host}: service {name} {state}")
-    workers: list[WorkerState] = []
-    queues: list[QueueState] = []
-    try:
-        secrets = session.vault.load()
-        if secrets is None or secrets.toolkit is None:
-            problems.append("the testbed has no keys: it is not up")
-        else:
-            with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
-                workers, queues = _workers(api, _drained(session, away)), _queues(api)
-            seen = {worker.name for worker in workers}
-            problems += [
-                f"worker {host}:{worker.name} has not reported for {WORKER_TIMEOUT_S} s"
-                for host, worker in inventory.workers(testbed, session.inventory)
-                if f"{host}:{worker.name}" not in seen
-            ]
-    except ApiError as error:
-        problems.append(error.message)
+        found = None if host in seen.away else hosts.connect(session.inventory_file, host)
+        state = "cannot be asked" if found is None else hosts.service_state(found, name)
+        seen.services.append(Service(host=host, name=name, running=state == hosts.RUNS, state=state))
+    seen.wanted = [(host, worker.name) for host, worker in inventory.workers(testbed, session.inventory)]
+    _look_at_urls(testbed, seen)
+    _look_at_hosts(session, seen)
+    if testbed.server.url("api") not in seen.silent:
+        _look_at_api(session, seen)
+    found_problems = problems(seen)
     return StatusReport(
         testbed=testbed.name,
-        healthy=not problems,
-        problems=problems,
+        at=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
+        healthy=not found_problems,
+        problems=found_problems,
         urls=Urls.of(testbed, session.machines),
-        services=services,
-        versions=_versions(session, away),
-        workers=workers,
-        queues=queues,
-        disk=_disk(session, away),
+        services=seen.services,
+        versions=_versions(session, seen.away),
+        workers=seen.workers or [],
+        queues=seen.queues,
+        disk=seen.disk,
+        clocks=seen.clocks,
+    )
+
+
+def _look_at_api(session: Session, seen: Seen) -> None:
+    secrets = session.vault.load()
+    if secrets is None or secrets.toolkit is None:
+        seen.api_error = "the testbed has no keys: it is not up", "Bring it up: testbed up"
+        return
+    try:
+        with ClearmlApi(session.testbed.server.url("api"), secrets.toolkit) as api:
+            seen.workers, seen.queues = _workers(api, _drained(session, seen.away)), _queues(api)
+    except ApiError as error:
+        if error.code == httpx.codes.UNAUTHORIZED:
+            remedy = "Issue another one: testbed up. Where the secrets are not the testbed's: testbed secrets status"
+            seen.api_error = f"the server refuses the toolkit's key: {error.message}", remedy
+        else:
+            seen.api_error = error.message, error.remedy or "See testbed logs of the server's service; then testbed up"
+
+
+def _look_at_urls(testbed: Testbed, seen: Seen) -> None:
+    """See whether the server answers, and what time it is there."""
+    with forward.client(timeout=ANSWER_S) as client:
+        for service, path in PINGS.items():
+            url = testbed.server.url(service)
+            began = time.time()
+            try:
+                answer = client.get(f"{url}{path}")
+            except httpx.HTTPError as error:
+                seen.silent[url] = str(error) or type(error).__name__
+                continue
+            if answer.is_server_error:
+                seen.silent[url] = f"HTTP {answer.status_code}"
+            if date := answer.headers.get("Date"):  # whole seconds
+                there = email.utils.parsedate_to_datetime(date).timestamp() + 0.5
+                offset = there - (began + time.time()) / 2
+                seen.clocks.append(Clock(of=url, offset=round(offset, 1)))
+                if service == "api":
+                    seen.now += datetime.timedelta(seconds=offset)
+
+
+def _look_at_hosts(session: Session, seen: Seen) -> None:
+    """See the time, and the disk that holds the data, on each host, some at once."""
+    path = session.testbed.data_dir
+
+    def look(name: str) -> tuple[Clock, Disk | None]:
+        began = time.time()
+        done = hosts.connect(session.inventory_file, name).run("sh -c %s", LOOK.format(path=path))
+        clock, *rest = done.stdout.splitlines() or ["0"]
+        offset = float(clock) - (began + time.time()) / 2
+        disk = disk_of(name, path, rest) if len(rest) > 1 else None
+        return Clock(of=name, offset=round(offset, 1)), disk
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for clock, disk in pool.map(look, [name for name in session.hosts if name not in seen.away]):
+            seen.clocks.append(clock)
+            seen.disk += [disk] if disk else []
+
+
+def disk_of(host: str, path: str, lines: Sequence[str]) -> Disk:
+    """Return a host's disk from the lines of `LOOK`: what df says, and whether the folder is writable."""
+    size, used, free, inodes, inodes_used = (int(word) if word.isdigit() else 0 for word in lines[0].split())
+    return Disk(
+        host=host,
+        path=path,
+        size=size,
+        free=free,
+        used=round(used / (used + free), 4) if used + free else 1.0,
+        inodes_used=round(inodes_used / inodes, 4) if inodes else 0.0,
+        writable=lines[1] == "writable",
     )
 
 
@@ -134,21 +204,6 @@ def _server_image(session: Session, away: Collection[str]) -> str | None:
     return None
 
 
-def _disk(session: Session, away: Collection[str]) -> list[Disk]:
-    found = []
-    for name in [name for name in session.hosts if name not in away]:
-        done = hosts.connect(session.inventory_file, name).run(
-            "df --block-size=1 --output=size,avail %s | tail -n 1", session.testbed.data_dir
-        )
-        if done.rc == 0 and done.stdout.strip():
-            size, free = map(int, done.stdout.split())
-            found.append(Disk(host=name, path=session.testbed.data_dir, size=size, free=free))
-    return found
-
-
 def age(moment: str) -> str:
     """Return how long ago an ISO 8601 time of the server was, in seconds."""
-    then = datetime.datetime.fromisoformat(moment)
-    if then.tzinfo is None:
-        then = then.replace(tzinfo=datetime.UTC)
-    return f"{(datetime.datetime.now(datetime.UTC) - then).total_seconds():.0f} s ago"
+    return f"{age_s(moment, datetime.datetime.now(datetime.UTC)):.0f} s ago"

@@ -219,26 +219,41 @@ def smoke(spec: Path | None, vault_password_file: Path | None, level: Level, as_
 
 
 @main.command()
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=5.0,
+    type=click.FloatRange(min=1),
+    metavar="[SECONDS]",
+    help="Look again every so often (5 seconds unless said), until Ctrl-C.",
+)
 @spec_option
 @vault_option
 @json_option
-def status(spec: Path | None, vault_password_file: Path | None, as_json: bool) -> None:
-    """Show services, versions, workers, queues and disk.
+def status(watch: float | None, spec: Path | None, vault_password_file: Path | None, as_json: bool) -> None:
+    """Show services, versions, workers, queues, disks and clocks, and what to do about each problem.
 
-    Exit code 0 only if all is well.
+    Exit code 0 only if all is well. With --watch, it shows that anew until Ctrl-C, and then ends with exit code 0; with
+    --json, too, every look is one line.
 
     \b
     Examples:
       testbed status
-      testbed status --json | jq .problems   for scripts
+      testbed status --watch                      every 5 seconds
+      testbed status --json | jq .problems        for scripts
+      testbed status --json --watch 60 >>history  an object a line
     """
     from provision import status as states
+    from provision.cli.output import watch_status
     from provision.session import need_root, open_session
 
     testbed = load(spec)
     need_root(testbed)
     console = make_console(stderr=as_json)
     with open_session(testbed, "status", console, vault_password_file, changes=False) as session:
+        if watch is not None:
+            watch_status(console, lambda: states.collect(session), watch, as_json=as_json)
+            return
         found = states.collect(session)
     if as_json:
         show_json(found)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from rich.console import Console, RenderableType
+    from rich.text import Text
 
     from provision.changes import Change
     from provision.cloud.plan import Action as CloudAction
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from provision.reports import Check, DrainReport, ListReport, Report, SecretsReport, StatusReport, UpReport
 
 WIDEST = 10_000
+SHOWN_OFFSET_S = 5.0  # a clock that differs by less is nothing to tell
 
 
 def show_json(report: Report) -> None:
@@ -122,21 +127,32 @@ def show_where(console: Console, report: UpReport) -> None:
     console.print("Next: testbed status, testbed smoke, testbed down")
 
 
-def show_status(console: Console, found: StatusReport) -> None:
-    """Print what stands and how it is."""
+def show_problems_of(console: Console, found: StatusReport) -> None:
+    """Print each problem with what to do, or that there is none."""
     from rich.markup import escape
+
+    for problem in found.problems:
+        console.print(f"[bold red]✗[/] {escape(problem.message)}", soft_wrap=True)
+        console.print(f"    {escape(problem.remedy)}", soft_wrap=True)
+    if found.healthy:
+        console.print("[green]✓[/] All is well.")
+
+
+def show_status(console: Console, found: StatusReport, *, problems: bool = True) -> None:
+    """Print what stands and how it is, and the `problems`."""
     from rich.text import Text
 
     from provision.status import age
 
     def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
-        show_rows(console, title, columns, [[Text(cell) for cell in row] for row in rows])
-        console.print()
+        if rows:
+            show_rows(console, title, columns, [[Text(cell) for cell in row] for row in rows])
+            console.print()
 
     show(
         "Services",
         ["Service", "State", "Host"],
-        [[service.name, "running" if service.running else "stopped", service.host] for service in found.services],
+        [[service.name, service.state, service.host] for service in found.services],
     )
     show(
         "Versions",
@@ -151,13 +167,63 @@ def show_status(console: Console, found: StatusReport) -> None:
     show("Queues", ["Queue", "Waiting"], [[queue.name, str(queue.waiting)] for queue in found.queues])
     show(
         "Disk",
-        ["Path", "Free", "Host"],
-        [[disk.path, f"{disk.free / 1e9:.0f} of {disk.size / 1e9:.0f} GB", disk.host] for disk in found.disk],
+        ["Path", "Free", "Used", "Inodes", "Host"],
+        [
+            [
+                disk.path + ("" if disk.writable else " (read-only)"),
+                f"{disk.free / 1e9:.0f} of {disk.size / 1e9:.0f} GB",
+                f"{disk.used:.0%}",
+                f"{disk.inodes_used:.0%}",
+                disk.host,
+            ]
+            for disk in found.disk
+        ],
     )
-    for problem in found.problems:
-        console.print(f"[bold red]✗[/] {escape(problem)}")
-    if found.healthy:
-        console.print("[green]✓[/] All is well.")
+    show(
+        "Clocks",
+        ["Of", "Ahead of this machine's"],
+        [[clock.of, f"{clock.offset:.1f} s"] for clock in found.clocks if abs(clock.offset) >= SHOWN_OFFSET_S],
+    )
+    if problems:
+        show_problems_of(console, found)
+
+
+def watch_status(console: Console, look: Callable[[], StatusReport], seconds: float, *, as_json: bool) -> None:
+    """Print what `look` finds, again and again until Ctrl-C: in place on a terminal, else below each other."""
+    from rich.live import Live
+
+    from provision.console import PeopleConsole
+
+    with contextlib.ExitStack() as held, contextlib.suppress(KeyboardInterrupt):
+        live = None
+        if not as_json and isinstance(console, PeopleConsole) and console.is_live:
+            live = held.enter_context(Live(console=console, screen=True, auto_refresh=False))
+        while True:
+            found = look()
+            if as_json:
+                click.echo(json.dumps(found.model_dump(mode="json")))
+            elif live is not None:
+                live.update(_status_text(console, found, f"Every {seconds:g} s; Ctrl-C ends it"), refresh=True)
+            else:
+                console.print(found.at, style="bold")
+                show_status(console, found)
+            time.sleep(seconds)
+
+
+def _status_text(console: Console, found: StatusReport, note: str) -> Text:
+    """Return what `show_status` prints, problems first where the terminal is too low for all of it."""
+    from rich.console import Console
+    from rich.text import Text
+
+    page = Console(
+        file=io.StringIO(), width=console.width, force_terminal=True, color_system="standard", highlight=False
+    )
+    with page.capture() as captured:
+        page.print(f"{found.at}  {note}", style="dim")
+        show_problems_of(page, found)
+        page.print()
+        show_status(page, found, problems=False)
+    return Text.from_ansi(captured.get())
 
 
 def show_workers(console: Console, found: DrainReport) -> None:

@@ -24,7 +24,13 @@ ENVIRONMENT = "LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 # systemd's own, and what people at the host leave in their homes
 NOT_COMPARED = ("/var/log/journal", "/var/lib/systemd", "/run/", "/home/tester/")
 SERVICES = [
-    *("testbed-clearml-lite", "testbed-influxdb", "testbed-agent-default", "testbed-agent-prepared", "testbed-watchdog"),
+    *(
+        "testbed-clearml-lite",
+        "testbed-influxdb",
+        "testbed-agent-default",
+        "testbed-agent-prepared",
+        "testbed-watchdog",
+    ),
 ]
 
 MIRRORED_APT = """\

@@ -16,7 +16,13 @@ from provision.errors import ApiError
 pytestmark = pytest.mark.deployed
 
 SERVICES = [
-    *("testbed-clearml-lite", "testbed-influxdb", "testbed-agent-default", "testbed-agent-prepared", "testbed-watchdog"),
+    *(
+        "testbed-clearml-lite",
+        "testbed-influxdb",
+        "testbed-agent-default",
+        "testbed-agent-prepared",
+        "testbed-watchdog",
+    ),
 ]
 
 

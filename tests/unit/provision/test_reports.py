@@ -19,7 +19,19 @@ KEYS = {
     "UpReport": {"testbed", "healthy", "changed", "issued", "revoked", "level", "checks", "urls", "users", "log"},
     "SmokeReport": {"testbed", "healthy", "level", "checks", "log"},
     "StatusReport": {
-        *("testbed", "healthy", "problems", "urls", "services", "versions", "workers", "queues", "disk"),
+        *(
+            "testbed",
+            "at",
+            "healthy",
+            "problems",
+            "urls",
+            "services",
+            "versions",
+            "workers",
+            "queues",
+            "disk",
+            "clocks",
+        ),
     },
     "DrainReport": {"testbed", "done", "changed", "workers"},
     "DrainState": {"name", "state", "since", "task"},
@@ -44,10 +56,12 @@ KEYS = {
     "Check": {"name", "result", "seconds", "reference", "message"},
     "Urls": {"web", "api", "files", "telemetry", "outside"},
     "UserFiles": {"name", "conf", "venv"},
-    "Service": {"host", "name", "running"},
+    "Service": {"host", "name", "running", "state"},
     "WorkerState": {"name", "queues", "task", "last_report", "drained"},
     "QueueState": {"name", "waiting"},
-    "Disk": {"host", "path", "size", "free"},
+    "Disk": {"host", "path", "size", "free", "used", "inodes_used", "writable"},
+    "Clock": {"of", "offset"},
+    "StatusProblem": {"message", "remedy"},
 }
 
 
