@@ -1,7 +1,8 @@
 """Prints the log of a service on this machine. Runs on hosts, as root: Python 3.8, no library.
 
-The argument is a JSON object: `path`, the log; `lines`, how many of its last to print (null: all); `since`, seconds
-since 1970 from which on lines count (null: all); `follow`, whether to go on with what is written from now on.
+The argument is a JSON object: `path`, the log, or `container`, whose log it is (null: a file's); `lines`, how many of
+its last to print (null: all); `since`, seconds since 1970 from which on lines count (null: all); `follow`, whether to
+go on with what is written from now on.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import itertools
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 POLL_S = 0.2
 # with the time of day first in a line, or soon after its beginning; Z: UTC, else the machine's own time
@@ -85,8 +87,26 @@ def follow(path: Path, stream: BinaryIO) -> Iterator[bytes]:
         time.sleep(POLL_S)
 
 
+def of_container(asked: dict[str, Any]) -> NoReturn:
+    """Become `docker logs`, with what the container wrote to stderr beside the rest."""
+    name = asked["container"]
+    try:
+        done = subprocess.run(["docker", "inspect", name], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        sys.exit(f"{name}: there is no docker command here")
+    if done.returncode != 0:
+        sys.exit(f"{name}: {done.stderr.strip()}")
+    command = ["docker", "logs", "--tail", "all" if asked["lines"] is None else str(asked["lines"])]
+    command += [] if asked["since"] is None else ["--since", str(int(asked["since"]))]
+    command += ["--follow"] if asked["follow"] else []
+    os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+    os.execvp("docker", [*command, name])
+
+
 def main(asked: dict[str, Any]) -> None:
     """Print what was asked for."""
+    if asked["container"]:
+        of_container(asked)
     path, out = Path(asked["path"]), sys.stdout.buffer
     if not path.exists():
         sys.exit(f"{path}: there is no such log yet")

@@ -67,7 +67,9 @@ def since(text: str, now: float) -> float:
 
 
 def _asked(log: Log, lines: int | None, from_: float | None, *, follow: bool) -> dict[str, Any]:
-    return {"path": f"{FOLDER}/{log.service}.log", "lines": lines, "since": from_, "follow": follow}
+    container = log.service if inventory.is_container(log.service) else None
+    path = f"{FOLDER}/{log.service}.log"
+    return {"container": container, "path": path, "lines": lines, "since": from_, "follow": follow}
 
 
 def show(

@@ -35,11 +35,34 @@ def log(tmp_path):
 
 
 def _shown(log, **asked):
-    argument = {"path": str(log), "lines": None, "since": None, "follow": False, **asked}
+    argument = {"container": None, "path": str(log), "lines": None, "since": None, "follow": False, **asked}
     done = subprocess.run(
         [sys.executable, "-I", str(SCRIPT), json.dumps(argument)], capture_output=True, text=True, check=False
     )
     return done.stdout.splitlines() if done.returncode == 0 else done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "arguments"),
+    [
+        ({}, "logs --tail all testbed-clearml-mongo"),
+        ({"lines": 5, "since": 1767225600.5}, "logs --tail 5 --since 1767225600 testbed-clearml-mongo"),
+        ({"follow": True}, "logs --tail all --follow testbed-clearml-mongo"),
+    ],
+)
+def test_a_containers_log_is_dockers_with_both_streams(tmp_path, monkeypatch, asked, arguments):
+    docker = tmp_path / "docker"
+    docker.write_text('#!/bin/sh\n[ "$1" = inspect ] && exit 0\necho "$@"\necho complaint >&2\n')
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    [log] = service_logs.listed([("server", "testbed-clearml-mongo")])
+    wanted = service_logs._asked(log, asked.get("lines"), asked.get("since"), follow=asked.get("follow", False))
+    assert _shown("x", **wanted) == [arguments, "complaint"]
+    docker.write_text("#!/bin/sh\necho no such container >&2; exit 1\n")
+    assert "testbed-clearml-mongo: no such container" in _shown("x", **wanted)
+    docker.unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "there is no docker command here" in _shown("x", **wanted)
 
 
 def _at(text):
