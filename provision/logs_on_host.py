@@ -1,6 +1,6 @@
 """Prints the log of a service on this machine. Runs on hosts, as root: Python 3.8, no library.
 
-The argument is a JSON object: `path`, the log, or `container`, whose log it is (null: a file's); `lines`, how many of
+The argument is a JSON object: `path`, the log, or `container`, whose log it is (instead); `lines`, how many of
 its last to print (null: all); `since`, seconds since 1970 from which on lines count (null: all); `follow`, whether to
 go on with what is written from now on.
 """
@@ -100,12 +100,12 @@ def of_container(asked: dict[str, Any]) -> NoReturn:
     command += [] if asked["since"] is None else ["--since", str(int(asked["since"]))]
     command += ["--follow"] if asked["follow"] else []
     os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
-    os.execvp("docker", [*command, name])
+    os.execvp("docker", [*command, name])  # noqa: S606 (a list, no shell)
 
 
 def main(asked: dict[str, Any]) -> None:
     """Print what was asked for."""
-    if asked["container"]:
+    if asked.get("container"):
         of_container(asked)
     path, out = Path(asked["path"]), sys.stdout.buffer
     if not path.exists():

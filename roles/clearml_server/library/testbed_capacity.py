@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -16,6 +17,7 @@ short_description: Tell what a host has for the official server
 options:
   nofile: {type: int, default: 65536, description: Open files that a container wants}
   paths: {type: list, elements: str, default: [], description: Folders whose free space is told}
+  sizes: {type: list, elements: str, default: [], description: Folders whose size is told}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
@@ -57,12 +59,23 @@ def free_mb(path: Path) -> int:
     return room.f_bavail * room.f_frsize // 2**20
 
 
+def size_mb(path: Path) -> int:
+    """Return what the files below the path take, in MiB; what a running server removes meanwhile counts for nothing."""
+    total = 0
+    for above, _, files in os.walk(path):
+        for name in files:
+            with contextlib.suppress(FileNotFoundError):
+                total += Path(above, name).lstat().st_blocks * 512
+    return total // 2**20
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
             "nofile": {"type": "int", "default": 65536},
             "paths": {"type": "list", "elements": "str", "default": []},
+            "sizes": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -75,6 +88,7 @@ def main() -> None:
         avx=has_avx(Path("/proc/cpuinfo").read_text(), platform.machine()),
         limits=limits(module.params["nofile"], may_raise, nofile, memlock),
         free_mb={path: free_mb(Path(path)) for path in module.params["paths"]},
+        size_mb={path: size_mb(Path(path)) for path in module.params["sizes"]},
     )
 
 
