@@ -427,6 +427,16 @@ class TestSizes:
             size = made_of.clearml_sizes(memory_mb, self.ALL)["apiserver"]
             assert 2 <= size["workers"] <= min(8, size["limit"] // made_of.WORKER_MB)
 
+    def test_the_docs_show_the_sizes(self) -> None:
+        page = (ROLES.parent / "docs/official-server.md").read_text()
+        for name, memory_mb in {"8": 7950, "16": 15900, "64": 64000}.items():
+            [row] = [line for line in page.splitlines() if line.startswith(f"| {name} GB |")]
+            shown = [float(cell.split()[0]) for cell in row.strip("|").split("|")[1:]]
+            limits = {service: size["limit"] for service, size in made_of.clearml_sizes(memory_mb, self.ALL).items()}
+            named = [limits.pop(service) for service in ("elasticsearch", "mongo", "apiserver")]
+            for gigabytes, limit in zip(shown, [*named, sum(limits.values())], strict=True):
+                assert abs(gigabytes * 1000 - limit) <= max(100, limit * 0.03)
+
 
 class TestSysctl:
     def test_the_former_value_is_in_its_file(self) -> None:
