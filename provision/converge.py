@@ -38,10 +38,11 @@ FAILED_EVENTS = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_fa
 
 @dataclass
 class PlayResult:
-    """What a playbook did, from Ansible's own statistics."""
+    """What a playbook did, from Ansible's own statistics; `data`: what it told with `set_stats`."""
 
     changed: int = 0
     ok: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 
 
@@ -101,6 +102,7 @@ class _Watch:
             case "playbook_on_stats":
                 self.result.changed = sum(data.get("changed", {}).values())
                 self.result.ok = sum(data.get("ok", {}).values())
+                self.result.data = data.get("artifact_data", {})
         return False  # runner need not keep the event
 
 

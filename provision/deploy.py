@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets as random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,11 @@ def _kind(server: Server) -> str:
     return f"ClearML server {server.version} under Docker Compose{stores}"
 
 
-def up(session: Session) -> Outcome:
-    """Bring the testbed up, or up to date, and complete a re-key or rotation that was begun. Raises `TestbedError`."""
+def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
+    """Bring the testbed up, or up to date, and complete a re-key, a rotation or a restore that was begun.
+
+    `proven` is called when all is up, before that is said to be complete. Raises `TestbedError`.
+    """
     secrets, whose, variables = _prepare(session)
     server = play(session, "server", "Bring up the server", whose, variables)
     with session.stage("Make sure of everybody's key") as current:
@@ -119,8 +123,9 @@ def up(session: Session) -> Outcome:
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
     rest = play(session, "hosts", "Bring up agents and clients", {}, variables)
+    proven()
     if secrets.changing:
-        session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None}))
+        session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None, "restoring": None}))
     return Outcome(changed=server.changed + rest.changed, issued=issued, revoked=revoked)
 
 
@@ -149,7 +154,13 @@ def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]
         session.inventory  # noqa: B018 (builds the wheels)
         variables = _secret_variables(session.testbed, secrets)
         current.result = "in memory" if session.check else "ready"
-    return secrets, {"common_testbed_id": secrets.id, "common_testbed_rekeying": bool(secrets.changing)}, variables
+    whose = {
+        "common_testbed_id": secrets.id,
+        # the testbed that a backup is restored to may have had others
+        "common_testbed_rekeying": bool(secrets.changing),
+        "clearml_server_restoring": secrets.restoring.id if secrets.restoring else "",
+    }
+    return secrets, whose, variables
 
 
 def _held(session: Session, secrets: Secrets) -> dict[str, KeyPair]:
@@ -157,6 +168,8 @@ def _held(session: Session, secrets: Secrets) -> dict[str, KeyPair]:
     if secrets.keys_are_new:
         return {}
     held = ensure.read_held(session.work / "held")
+    if secrets.restoring is not None:  # the data are from when these were held
+        held |= secrets.restoring.keys
     if secrets.toolkit is not None:
         held[identities.TOOLKIT] = secrets.toolkit
     return held
@@ -209,6 +222,31 @@ def look_whose(session: Session, variables: dict[str, str] | None = None) -> Non
     play(session, "whose", "Look whose machine this is", variables or {}, {})
 
 
+def look_at_server(session: Session, secrets: Secrets) -> dict[str, Any]:
+    """Return where the server's data are and how it is stopped; collect the keys that the hosts hold.
+
+    Raises `TestbedError` where the machine carries another testbed, or this one with other secrets.
+    """
+    volume: dict[str, Any] = play(session, "backup", "Look at the server", {"whose_id": secrets.id}, {}).data["volume"]
+    return volume
+
+
+def prepare_restore(session: Session, *, unproven: bool) -> dict[str, Any]:
+    """Return where the server's data are to be; clear away what an earlier restore left, unless it is `unproven`.
+
+    Raises `TestbedError` where the machine carries another testbed.
+    """
+    volume: dict[str, Any] = play(session, "restore", "Look at the server", {"restore_unproven": unproven}, {}).data[
+        "volume"
+    ]
+    return volume
+
+
+def forget_replaced(session: Session) -> None:
+    """Remove the data that a restore replaced."""
+    play(session, "restored", "Clear away what was replaced", {}, {})
+
+
 def down(session: Session, *, purge: bool) -> converge.PlayResult:
     """Remove what `up` installed; data only with `purge`. Raises `TestbedError`."""
     session.proven.unlink(missing_ok=True)
@@ -217,7 +255,7 @@ def down(session: Session, *, purge: bool) -> converge.PlayResult:
 
 def _secret_variables(testbed: Testbed, secrets: Secrets) -> dict[str, Any]:
     telemetry = testbed.telemetry
-    found = secrets.model_dump(exclude={"id", "rekeying", "rotating", "toolkit"})
+    found = secrets.model_dump(exclude={"id", "rekeying", "rotating", "restoring", "toolkit"})
     found["telemetry"] = (
         _external_credentials(telemetry.credentials) if isinstance(telemetry, ExternalTelemetry) else {}
     )

@@ -27,6 +27,7 @@ class Seen:
     away: dict[str, str] = field(default_factory=dict)
     services: list[Service] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)  # URLs that do not answer, and what came instead
+    begun: str = ""  # a re-key, rotation or restore that is not complete
     api_error: tuple[str, str] | None = None  # what the API refused, and what to do
     wanted: list[tuple[str, str]] = field(default_factory=list)  # workers as (host, name)
     workers: list[WorkerState] | None = None  # None: the API did not tell
@@ -62,6 +63,12 @@ def urls_answer(seen: Seen) -> Iterator[StatusProblem]:
             message=f"{url} does not answer: {said}",
             remedy="See that the server's services run, and that nothing on the way blocks the port; then testbed up",
         )
+
+
+def nothing_is_half_done(seen: Seen) -> Iterator[StatusProblem]:
+    """No command that was killed waits to be completed."""
+    if seen.begun:
+        yield StatusProblem(message=f"a {seen.begun} was begun and is not complete", remedy="Complete it: testbed up")
 
 
 def api_works(seen: Seen) -> Iterator[StatusProblem]:
@@ -122,6 +129,7 @@ CHECKS: list[Callable[[Seen], Iterable[StatusProblem]]] = [
     hosts_answer,
     services_run,
     urls_answer,
+    nothing_is_half_done,
     api_works,
     workers_report,
     disks_have_room,

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 # in the value of a command's processes that works on other machines than the one where it was given
 ELSEWHERE = re.compile(r"^`[^`]*` of \S+@\S+ \([0-9a-f]{8}\) on testbed ")
 
-# interrupted, they would leave packages, accounts or disks half made; modules of ours that call such have names of
-# their own
-UNINTERRUPTED = {"apt", "apt-get", "dpkg", "testbed-package", "testbed-account", "testbed-disk"}
+# interrupted, they would leave packages, accounts or disks half made, or the server stopped; what of ours does such has
+# a name of its own
+UNINTERRUPTED = {"apt", "apt-get", "dpkg", "testbed-package", "testbed-account", "testbed-disk", "testbed-server"}
 
 
 class Process(NamedTuple):

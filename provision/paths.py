@@ -29,6 +29,11 @@ def state_dir(testbed: str) -> Path:
     return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "testbed" / testbed
 
 
+def backups_dir(testbed: str) -> Path:
+    """Return the folder of the testbed's backups: not beside its logs, which `down --purge` removes."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "testbed" / testbed / "backups"
+
+
 def make_private(path: Path) -> None:
     """Make a folder of mode 0700, where it is not there yet."""
     path.mkdir(parents=True, exist_ok=True)

@@ -220,6 +220,36 @@ class DownReport(Report):
     log: str | None = Field(description="The whole log; null after --purge, which removes it, and where there is none.")
 
 
+class BackupReport(Report):
+    """`testbed backup --json`: what was archived, and where it is."""
+
+    testbed: str = Field(description="The testbed's name.")
+    backup: str = Field(description="The folder with the backup.")
+    made: str = Field(description="When, ISO 8601, UTC.")
+    backend: str = Field(description="The server's backend.")
+    server: str = Field(description="The server's version.")
+    bytes: int = Field(description="Size of the archive.")
+    files: int = Field(description="Files in it; each was read back and compared with what the host read.")
+    downtime: float = Field(description="Seconds for which the server did not answer.")
+    log: str = Field(description="The whole log.")
+
+
+class RestoreReport(Report):
+    """`testbed restore --json`: what was put back, and whether the testbed works with it."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether no check failed.")
+    backup: str = Field(description="The folder with the backup.")
+    made: str = Field(description="When it was made, ISO 8601, UTC.")
+    files: int = Field(description="Files that were put back; each was compared with its checksum.")
+    compared: int = Field(
+        description="Of these, those compared once more while the server ran: all that it does not change."
+    )
+    kept: str | None = Field(description="Where the vault that was replaced is kept; null where none was.")
+    checks: list[Check] = Field(description="Every check and its result.")
+    log: str = Field(description="The whole log.")
+
+
 class CloudAction(Report):
     """One resource of the testbed in the cloud, and what would happen to it."""
 

@@ -37,7 +37,11 @@ def collect(testbed: Testbed, vault: Vault, marker: Path = HOST_MARKER, host: Ho
     secrets, checks = _open(vault)
     if secrets is not None:
         checks += [
-            _check("no re-key or rotation is half done", NO if secrets.changing else YES, "`testbed up` completes it."),
+            _check(
+                "no re-key, rotation or restore is half done",
+                NO if secrets.changing else YES,
+                "`testbed up` completes it.",
+            ),
             _host(testbed, secrets, marker, host),
             _api(testbed, secrets),
         ]

@@ -89,12 +89,20 @@ class InfluxSecrets(Secret):
     reader: str
 
 
+class Restoring(Secret):
+    """A restore that has begun and is not proven: the short ID of its backup, and the keys that the hosts held then."""
+
+    id: str
+    keys: dict[str, KeyPair]
+
+
 class Secrets(Secret):
     """All secrets of one testbed. `toolkit` is the toolkit's own ClearML key; None until it is issued.
 
     `id` is no secret: the testbed's hosts carry it, too, which tells these secrets from others of the same testbed.
     `rekeying`: these are new, and the testbed has not taken all of them yet; `rotating`: the same of a rotation, of all
-    that somebody logs in with, or of what signs tokens.
+    that somebody logs in with, or of what signs tokens; `restoring`: these are those of a backup, whose data the
+    testbed has not taken yet.
     """
 
     id: str = ""
@@ -104,11 +112,12 @@ class Secrets(Secret):
     users: dict[str, UserSecret]
     influxdb: InfluxSecrets
     toolkit: KeyPair | None = None
+    restoring: Restoring | None = None
 
     @property
     def changing(self) -> str:
-        """What was begun and is not complete: a re-key, a rotation, or nothing (empty)."""
-        return "re-key" if self.rekeying else "rotation" if self.rotating else ""
+        """What was begun and is not complete: a re-key, a rotation, a restore, or nothing (empty)."""
+        return "re-key" if self.rekeying else "rotation" if self.rotating else "restore" if self.restoring else ""
 
     @property
     def keys_are_new(self) -> bool:
@@ -254,6 +263,13 @@ class Vault:
     def encrypt(self, text: str) -> bytes:
         """Return `text` as the bytes of a vaulted file."""
         return encrypt(text, self._password())
+
+    def decrypt(self, data: bytes, password_file: Path | None = None) -> dict[str, Any] | None:
+        """Return the mapping in a vaulted file, by the password in `password_file`, else by the vault's.
+
+        None where that does not open it. Raises `SecretsError`.
+        """
+        return decrypt(data, _read_password(password_file) if password_file else self._password())
 
     def password_path(self, work: Path) -> Path:
         """Return a file with the vault's password, for Ansible; one that came by environment is put into `work`."""

@@ -49,6 +49,7 @@ def collect(session: Session) -> StatusReport:
     seen.wanted = [(host, worker.name) for host, worker in inventory.workers(testbed, session.inventory)]
     _look_at_urls(testbed, seen)
     _look_at_hosts(session, seen)
+    seen.begun = _begun(session)
     if testbed.server.url("api") not in seen.silent:
         _look_at_api(session, seen)
     found_problems = problems(seen)
@@ -65,6 +66,11 @@ def collect(session: Session) -> StatusReport:
         disk=seen.disk,
         clocks=seen.clocks,
     )
+
+
+def _begun(session: Session) -> str:
+    secrets = session.vault.load()
+    return secrets.changing if secrets is not None else ""
 
 
 def _look_at_api(session: Session, seen: Seen) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,17 +133,20 @@ def up(
     show_up(console, report, as_json=as_json)
 
 
-def bring_up(session: Session, *, prove: bool) -> UpReport:
-    """Bring the session's testbed up, check it, and return what that gave. Raises `TestbedError`."""
+def bring_up(session: Session, *, prove: bool, proven: Callable[[], None] = lambda: None) -> UpReport:
+    """Bring the session's testbed up, check it, and return what that gave. Raises `TestbedError`.
+
+    `proven`: see `deploy.up`.
+    """
     from provision import deploy, reports
     from provision.paths import write_private
 
     testbed = session.testbed
     wanted = testbed.model_dump_json()
-    proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
+    was_proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
     session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
-    outcome = deploy.up(session)
-    level: Level = "quick" if proven and not (outcome.changed or outcome.issued or prove) else "full"
+    outcome = deploy.up(session, proven)
+    level: Level = "quick" if was_proven and not (outcome.changed or outcome.issued or prove) else "full"
     checks = _check(session, level)
     healthy = all_well(checks)
     if healthy:

@@ -1,4 +1,4 @@
-"""The verbs of a testbed that runs for years: logs."""
+"""The verbs of a testbed that runs for years: backup, restore, logs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,210 @@ from pathlib import Path
 
 import click
 
-from provision.cli.group import load, main, make_console, spec_option, vault_option
-from provision.cli.output import show_rows
+from provision.cli.deployment import all_well, bring_up
+from provision.cli.group import (
+    break_lock_option,
+    confirm,
+    json_option,
+    load,
+    main,
+    make_console,
+    spec_option,
+    vault_option,
+    verbose_option,
+    yes_option,
+)
+from provision.cli.output import show_checks, show_json, show_rows
+from provision.errors import Exit
+
+
+@main.command()
+@spec_option
+@vault_option
+@yes_option
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the backup. Default: ~/.local/share/testbed/NAME/backups.",
+)
+@click.option("--name", help="Name of the backup. Default: the testbed's, and the time (UTC).")
+@break_lock_option
+@json_option
+@verbose_option
+def backup(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    yes: bool,
+    to: Path | None,
+    name: str | None,
+    break_lock: bool,
+    as_json: bool,
+    verbose: int,
+) -> None:
+    """Back up the server's data and the testbed's secrets to this machine.
+
+    The server is stopped meanwhile, and started again whatever happens; how long it was away is told. Tasks that run
+    wait for it. The backup is a folder: the data as a tar archive, the vault as it is (encrypted), checksums of every
+    file. It is read back, and gets its name when it is whole.
+
+    The vault's password is not in the backup, and without it no backup opens: keep it elsewhere.
+
+    \b
+    Examples:
+      testbed backup                              says what it will do, and asks
+      testbed backup --yes --to /mnt/backups      every night
+      testbed backup --yes --json | jq -r .backup
+    """
+    import time
+
+    from provision import archive, reports
+    from provision import backup as backups
+    from provision.paths import backups_dir
+    from provision.session import need_root, open_session
+
+    testbed, console = load(spec), make_console(stderr=as_json)
+    folder = (to or backups_dir(testbed.name)).expanduser().absolute()
+    name = name or archive.default_name(testbed.name, time.time())
+    archive.refuse_name(name)
+    console.print(f"Backup of testbed [bold]{testbed.name}[/] to {folder / name}.", soft_wrap=True)
+    console.print("The server stops while its data are read, and starts again; tasks that run wait for it.")
+    confirm("Go ahead?", yes)
+    need_root(testbed)
+    with open_session(
+        testbed,
+        "backup",
+        console,
+        vault_password_file,
+        verbosity=verbose,
+        stages=backups.BACKUP,
+        break_lock=break_lock,
+    ) as session:
+        made = backups.make(session, testbed, folder, name)
+        source, log = session.vault.password_source, str(session.log)
+    found = made.manifest
+    if as_json:
+        show_json(
+            reports.BackupReport(
+                testbed=testbed.name,
+                backup=str(made.folder),
+                made=found.made,
+                backend=found.backend,
+                server=found.server,
+                bytes=found.bytes,
+                files=found.files,
+                downtime=found.downtime,
+                log=log,
+            )
+        )
+        return
+    console.print(
+        f"Wrote {made.folder}: {found.files} files, {backups.size_of(found.bytes)}; "
+        f"the server was away for {found.downtime:.1f} s.",
+        soft_wrap=True,
+        markup=False,
+    )
+    console.print(f"Not in it: the vault's password, from {source}. Keep that elsewhere.", soft_wrap=True, markup=False)
+
+
+@main.command()
+@spec_option
+@vault_option
+@click.option(
+    "--backup-password-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="File with the password that the vault had when the backup was made. Default: that of the vault here.",
+)
+@yes_option
+@break_lock_option
+@json_option
+@verbose_option
+@click.argument("backup", metavar="BACKUP")
+def restore(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    backup_password_file: Path | None,
+    yes: bool,
+    break_lock: bool,
+    as_json: bool,
+    verbose: int,
+    backup: str,
+) -> None:
+    """Put the data and the secrets of BACKUP in place, on the same host or a new one, and bring the testbed up.
+
+    BACKUP is a folder that `backup` wrote, or its name. It is read first: one that is cut off, altered, newer than
+    what is here, or another testbed's is refused, and nothing is changed. What is on the server now is kept beside
+    until the testbed runs with the backup. Keys and passwords of then work again; those made since do not.
+
+    \b
+    Examples:
+      testbed restore local-20261122-140000       says what it replaces, and asks
+      testbed restore /mnt/backups/lab --yes
+      testbed restore lab --backup-password-file old-password      after `down --purge`
+    """
+    from provision import archive, deploy, reports
+    from provision import backup as backups
+    from provision.console import stage
+    from provision.session import need_root, open_session
+    from provision.smoke import STAGE
+
+    testbed, console = load(spec), make_console(stderr=as_json)
+    folder = backups.find(testbed.name, backup).absolute()
+    with stage(console, "Read the backup") as current:
+        found = archive.read(
+            folder,
+            lambda done, whole: current.step(f"{backups.size_of(done)} of {backups.size_of(whole)}"),
+        )
+        archive.refuse_unfit(found, backups.here(testbed))
+        current.result = f"{found.files} files, {backups.size_of(found.bytes)}"
+    console.print(f"Backup of testbed [bold]{testbed.name}[/], made {found.made}. Restoring it:", soft_wrap=True)
+    for line in (
+        f"replaces all data of the server on {deploy.where(testbed)}; what came since is lost",
+        "replaces the secrets: keys and passwords of then work again, and those made since do not",
+        "stops the server; running tasks fail, so let them end first",
+    ):
+        console.print(f"  - {line}", soft_wrap=True, markup=False)
+    confirm("Restore it?", yes)
+    need_root(testbed)
+    compared = 0
+    with open_session(
+        testbed,
+        "restore",
+        console,
+        vault_password_file,
+        verbosity=verbose,
+        stages=(*backups.RESTORE, *deploy.UP, STAGE),
+        break_lock=break_lock,
+    ) as session:
+        opened = backups.open_secrets(folder, session.vault, backup_password_file)
+        place, kept = backups.bring(session, folder, found, opened)
+
+        def compare() -> None:
+            nonlocal compared
+            compared = backups.compare(session, folder, place)
+
+        up = bring_up(session, prove=True, proven=compare)
+        deploy.forget_replaced(session)
+    if as_json:
+        show_json(
+            reports.RestoreReport(
+                testbed=testbed.name,
+                healthy=up.healthy,
+                backup=str(folder),
+                made=found.made,
+                files=found.files,
+                compared=compared,
+                kept=str(kept) if kept else None,
+                checks=up.checks,
+                log=up.log,
+            )
+        )
+    else:
+        show_checks(console, up.checks, up.log)
+        console.print(f"Restored {found.files} files of {found.made}.", soft_wrap=True, markup=False)
+        if kept:
+            console.print(f"The secrets of until now are kept in {kept}", soft_wrap=True, markup=False)
+    if not all_well(up.checks):
+        raise SystemExit(Exit.FAILED)
 
 
 @main.command()

@@ -42,6 +42,7 @@ WORKER = [("agent-1", "gpu")]
         ({"away": {"agent-1": "agent-1: SSH failed"}}, "agent-1: SSH failed", "testbed ssh agent-1"),
         ({"services": [a_service(False)]}, "agent-1: service testbed-agent-gpu does not run", "testbed logs agent-gpu"),
         ({"silent": {"http://s:8008": "refused"}}, "http://s:8008 does not answer: refused", "testbed up"),
+        ({"begun": "restore"}, "a restore was begun and is not complete", "testbed up"),
         ({"api_error": ("the server refuses the key", "Issue one")}, "the server refuses the key", "Issue one"),
         ({"wanted": WORKER, "workers": []}, "worker agent-1:gpu is not known to the server", "testbed logs agent-gpu"),
         ({"wanted": WORKER, "workers": [a_worker(300)]}, "has not reported for 300 s", "--host agent-1"),

@@ -36,6 +36,8 @@ KEYS = {
     "DrainReport": {"testbed", "done", "changed", "workers"},
     "DrainState": {"name", "state", "since", "task"},
     "DownReport": {"testbed", "changed", "purged", "deleted", "log"},
+    "BackupReport": {"testbed", "backup", "made", "backend", "server", "bytes", "files", "downtime", "log"},
+    "RestoreReport": {"testbed", "healthy", "backup", "made", "files", "compared", "kept", "checks", "log"},
     "PlanReport": {"testbed", "fits", "actions", "problems", "quotas", "largest"},
     "CloudAction": {"action", "kind", "name", "id", "why"},
     "PlanProblem": {"message", "remedy"},

@@ -63,7 +63,7 @@ def test_what_does_not_run_is_said_and_is_not_well(testbed, vault, tmp_path):
     assert _results(found) == {
         "only you can read the vault": "yes",
         "the vault opens": "yes",
-        "no re-key or rotation is half done": "yes",
+        "no re-key, rotation or restore is half done": "yes",
         "the testbed on this machine is theirs": "not running",
         "the ClearML server takes the toolkit's key": "not running",
         "InfluxDB takes the passwords": "not running",
@@ -107,7 +107,7 @@ def test_what_is_half_done_is_not_well(testbed, vault, tmp_path, begun, told):
     vault.save(vault.load().model_copy(update=begun))
     found = secret_state.collect(testbed, vault, tmp_path / "marker")
     assert (found.rekeying, found.rotating) == told
-    assert _results(found)["no re-key or rotation is half done"] == "no"
+    assert _results(found)["no re-key, rotation or restore is half done"] == "no"
 
 
 def test_people_and_scripts_see_the_same(testbed, vault, tmp_path):

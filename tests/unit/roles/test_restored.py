@@ -1,0 +1,147 @@
+"""The data of a backup take the place of the server's; whatever is killed, neither the old nor the new are lost."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+ROLES = Path(__file__).parents[3] / "roles"
+ME = pwd.getpwuid(os.geteuid()).pw_name
+
+
+def _module():
+    path = ROLES / "clearml_server/library/testbed_restored.py"
+    spec = importlib.util.spec_from_file_location("testbed_restored", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+restored = _module()
+
+
+class Killed(BaseException):
+    """The module is killed."""
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Data of a server that is there."""
+    _make(tmp_path / "server", "old")
+    return tmp_path / "server"
+
+
+def _make(folder, text):
+    folder.mkdir()
+    (folder / "database").write_text(text)
+    return folder
+
+
+def _beside(path, identifier="abc", text="new"):
+    return _make(path.with_name(f"{path.name}.restored-{identifier}"), text)
+
+
+def _settle(path, identifier, owner=ME, check=False):
+    return restored.settle(path, identifier, owner, check=check)
+
+
+def _there(path):
+    return {each.name: (each / "database").read_text() for each in path.parent.iterdir()}
+
+
+def test_data_beside_come_in_and_the_old_ones_are_kept(path):
+    _beside(path)
+    assert [change["action"] for change in _settle(path, "abc")] == ["replace"]
+    assert _there(path) == {"server": "new", "server.before": "old"}
+    assert _settle(path, "abc") == []
+
+
+def test_when_they_are_proven_the_old_ones_go(path):
+    _beside(path)
+    _settle(path, "abc")
+    assert [change["action"] for change in _settle(path, "")] == ["remove", "remove"]
+    assert _there(path) == {"server": "new"}
+    assert not (path / restored.MARK).exists()
+    assert _settle(path, "") == []
+
+
+def test_on_a_new_host_there_is_nothing_to_keep(path):
+    _beside(path)
+    (path / "database").unlink()
+    path.rmdir()
+    _settle(path, "abc")
+    assert _there(path) == {"server": "new"}
+
+
+def test_check_mode_tells_and_changes_nothing(path):
+    _beside(path)
+    _beside(path, "killed")
+    told = _settle(path, "abc", check=True)
+    assert [(change["action"], Path(change["name"]).name) for change in told] == [
+        ("remove", "server.restored-killed"),
+        ("replace", "server"),
+    ]
+    assert _there(path) == {"server": "old", "server.restored-abc": "new", "server.restored-killed": "new"}
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_kill_at_any_rename_is_made_good(path, monkeypatch, step):
+    _beside(path)
+    whole, count = Path.rename, 0
+
+    def rename(self, target):
+        nonlocal count
+        count += 1
+        if count == step:
+            raise Killed
+        return whole(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(Killed):
+        _settle(path, "abc")
+    monkeypatch.undo()
+    texts = {(each / "database").read_text() for each in path.parent.iterdir()}
+    assert texts == {"old", "new"}, "neither is lost"
+    _settle(path, "abc")
+    assert _there(path) == {"server": "new", "server.before": "old"}
+
+
+def test_another_backup_over_an_unproven_one_keeps_the_data_from_before_both(path):
+    _beside(path, "abc", "unproven")
+    _settle(path, "abc")
+    _beside(path, "def", "second")
+    _settle(path, "def")
+    assert _there(path) == {"server": "second", "server.before": "old"}
+
+
+def test_what_a_restore_that_never_began_left_goes_with_the_next_up(path):
+    _beside(path)
+    _make(path.with_name("server.restoring-abc"), "half")
+    _settle(path, "")
+    assert _there(path) == {"server": "old"}
+
+
+def test_data_that_are_neither_here_nor_beside_are_missed(path):
+    with pytest.raises(restored.MissingError, match="Run `testbed restore` with that backup again"):
+        _settle(path, "abc")
+    assert _there(path) == {"server": "old"}
+
+
+def test_all_of_them_are_given_to_the_account_of_the_server(path, monkeypatch):
+    given = {}
+    monkeypatch.setattr(os, "chown", lambda each, uid, gid, follow_symlinks: given.update({str(each): (uid, gid)}))
+    beside = _beside(path)
+    (beside / "link").symlink_to("/etc/passwd")
+    _settle(path, "abc")
+    account = pwd.getpwnam(ME)
+    assert {Path(each).name: owner for each, owner in given.items()} == dict.fromkeys(
+        ["server.restored-abc", "database", "link"], (account.pw_uid, account.pw_gid)
+    )
+    given.clear()
+    _beside(path)
+    _settle(path, "abc", owner="")
+    assert given == {}
