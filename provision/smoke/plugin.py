@@ -63,6 +63,8 @@ class StackPlugin:
             metafunc.parametrize("user", [user.name for user in testbed.users])
         if "task_queue" in metafunc.fixturenames:
             metafunc.parametrize("task_queue", testbed.agents.task_queues)
+        if "watchdog" in metafunc.fixturenames:
+            metafunc.parametrize("watchdog", inventory.hosts(machines, "watchdogs"))
         if "worker" in metafunc.fixturenames:
             workers = inventory.workers(testbed, machines)
             metafunc.parametrize("worker", workers, ids=[f"{host}:{worker.name}" for host, worker in workers])

@@ -39,11 +39,24 @@ def test_agents_key_logs_in(on, stack, worker, record_property):
     )
 
 
+def test_watchdogs_key_logs_in(on, stack, watchdog, record_property):
+    path = "/etc/testbed/watchdog.json"
+    key = _key(on(watchdog), path, "root")
+    record_property("reference", key.access_key)
+    assert ensure.works(stack.testbed.server.url("api"), key, AGENT_USER), (
+        f"{watchdog}: {path}: its key does not log in; run `testbed up`"
+    )
+
+
 def test_no_key_is_shared(on, stack, secrets):
     holders = {secrets.toolkit.access_key: "toolkit"}
     confs = [
         (host, f"/etc/testbed/agent-{worker.name}.conf", f"{host}: worker {worker.name}")
         for host, worker in inventory.workers(stack.testbed, stack.inventory)
+    ]
+    confs += [
+        (host, "/etc/testbed/watchdog.json", f"{host}: watchdog")
+        for host in inventory.hosts(stack.inventory, "watchdogs")
     ]
     for host in inventory.hosts(stack.inventory, "clients"):
         users = [user.name for user in stack.testbed.users]  # who have the same key on every host

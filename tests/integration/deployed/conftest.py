@@ -70,7 +70,7 @@ def find_secret_values(testbed) -> Callable[[], list[bytes]]:
         values = set(_values(secrets.model_dump(exclude={"id"})))
         confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
         confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
-        for conf in confs:
+        for conf in [*confs, Path("/etc/testbed/watchdog.json")]:
             key = parse_key(conf.read_text())
             assert key is not None, conf
             values.add(key.secret_key)
