@@ -22,6 +22,9 @@ from pathlib import Path
 
 PAGE = 500
 TIMEOUT_S = 30
+# what looks dead must look so for so long: after a restore, or when the server's clock jumps, all that is known is old
+# until workers (every 30 s) have reported
+CERTAIN_S = 60
 # in a task's runtime properties: how often it was queued again
 COUNT = "testbed_watchdog_requeued"
 REASON = "testbed watchdog"
@@ -201,6 +204,19 @@ class Patience:
         self.until.pop(service, None)
 
 
+class Suspicion:
+    """Tells what has looked dead in every round for a while."""
+
+    def __init__(self, certain):
+        """Be sure after `certain` seconds."""
+        self.certain, self.since = certain, {}
+
+    def confirmed(self, found, now):
+        """Return those of `found`, {what: why}, that have been found ever since."""
+        self.since = {what: self.since.get(what, now) for what in found}
+        return {what: why for what, why in found.items() if now - self.since[what] >= self.certain}
+
+
 class Manager:
     """Asks systemd or supervisord."""
 
@@ -241,6 +257,7 @@ class Watchdog:
         self.settings, self.api, self.manager = settings, api, manager
         self.silent = settings["silent_seconds"]
         self.patience = Patience(self.silent, settings["longest_pause_seconds"])
+        self.dead_agents, self.lost_tasks = Suspicion(CERTAIN_S), Suspicion(CERTAIN_S)
         self.seen = {}  # service -> (process ID, since when it has been seen)
         self.contact = None  # since when the server has answered every time
         self.refused = ""
@@ -265,14 +282,15 @@ class Watchdog:
             self.finish_requeueing()
         if now - self.contact < self.silent:
             return  # while the server was away, nobody could report
-        for service, why in decide_restarts(services, workers, running, clock, self.silent).items():
+        dead = decide_restarts(services, workers, running, clock, self.silent)
+        for service, why in self.dead_agents.confirmed(dead, now).items():
             if self.patience.allows(service, now):
                 pause = self.patience.restarted(service, now)
                 say(f"Restarts {service}: {why}. Not again for {pause:.0f} s")
                 if wrong := self.manager.restart(service):
                     say(f"{service} cannot be restarted: {wrong}")
         if self.settings["looks_after_tasks"]:
-            self.look_after_tasks(running, workers, clock)
+            self.look_after_tasks(running, workers, clock, now)
 
     def lose_contact(self, error):
         """Note that the server did not answer as it should; say so once."""
@@ -296,7 +314,7 @@ class Watchdog:
         """Return the tasks with one of these statuses."""
         return self.api.pages("tasks.get_all", "tasks", status=status, only_fields=FIELDS, search_hidden=True)
 
-    def look_after_tasks(self, running, workers, clock):
+    def look_after_tasks(self, running, workers, clock, now):
         """Queue lost tasks again, or fail them."""
         known = sorted({*self.state["workers"], *self.settings["all_workers"]})
         if known != self.state["workers"]:
@@ -307,7 +325,7 @@ class Watchdog:
         waiting = list(self.tasks(["queued"]))
         everything = {task["id"]: task for task in running + waiting}
         lost = find_lost(everything.values(), queued, set(queues), workers, set(known), clock, self.silent)
-        for name, why in lost.items():
+        for name, why in self.lost_tasks.confirmed(lost, now).items():
             self.mend(everything[name], why)
 
     def mend(self, task, why):

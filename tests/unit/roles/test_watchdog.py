@@ -13,6 +13,7 @@ import pytest
 ROLE = Path(__file__).parents[3] / "roles/clearml_watchdog"
 NOW, SILENT = 1_800_000_000.0, 180
 ALIVE, SILENT_LONG = 30, 600
+LONG_ENOUGH = (0, SILENT, SILENT + 60)  # moments of rounds after which the watchdog is sure
 WORKER, SERVICE = "agent-1:gpu", "testbed-agent-gpu"
 
 
@@ -188,18 +189,29 @@ class TestRounds:
         found.lose_contact(watchdog.ApiError("away", False))
         rounds(found, SILENT, SILENT + 100)
         assert (found.api.done, found.manager.restarted) == ([], []), "the server was away: from its return on"
-        rounds(found, 2 * SILENT)
+        rounds(found, 2 * SILENT, 2 * SILENT + 60)
         assert found.manager.restarted == [SERVICE]
         assert "tasks.enqueue" in found.api.asked
 
     def test_a_silent_agent_is_not_restarted_in_each_round(self, look):
         found = look(workers=a_worker(SILENT_LONG).values())
         rounds(found, *range(0, 2000, 30))
-        assert len(found.manager.restarted) == 4  # 180, then 180, 360, 720 s later
+        assert len(found.manager.restarted) == 4  # 240, then 180, 360, 720 s later
+
+    def test_what_reports_late_as_the_servers_clock_jumped_is_left_alone(self, look):
+        found = look([a_task(ALIVE)], a_worker(ALIVE).values())
+        rounds(found, 0, SILENT)
+        found.api.clock += 7200
+        rounds(found, SILENT + 30)
+        found.api.clock -= 7200  # all have reported by the new clock
+        rounds(found, SILENT + 60)
+        found.api.clock += 7200
+        rounds(found, SILENT + 90)
+        assert (found.api.done, found.manager.restarted) == ([], [])
 
     def test_a_lost_task_is_queued_again_and_told_so(self, look, watchdog, capsys):
         found = look([a_task(SILENT_LONG, name="train", runtime={"kept": "1"})])
-        rounds(found, 0, SILENT)
+        rounds(found, *LONG_ENOUGH)
         assert found.api.asked == ["events.add_batch", "tasks.edit", "tasks.stopped", "tasks.enqueue"]
         [_, (_, edited), _, (_, enqueued)] = found.api.done
         assert edited["runtime"] == {"kept": "1", watchdog.COUNT: "1"}
@@ -210,7 +222,7 @@ class TestRounds:
     def test_it_fails_with_a_message_where_it_is_not_queued_again(self, look, watchdog, how):
         again = {"runtime": {watchdog.COUNT: how.pop("runtime")}} if "runtime" in how else {}
         found = look([a_task(SILENT_LONG, **again)], **how)
-        rounds(found, 0, SILENT)
+        rounds(found, *LONG_ENOUGH)
         assert found.api.asked == ["events.add_batch", "tasks.failed"]
         message = found.api.done[-1][1]["status_message"]
         assert message.startswith("its worker agent-1:gpu is gone")
@@ -238,21 +250,21 @@ class TestRounds:
     def test_a_refused_task_does_not_keep_others_from_being_mended(self, look):
         found = look([a_task(SILENT_LONG), a_task(SILENT_LONG, id="u")])
         found.api.fails = {"tasks.enqueue"}
-        rounds(found, 0, SILENT)
+        rounds(found, *LONG_ENOUGH)
         assert [parameters["task"] for endpoint, parameters in found.api.done if endpoint == "tasks.stopped"] == [
             "t",
             "u",
         ]
 
     def test_tasks_of_a_host_that_has_left_are_mended_too(self, look):
-        rounds(look(), 0, SILENT)  # knows agent-1:gpu, and keeps it in mind
+        rounds(look(), *LONG_ENOUGH)  # knows agent-1:gpu, and keeps it in mind
         found = look([a_task(SILENT_LONG)], all_workers=["agent-2:gpu"])
-        rounds(found, 0, SILENT)
+        rounds(found, *LONG_ENOUGH)
         assert "tasks.enqueue" in found.api.asked
 
     def test_elsewhere_tasks_are_left_alone(self, look):
         found = look([a_task(SILENT_LONG)], looks_after_tasks=False)
-        rounds(found, 0, SILENT)
+        rounds(found, *LONG_ENOUGH)
         assert found.api.done == []
         assert found.manager.restarted == [SERVICE]
 
