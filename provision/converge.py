@@ -30,7 +30,7 @@ from provision.secrets import Vault
 # a shorter one is only hidden where it stands alone: it may be part of any word
 LONG_SECRET = 12
 # what stands beside secrets, and is none
-PUBLIC = {"username", "access_key", "user_key", "id"}
+PUBLIC = {"username", "access_key", "user_key", "id", "certificate", "authority"}
 # what programs of Ansible's may see of the administrator's environment: nothing that could hold a password
 ENVIRONMENT = {"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "SSH_AUTH_SOCK", "TERM", "TZ", "USER"}
 FAILED_EVENTS = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_failed"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provision import converge, inventory
+from provision import converge, forward, inventory, tls
 from provision.changes import Change, resolve
 from provision.credentials import ensure, identities
 from provision.errors import ApiError, TestbedError
@@ -63,6 +63,9 @@ def describe(testbed: Testbed) -> list[str]:
         lines.insert(1, f"InfluxDB (package influxdb) on {telemetry.url}, {filled}")
     else:
         lines.insert(1, f"InfluxDB at {telemetry.url} is read, never written")
+    if server.tls is not None:
+        whose = "a CA of the testbed's own" if server.tls.own_authority else f"{server.tls.certificate_file}"
+        lines.insert(1, f"TLS (package nginx) in front of it, with a certificate from {whose}")
     if testbed.administrators:
         names = ", ".join(administrator.name for administrator in testbed.administrators)
         lines.append(
@@ -151,8 +154,13 @@ def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]
         look_whose(session, {"whose_id": ""})
     with session.stage("Prepare secrets and wheels") as current:
         secrets = session.vault.ensure(session.testbed)
+        before, (secrets, served) = secrets, tls.prepare(session.testbed, session.machines, secrets)
+        if secrets != before:
+            session.vault.save(secrets)
+        if served is not None and served.authority:
+            forward.trust(session.testbed.name, served.authority)
         session.inventory  # noqa: B018 (builds the wheels)
-        variables = _secret_variables(session.testbed, secrets)
+        variables = _secret_variables(session.testbed, secrets, served)
         current.result = "in memory" if session.check else "ready"
     whose = {
         "common_testbed_id": secrets.id,
@@ -253,9 +261,11 @@ def down(session: Session, *, purge: bool) -> converge.PlayResult:
     return play(session, "down", "Remove the testbed", {"testbed_purge": purge}, {})
 
 
-def _secret_variables(testbed: Testbed, secrets: Secrets) -> dict[str, Any]:
+def _secret_variables(testbed: Testbed, secrets: Secrets, served: tls.Served | None) -> dict[str, Any]:
     telemetry = testbed.telemetry
-    found = secrets.model_dump(exclude={"id", "rekeying", "rotating", "restoring", "toolkit"})
+    kept_here = {"id", "rekeying", "rotating", "restoring", "toolkit", "tls"}
+    found = secrets.model_dump(exclude=kept_here)
+    found["tls"] = served._asdict() if served else {}
     found["telemetry"] = (
         _external_credentials(telemetry.credentials) if isinstance(telemetry, ExternalTelemetry) else {}
     )

@@ -9,7 +9,7 @@ import datetime
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from provision.reports import Clock, Disk, QueueState, Service, StatusProblem, WorkerState
+from provision.reports import CertificateState, Clock, Disk, QueueState, Service, StatusProblem, WorkerState
 
 # a disk that is so full is a problem, whichever comes first
 FULL = 0.9
@@ -34,6 +34,7 @@ class Seen:
     queues: list[QueueState] = field(default_factory=list)
     disk: list[Disk] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
+    certificates: list[CertificateState] = field(default_factory=list)
     now: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # by the server's clock
 
 
@@ -58,7 +59,8 @@ def services_run(seen: Seen) -> Iterator[StatusProblem]:
 
 def urls_answer(seen: Seen) -> Iterator[StatusProblem]:
     """The server answers under every URL."""
-    for url, said in seen.silent.items():
+    told = {found.url for found in seen.certificates if found.problem}
+    for url, said in [(url, said) for url, said in seen.silent.items() if url not in told]:
         yield StatusProblem(
             message=f"{url} does not answer: {said}",
             remedy="See that the server's services run, and that nothing on the way blocks the port; then testbed up",
@@ -69,6 +71,13 @@ def nothing_is_half_done(seen: Seen) -> Iterator[StatusProblem]:
     """No command that was killed waits to be completed."""
     if seen.begun:
         yield StatusProblem(message=f"a {seen.begun} was begun and is not complete", remedy="Complete it: testbed up")
+
+
+def certificates_are_good(seen: Seen) -> Iterator[StatusProblem]:
+    """Every certificate is trusted, for the name in the URL, and not near its end."""
+    for found in seen.certificates:
+        if found.problem:
+            yield StatusProblem(message=found.problem, remedy=found.remedy)
 
 
 def api_works(seen: Seen) -> Iterator[StatusProblem]:
@@ -128,6 +137,7 @@ def clocks_agree(seen: Seen) -> Iterator[StatusProblem]:
 CHECKS: list[Callable[[Seen], Iterable[StatusProblem]]] = [
     hosts_answer,
     services_run,
+    certificates_are_good,
     urls_answer,
     nothing_is_half_done,
     api_works,

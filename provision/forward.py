@@ -6,10 +6,14 @@ the host it holds the lock of that machine, if it is asked to.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
+import socket
+import ssl
 import subprocess
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +28,10 @@ from provision.spec import bracketed
 
 END_S = 5
 _SCRIPT = (Path(__file__).parent / "lock_file.py").read_text(encoding="utf-8")
+CONNECT_S = 10.0
+PORTS = {"http": 80, "https": 443}
 _SOCKETS: dict[str, Path] = {}  # by the URL of a service
+_TRUSTED: dict[str, str] = {}  # certificates of CAs, by the testbed that they are for
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,45 @@ class Lock:
 def client(**options: Any) -> httpx.Client:
     """Return a client that goes to services through the forwards that are open, and else directly.
 
-    It heeds no proxy: those are for package indexes.
+    It heeds no proxy: those are for package indexes. Certificates are checked against the names in URLs either way.
     """
-    transports = {url: httpx.HTTPTransport(uds=str(socket)) for url, socket in _SOCKETS.items()}
-    return httpx.Client(trust_env=False, mounts=transports, **options)
+    trust = trusted()
+    transports = {url: httpx.HTTPTransport(uds=str(path), verify=trust) for url, path in _SOCKETS.items()}
+    return httpx.Client(trust_env=False, verify=trust, mounts=transports, **options)
+
+
+def trust(testbed: str, certificates: str) -> None:
+    """From now on, trust the CAs whose `certificates` (PEM) these are, for `testbed`, beside the public ones."""
+    _TRUSTED[testbed] = certificates
+
+
+def trusted() -> ssl.SSLContext:
+    """Return what checks certificates: those of public CAs, of the system's, and of testbeds' own."""
+    return _context("".join(_TRUSTED.values()))
+
+
+@functools.cache
+def _context(certificates: str) -> ssl.SSLContext:
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    if certificates:
+        context.load_verify_locations(cadata=certificates)
+    return context
+
+
+def connect(url: str) -> socket.socket:
+    """Return a connection to the service with that URL, through its forward where one is open. Raises `OSError`."""
+    if url in _SOCKETS:
+        found = socket.socket(socket.AF_UNIX)
+        found.settimeout(CONNECT_S)
+        try:
+            found.connect(str(_SOCKETS[url]))
+        except OSError:
+            found.close()
+            raise
+        return found
+    parts = urllib.parse.urlsplit(url)
+    return socket.create_connection((parts.hostname or "", parts.port or PORTS[parts.scheme]), CONNECT_S)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from provision.machines import Machine, with_group
 from provision.paths import HOST_PINS
-from provision.spec import ADMIN_USER, AGENT_USER, ManagedTelemetry, Mirrors, Proxy, Testbed, Worker
+from provision.spec import ADMIN_USER, AGENT_USER, URL_SERVICES, ManagedTelemetry, Mirrors, Proxy, Testbed, Worker
 from provision.spec_server import AGENT_SERVICES, SERVICES
 
 # How to reach package indexes: handed on from the administrator's environment to the services of this machine.
@@ -24,11 +24,13 @@ NETWORK_VARIABLES = re.compile(
 INDEX_VARIABLES = re.compile(r"^PIP_(INDEX_URL|EXTRA_INDEX_URL|FIND_LINKS|TRUSTED_HOST)$", re.IGNORECASE)
 PROXY_VARIABLES = re.compile(r"^((https?|ftp|all|no)_proxy|PIP_PROXY)$", re.IGNORECASE)
 CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
-CA_BUNDLE = "/etc/testbed/ca-bundle.crt"  # on the hosts: the system's certificates and those of the spec
+CA_BUNDLE = "/etc/testbed/ca-bundle.crt"  # on the hosts: the system's certificates, those of the spec, our own CA's
 LITE = "testbed-clearml-lite"
 PROJECT = "testbed-clearml"  # the Compose project of the official server, and how its containers' names begin
 PORT_SERVICES = {"api": "apiserver", "web": "webserver", "files": "fileserver"}
 SHARED_MEMORY = 50  # percent of a host's memory for a server that shares it with agents
+TLS_PROXY = "testbed-tls-proxy"
+HSTS_S = 30 * 24 * 3600  # short enough to go back to plain HTTP one day
 PASSWORD_IN_URL = re.compile(r"[^/\s]*@")
 
 
@@ -57,8 +59,9 @@ def network_environment(environment: Mapping[str, str], direct: Iterable[str] = 
     return found
 
 
-def spec_environment(proxy: Proxy | None, mirrors: Mirrors | None, direct: Iterable[str]) -> dict[str, str]:
+def spec_environment(testbed: Testbed, direct: Iterable[str]) -> dict[str, str]:
     """Return the environment in which apt, pip and the agents' tasks reach package indexes as the spec says."""
+    proxy, mirrors = testbed.proxy, testbed.mirrors
     found = {}
     if proxy:
         for scheme, url in proxy.by_scheme.items():
@@ -68,15 +71,22 @@ def spec_environment(proxy: Proxy | None, mirrors: Mirrors | None, direct: Itera
     if mirrors and mirrors.pip:
         # no index but this one, whatever the host's own pip.conf adds
         found |= {"PIP_INDEX_URL": mirrors.pip, "PIP_CONFIG_FILE": "/dev/null"}
-    if ca_files(proxy, mirrors):
+    if has_bundle(testbed):
         found |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)
     return found
 
 
-def ca_files(proxy: Proxy | None, mirrors: Mirrors | None) -> list[str]:
+def ca_files(testbed: Testbed) -> list[str]:
     """Return the files of the administrator's machine with certificates that hosts are to trust."""
-    files = [section.ca_file for section in (proxy, mirrors) if section and section.ca_file]
+    sections = (testbed.proxy, testbed.mirrors, testbed.server.tls)
+    files = [section.ca_file for section in sections if section and section.ca_file]
     return [str(file.expanduser().absolute()) for file in files]
+
+
+def has_bundle(testbed: Testbed) -> bool:
+    """Return whether hosts are to trust more than their system does: those files, or the testbed's own CA."""
+    tls = testbed.server.tls
+    return bool(ca_files(testbed)) or (tls is not None and tls.own_authority)
 
 
 def _is_direct(host: str, proxy: Proxy) -> bool:
@@ -103,7 +113,7 @@ def pip_settings(testbed: Testbed) -> dict[str, str]:
         # pip asks no_proxy only for a proxy that comes from the environment
         if not _is_direct(target.hostname or "", proxy):
             found["proxy"] = proxy.by_scheme.get(target.scheme, "")
-    if ca_files(proxy, mirrors):
+    if ca_files(testbed):
         found["cert"] = CA_BUNDLE
     return {key: value for key, value in found.items() if value}
 
@@ -111,7 +121,7 @@ def pip_settings(testbed: Testbed) -> dict[str, str]:
 def _downloads(testbed: Testbed, environment: Mapping[str, str]) -> dict[str, Any]:
     """What the spec says wins over the environment of the administrator's machine, kind by kind."""
     proxy, mirrors = testbed.proxy, testbed.mirrors
-    direct = [testbed.server.host or testbed.server.bind]
+    direct = [testbed.server.name(service) for service in URL_SERVICES]
     if telemetry_host := urllib.parse.urlsplit(testbed.telemetry.url).hostname:
         direct.append(telemetry_host)
     said = {
@@ -119,16 +129,16 @@ def _downloads(testbed: Testbed, environment: Mapping[str, str]) -> dict[str, An
         for name in environment
         if (proxy and PROXY_VARIABLES.match(name))
         or (mirrors and mirrors.pip and INDEX_VARIABLES.match(name))
-        or (ca_files(proxy, mirrors) and (name in CA_VARIABLES or name == "SSL_CERT_DIR"))
+        or (has_bundle(testbed) and (name in CA_VARIABLES or name == "SSL_CERT_DIR"))
     }
     given = {name: value for name, value in environment.items() if name not in said}
     return {
-        "common_environment": network_environment(given, direct) | spec_environment(proxy, mirrors, direct),
+        "common_environment": network_environment(given, direct) | spec_environment(testbed, direct),
         "common_proxy": proxy.by_scheme if proxy else {},
         "common_apt_direct": apt_direct(proxy, mirrors),
         "common_apt_mirror": (mirrors and mirrors.apt) or "",
         "common_apt_security_mirror": (mirrors and mirrors.apt_security) or "",
-        "common_ca_files": ca_files(proxy, mirrors),
+        "common_ca_files": ca_files(testbed),
         "common_ca_bundle": CA_BUNDLE,
         "common_pip_settings": pip_settings(testbed),
     }
@@ -177,6 +187,7 @@ def build(
         "clearml_conf_api_url": testbed.server.url("api"),
         "clearml_conf_web_url": testbed.server.url("web"),
         "clearml_conf_files_url": testbed.server.url("files"),
+        "clearml_conf_ca_file": CA_BUNDLE if testbed.server.tls and has_bundle(testbed) else "",
         **_telemetry(testbed),
     }
     return {
@@ -235,15 +246,27 @@ def hosts(inventory: dict[str, Any], group: str) -> list[str]:
 def _ports(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
     found = []
     if "server" in machine.groups:
+        bind, ports = testbed.server.upstream
+
+        def behind(setting: str) -> str:
+            part = setting.rpartition(".")[2]
+            return container(PORT_SERVICES[part]) if testbed.server.backend == "docker" else LITE
+
         found += [
-            {
-                "port": port,
-                "bind": testbed.server.bind,
-                "service": container(PORT_SERVICES[name]) if testbed.server.backend == "docker" else LITE,
-                "setting": f"server.ports.{name}",
-            }
-            for name, port in testbed.server.ports.model_dump().items()
+            {"port": port, "bind": bind, "service": behind(setting), "setting": setting, "others": [TLS_PROXY]}
+            for setting, port in ports.items()
         ]
+        if testbed.server.tls:
+            found += [
+                {
+                    "port": port,
+                    "bind": testbed.server.bind,
+                    "service": TLS_PROXY,
+                    "setting": setting,
+                    "others": [behind(each) for each in ports],
+                }
+                for setting, port in testbed.server.open_ports.items()
+            ]
     if "telemetry" in machine.groups and isinstance(testbed.telemetry, ManagedTelemetry):
         binds = {"port": testbed.telemetry.bind, "rpc_port": "127.0.0.1"}
         found += [
@@ -314,15 +337,40 @@ def _docker(testbed: Testbed, machines: Sequence[Machine]) -> dict[str, Any]:
 
 def _server(testbed: Testbed, wheels: Wheels) -> dict[str, Any]:
     server = testbed.server
+    bind, ports = server.upstream
+    api, web, files = ports.values()
     people = [{"username": user.name, "name": user.full_name or user.name} for user in testbed.users]
     return {
         "clearml_server_backend": server.backend,
-        "clearml_server_bind": server.bind,
-        "clearml_server_api_port": server.ports.api,
-        "clearml_server_web_port": server.ports.web,
-        "clearml_server_files_port": server.ports.files,
+        "clearml_server_bind": bind,
+        "clearml_server_api_port": api,
+        "clearml_server_web_port": web,
+        "clearml_server_files_port": files,
         "clearml_server_wheel": str(wheels.lite),
         "clearml_server_users": [*people, *({"username": name, "name": name} for name in (ADMIN_USER, AGENT_USER))],
+        **_tls_proxy(testbed),
+    }
+
+
+def _tls_proxy(testbed: Testbed) -> dict[str, Any]:
+    server, tls = testbed.server, testbed.server.tls
+    if tls is None:
+        return {"tls_proxy_services": []}
+    return {
+        "tls_proxy_bind": server.bind,
+        "tls_proxy_services": [
+            {
+                "name": service,
+                "host": server.name(service),
+                "port": server.port(service),
+                "url": server.url(service),
+                "upstream": f"127.0.0.1:{getattr(tls.upstream_ports, service)}",
+            }
+            for service in URL_SERVICES
+        ],
+        "tls_proxy_redirect_port": tls.redirect_from or 0,
+        # for all ports of a name: only where the names are the proxy's alone
+        "tls_proxy_hsts_seconds": HSTS_S if tls.names else 0,
     }
 
 
@@ -387,6 +435,8 @@ def workers(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, Work
 def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str]]:
     """Return (host, service) for every service that the testbed runs."""
     found = [(host, service) for host in hosts(inventory, "server") for service in server_services(testbed)]
+    if testbed.server.tls:
+        found += [(host, TLS_PROXY) for host in hosts(inventory, "server")]
     if isinstance(testbed.telemetry, ManagedTelemetry):
         found += [(host, "testbed-influxdb") for host in hosts(inventory, "telemetry")]
     found += [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]

@@ -20,7 +20,7 @@ from provision.converge import private_dir
 from provision.errors import TestbedError
 from provision.machines import Machine, with_group, within
 from provision.paths import state_dir
-from provision.spec import ExternalTelemetry, Testbed
+from provision.spec import URL_SERVICES, ExternalTelemetry, Testbed
 
 # beginning of the name of a command's folder of sockets in the folder for temporary files; its process follows
 FOLDER = "testbed-ssh-"
@@ -28,7 +28,6 @@ LONGEST = 16  # of the name of the folder above it: sockets' names have 108 byte
 MULTIPLEXED = "mux-"  # connections that are kept open, beside the forwards' sockets
 # machines that are there already answer at once, or not at all
 ANSWER_S = 60.0
-PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -130,14 +129,12 @@ def _services(testbed: Testbed, machines: Sequence[Machine]) -> list[tuple[Machi
     """Return from which machine each service is reached, by URL: its address there, and its port."""
     [server] = with_group(machines, "server")
     address = within(testbed.server.bind)
-    found = {
-        testbed.server.url(name): (address, getattr(testbed.server.ports, name)) for name in ("api", "web", "files")
-    }
+    found = {testbed.server.url(service): (address, testbed.server.port(service)) for service in URL_SERVICES}
     source = testbed.telemetry
     if isinstance(source, ExternalTelemetry):
         parts = urllib.parse.urlsplit(source.url)
         reader = with_group(machines, "clients")[0]
-        there = (parts.hostname or "", parts.port or PORTS[parts.scheme])
+        there = (parts.hostname or "", parts.port or forward.PORTS[parts.scheme])
     else:
         [reader] = with_group(machines, "telemetry")
         there = (within(source.bind), source.port)

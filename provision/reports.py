@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from provision.changes import Change, text_diff
 from provision.machines import Machine, with_group
-from provision.spec import Testbed, bracketed
+from provision.spec import Testbed
 
 if TYPE_CHECKING:
     from provision.cloud.plan import Plan
@@ -46,11 +46,11 @@ class Urls(Report):
     @classmethod
     def of(cls, testbed: Testbed, machines: Iterable[Machine] = ()) -> Urls:
         """Return the URLs of `testbed`, which is on `machines`."""
-        url, ports = testbed.server.url, testbed.server.ports
+        url, server = testbed.server.url, testbed.server
         outside = [
-            f"http://{bracketed(machine.address)}:{ports.web}"
+            server.model_copy(update={"host": machine.address}).url("web")
             for machine in with_group(machines, "server")
-            if machine.address and not machine.jump_host and machine.address != machine.internal == testbed.server.host
+            if machine.address and not machine.jump_host and machine.address != machine.internal == server.name("web")
         ]
         services = {"web": url("web"), "api": url("api"), "files": url("files"), "telemetry": testbed.telemetry.url}
         return cls(**services, outside=outside[0] if outside else None)
@@ -173,6 +173,15 @@ class StatusProblem(Report):
     remedy: str = Field(description="What to do.")
 
 
+class CertificateState(Report):
+    """The certificate that a service shows, as the administrator's machine sees it."""
+
+    url: str = Field(description="The service.")
+    ends: str | None = Field(description="When it ends, ISO 8601; null where it is refused, or none is shown.")
+    problem: str = Field(description="What is wrong with it; empty when it is good.")
+    remedy: str = Field(description="What to do about that; empty when it is good.")
+
+
 class StatusReport(Report):
     """`testbed status --json`: what stands and how it is; with --watch, one a line."""
 
@@ -187,6 +196,7 @@ class StatusReport(Report):
     queues: list[QueueState] = Field(description="All queues.")
     disk: list[Disk] = Field(description="The data folder's disk, for each host.")
     clocks: list[Clock] = Field(description="The clocks of hosts and services.")
+    certificates: list[CertificateState] = Field(description="The services' certificates; none without server.tls.")
 
 
 class DrainState(Report):

@@ -12,7 +12,7 @@ from typing import Literal
 import httpx
 from testinfra.host import Host
 
-from provision import forward
+from provision import forward, tls
 from provision.credentials import ensure
 from provision.errors import ApiError, SecretsError
 from provision.paths import HOST_MARKER
@@ -35,6 +35,7 @@ def collect(testbed: Testbed, vault: Vault, marker: Path = HOST_MARKER, host: Ho
     `host`: where the server is, if that is another machine, and `marker` there.
     """
     secrets, checks = _open(vault)
+    tls.trust(testbed, vault)
     if secrets is not None:
         checks += [
             _check(
@@ -96,6 +97,7 @@ def _names(secrets: Secrets) -> dict[str, list[str]]:
         "users": sorted(secrets.users),
         "influxdb": sorted(secrets.influxdb.model_dump()),
         "toolkit": ["toolkit"] if secrets.toolkit else [],
+        "tls": sorted(secrets.tls.model_dump()) if secrets.tls else [],
     }
 
 

@@ -96,9 +96,19 @@ class Restoring(Secret):
     keys: dict[str, KeyPair]
 
 
+class TlsSecrets(Secret):
+    """The CA of the testbed's own and the server's certificate from it, with their private keys; PEM texts."""
+
+    authority: str
+    authority_key: str
+    certificate: str
+    certificate_key: str
+
+
 class Secrets(Secret):
     """All secrets of one testbed. `toolkit` is the toolkit's own ClearML key; None until it is issued.
 
+    `tls`: None until the testbed has a CA of its own.
     `id` is no secret: the testbed's hosts carry it, too, which tells these secrets from others of the same testbed.
     `rekeying`: these are new, and the testbed has not taken all of them yet; `rotating`: the same of a rotation, of all
     that somebody logs in with, or of what signs tokens; `restoring`: these are those of a backup, whose data the
@@ -113,6 +123,7 @@ class Secrets(Secret):
     influxdb: InfluxSecrets
     toolkit: KeyPair | None = None
     restoring: Restoring | None = None
+    tls: TlsSecrets | None = None
 
     @property
     def changing(self) -> str:

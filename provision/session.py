@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 
 from provision import console as progress
-from provision import inventory, leftovers, locks, remote, stopping, wheels
+from provision import inventory, leftovers, locks, remote, stopping, tls, wheels
 from provision.converge import private_dir, temporary_dir
 from provision.errors import StoppedError, TestbedError
 from provision.machines import Machine, described, local, resolved
@@ -153,6 +153,7 @@ def open_session(
         held.enter_context(_ansible_at_home(work))
         vault = Vault(testbed.name, vault_password_file)
         testbed = resolved(testbed, there) if there else testbed
+        tls.trust(testbed, vault)
         session = Session(testbed, vault, console, state, work, log, verbosity=verbosity, to_do=list(stages))
         session.machines, session.gone = there, gone
         with session.stoppable():
@@ -200,6 +201,7 @@ def open_check(
         held.enter_context(_ansible_at_home(work))
         vault = UnsavedVault(testbed.name, vault_password_file, work)
         testbed = resolved(testbed, there)
+        tls.trust(testbed, vault)
         session = Session(testbed, vault, console, work, work, work / "log", check=True, verbosity=verbosity)
         session.machines = there
         with session.stoppable():

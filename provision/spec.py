@@ -23,6 +23,7 @@ from provision.paths import EXAMPLE, write_atomic
 from provision.spec_hosts import Hosts
 from provision.spec_openstack import UNION_TAGS, OpenStack
 from provision.spec_server import DOCKER_KEYS, Engine, Images, Stores
+from provision.spec_tls import HTTPS_PORT, ServiceNames, Tls
 from provision.spec_types import (
     MEANINGS,
     AbsolutePath,
@@ -48,6 +49,8 @@ LOCAL = "local"  # name of the host of provider local
 # ClearML usernames that the toolkit itself uses; see `provision.credentials`.
 AGENT_USER = "testbed-agent"
 ADMIN_USER = "testbed-admin"
+Service = Literal["api", "web", "files"]
+URL_SERVICES: tuple[Service, ...] = ("api", "web", "files")
 RESERVED_USERS = frozenset({AGENT_USER, ADMIN_USER, "root", "clearml-agent", "clearml-lite", "influxdb"})
 
 
@@ -118,6 +121,9 @@ class Server(Section):
             raise ValueError("agent_services needs images.agent_services: its publisher gives it no version")
         return self
 
+    tls: Tls | None = None
+    """TLS for all three services; `{}` for a certificate from a CA of the testbed's own. Without it: plain HTTP."""
+
     @field_validator("bind")
     @classmethod
     def _is_address(cls, value: str) -> str:
@@ -126,9 +132,54 @@ class Server(Section):
         except ValueError:
             raise ValueError("must be an IP address of this machine, such as 127.0.0.1") from None
 
-    def url(self, service: Literal["api", "web", "files"]) -> str:
+    @model_validator(mode="after")
+    def _has_use_for_ports(self) -> Self:
+        if self.names is not None and "ports" in self.model_fields_set:
+            raise ValueError("has `ports` and `tls.names`: with three names, all are on port 443; leave out `ports`")
+        return self
+
+    @property
+    def names(self) -> ServiceNames | None:
+        """The services' own names, where they have them."""
+        return self.tls.names if self.tls else None
+
+    def name(self, service: Service) -> str:
+        """Return the name or address in a service's URL."""
+        return getattr(self.names, service) if self.names else self.host or self.bind
+
+    def port(self, service: Service) -> int:
+        """Return the port of a service's URL."""
+        return HTTPS_PORT if self.names else getattr(self.ports, service)
+
+    def url(self, service: Service) -> str:
         """Return the canonical URL of one of the server's three services, without a trailing slash."""
-        return f"http://{bracketed(self.host or self.bind)}:{getattr(self.ports, service)}"
+        scheme, port = "https" if self.tls else "http", self.port(service)
+        end = "" if self.tls and port == HTTPS_PORT else f":{port}"
+        return f"{scheme}://{bracketed(self.name(service))}{end}"
+
+    @property
+    def open_ports(self) -> dict[str, int]:
+        """The ports on `bind`, by the key of testbed.yaml that chooses them."""
+        if self.names:
+            found = {"server.tls.names": HTTPS_PORT}
+        else:
+            found = {f"server.ports.{service}": self.port(service) for service in URL_SERVICES}
+        if self.tls and self.tls.redirect_from:
+            found["server.tls.redirect_from"] = self.tls.redirect_from
+        return found
+
+    @property
+    def upstream(self) -> tuple[str, dict[str, int]]:
+        """Address and ports on which the server itself listens, by the key of testbed.yaml that chooses them.
+
+        Behind the TLS proxy that is loopback; without one, what is open.
+        """
+        if self.tls is None:
+            return self.bind, self.open_ports
+        ports = self.tls.upstream_ports
+        return "127.0.0.1", {
+            f"server.tls.upstream_ports.{service}": getattr(ports, service) for service in URL_SERVICES
+        }
 
 
 class ManagedTelemetry(Section):
@@ -457,13 +508,16 @@ class Testbed(Section):
             if (self.provider == name) != (section is not None):
                 has = "needs a section" if section is None else "has no use for the section"
                 raise ValueError(f"provider {self.provider} {has} `{name}`")
-        if self.provider == "local" and self.server.host is None and is_everywhere(self.server.bind):
+        nameless = self.server.host is None and self.server.names is None
+        if self.provider == "local" and nameless and is_everywhere(self.server.bind):
             raise ValueError(
                 f"`server.bind` {self.server.bind} listens everywhere: set server.host to the name that URLs carry"
             )
         if self.openstack is not None and not self.administrators:
             raise ValueError("provider openstack needs `administrators`: their SSH keys are the only way into servers")
-        ports = [*self.server.ports.model_dump().values()]
+        ports = [*self.server.open_ports.values()]
+        if self.server.tls is not None:
+            ports += self.server.upstream[1].values()
         if isinstance(self.telemetry, ManagedTelemetry):
             ports += [self.telemetry.port, self.telemetry.rpc_port]
         refuse_duplicates("port", ports)

@@ -11,7 +11,7 @@ from typing import Literal
 
 import httpx
 
-from provision import drain, forward, hosts, inventory
+from provision import drain, forward, hosts, inventory, tls
 from provision.clearml_api import ClearmlApi
 from provision.diagnosis import Seen, age_s, problems
 from provision.errors import ApiError, ReachError
@@ -65,6 +65,7 @@ def collect(session: Session) -> StatusReport:
         queues=seen.queues,
         disk=seen.disk,
         clocks=seen.clocks,
+        certificates=seen.certificates,
     )
 
 
@@ -90,7 +91,8 @@ def _look_at_api(session: Session, seen: Seen) -> None:
 
 
 def _look_at_urls(testbed: Testbed, seen: Seen) -> None:
-    """See whether the server answers, and what time it is there."""
+    """See whether the server answers, with which certificates, and what time it is there."""
+    seen.certificates = tls.look(testbed)
     with forward.client(timeout=ANSWER_S) as client:
         for service, path in PINGS.items():
             url = testbed.server.url(service)

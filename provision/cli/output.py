@@ -179,6 +179,12 @@ def show_status(console: Console, found: StatusReport, *, problems: bool = True)
             for disk in found.disk
         ],
     )
+    if found.certificates:
+        show(
+            "Certificates",
+            ["Service", "Good until"],
+            [[each.url, each.ends[:10] if each.ends else "refused"] for each in found.certificates],
+        )
     show(
         "Clocks",
         ["Of", "Ahead of this machine's"],

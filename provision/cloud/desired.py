@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from provision.spec import Testbed
+from provision.spec import URL_SERVICES, Testbed
 from provision.spec_openstack import BootVolume, Flavor, OpenStack, OwnNetwork
 from provision.spec_types import GROUPS, Group
 
@@ -175,9 +175,12 @@ def nodes(openstack: OpenStack) -> list[Node]:
 
 
 def _rules(testbed: Testbed, openstack: OpenStack, own_address: str, owner: str) -> set[Rule]:
-    ports = {"ssh": SSH_PORT, **testbed.server.ports.model_dump()}
+    server = testbed.server
+    ports = [("ssh", SSH_PORT), *((service, server.port(service)) for service in URL_SERVICES)]
+    if server.tls and server.tls.redirect_from:
+        ports.append(("web", server.tls.redirect_from))
     found = {Rule(None, None, None)}
-    for service, port in ports.items():
+    for service, port in ports:
         ranges = getattr(openstack.security, service)
         if ranges is None:
             found.add(Rule(port, port, own_address, owner))

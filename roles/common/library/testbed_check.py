@@ -29,6 +29,7 @@ options:
       port: {type: int, required: true, description: TCP port}
       bind: {type: str, default: 127.0.0.1, description: Address to listen on}
       service: {type: str, required: true, description: The service of ours that may hold it already}
+      others: {type: list, elements: str, default: [], description: 'Those that may, too, and give it up for it'}
       setting: {type: str, description: The key of the spec that chooses the port}
   memory_mb: {type: int, default: 0, description: Memory that the machine must have, in MiB}
   disk_mb: {type: int, default: 0, description: 'Free MiB needed below each of the paths, until the machine is claimed'}
@@ -79,12 +80,21 @@ def processes_with(inodes: set[str]) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name))
 
 
-def is_service(process: Path, service: str) -> bool:
-    """Tell whether managed_service started the process (or its parent) as that service."""
-    try:
-        return f"TESTBED_SERVICE={service}".encode() in (process / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return False
+def is_service(process: Path, services: list[str]) -> bool:
+    """Tell whether managed_service started the process, or one above it, as one of these services.
+
+    nginx writes its title over its environment; the process above it has one.
+    """
+    wanted = {f"TESTBED_SERVICE={service}".encode() for service in services}
+    while process.name not in ("0", "1"):
+        try:
+            if wanted & {*(process / "environ").read_bytes().split(b"\0")}:
+                return True
+            lines = (process / "status").read_text().splitlines()
+        except OSError:  # it ended meanwhile, or is another's
+            return False
+        process = process.with_name(next(line.split()[1] for line in lines if line.startswith("PPid:")))
+    return False
 
 
 def containers_on(port: int) -> set[str]:
@@ -102,7 +112,7 @@ def is_docker(process: Path) -> bool:
     return (process / "comm").read_text().strip() in ("docker-proxy", "dockerd")
 
 
-def port_problem(port: int, bind: str, service: str, setting: str | None) -> str | None:
+def port_problem(port: int, bind: str, service: str, setting: str | None, others: tuple[str, ...] = ()) -> str | None:
     """Return what is wrong with the port and what to do, or None."""
     where = f"port {port} on {bind}, wanted for {service},"
     choose = f"choose another port in testbed.yaml ({setting})" if setting else "choose another port in testbed.yaml"
@@ -112,10 +122,10 @@ def port_problem(port: int, bind: str, service: str, setting: str | None) -> str
     except OSError as error:
         return f"{where} cannot be opened: {error}. Use an address of this machine, or 0.0.0.0 for all"
     holders = processes_with(listening_inodes(port))
-    if holders and all(is_service(process, service) for process in holders):
+    if holders and all(is_service(process, [service, *others]) for process in holders):
         return None
     containers = containers_on(port) if any(map(is_docker, holders)) else set()
-    if containers == {service}:
+    if containers and containers <= {service, *others}:
         return None
     found = [f"container {name}" for name in sorted(containers)]
     found += [
@@ -190,6 +200,7 @@ def main() -> None:
                     "bind": {"type": "str", "default": "127.0.0.1"},
                     "service": {"type": "str", "required": True},
                     "setting": {"type": "str"},
+                    "others": {"type": "list", "elements": "str", "default": []},
                 },
             },
             "memory_mb": {"type": "int", "default": 0},

@@ -67,7 +67,8 @@ def find_secret_values(testbed) -> Callable[[], list[bytes]]:
 
     def find() -> list[bytes]:
         secrets = Vault(testbed.name).load()
-        values = set(_values(secrets.model_dump(exclude={"id"})))
+        certificates = {"authority", "certificate"}  # everybody may see them
+        values = set(_values(secrets.model_dump(exclude={"id": True, "tls": certificates})))
         confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
         confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
         for conf in [*confs, Path("/etc/testbed/watchdog.json")]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from provision import diagnosis, status
 from provision.cli import output
 from provision.diagnosis import Seen
-from provision.reports import Clock, Disk, Service, StatusProblem, StatusReport, Urls, WorkerState
+from provision.reports import CertificateState, Clock, Disk, Service, StatusProblem, StatusReport, Urls, WorkerState
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 GB = 1_000_000_000
@@ -111,6 +111,7 @@ def a_report(*problems):
         queues=[],
         disk=[a_disk(writable=False)],
         clocks=[Clock(of="agent-1", offset=40)],
+        certificates=[],
     )
 
 
@@ -154,3 +155,14 @@ def test_watched_on_a_terminal_problems_come_first(monkeypatch):
     text = output._status_text(Console(width=200), a_report(PROBLEM), "Every 7 s").plain
     assert text.index("the disk [of agent-1] is full") < text.index("Services")
     assert text.count("the disk [of agent-1] is full") == 1
+
+
+def test_a_bad_certificate_is_named_once():
+    bad = CertificateState(url="https://lab:8008", ends=None, problem="its certificate has expired", remedy="Renew it")
+    good = CertificateState(url="https://lab:8081", ends="2027-01-01", problem="", remedy="")
+    seen = Seen(certificates=[bad, good], silent={"https://lab:8008": "certificate verify failed"})
+    assert [(each.message, each.remedy) for each in diagnosis.problems(seen)] == [
+        ("its certificate has expired", "Renew it")
+    ]
+    seen.silent["https://lab:8081"] = "refused"
+    assert len(diagnosis.problems(seen)) == 2

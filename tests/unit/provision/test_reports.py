@@ -63,6 +63,7 @@ KEYS = {
     "QueueState": {"name", "waiting"},
     "Disk": {"host", "path", "size", "free", "used", "inodes_used", "writable"},
     "Clock": {"of", "offset"},
+    "CertificateState": {"url", "ends", "problem", "remedy"},
     "StatusProblem": {"message", "remedy"},
 }
 

@@ -88,6 +88,27 @@ class TestPorts:
     def test_our_own_service_may_hold_it(self, held: tuple[int, int]) -> None:
         assert check.port_problem(held[0], "127.0.0.1", "testbed-x", None) is None
 
+    def test_another_service_of_ours_may_hold_it_where_it_gives_it_up(self, held: tuple[int, int]) -> None:
+        assert check.port_problem(held[0], "127.0.0.1", "testbed-y", None, ("testbed-x",)) is None
+        assert check.port_problem(held[0], "127.0.0.1", "testbed-y", None, ("testbed-z",)) is not None
+
+    def test_a_process_below_our_service_may_hold_it_though_it_lost_its_environment(self) -> None:
+        code = (
+            "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+        )
+        with subprocess.Popen(
+            ["sh", "-c", 'env -i "$0" -c "$1"; true', sys.executable, code],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TESTBED_SERVICE": "testbed-x"},
+        ) as process:
+            assert process.stdout
+            port = int(process.stdout.readline())
+            assert check.port_problem(port, "127.0.0.1", "testbed-x", None) is None
+            assert check.port_problem(port, "127.0.0.1", "testbed-y", None) is not None
+            process.communicate("\n")
+
     def test_an_address_that_is_not_this_machines_is_named(self) -> None:
         assert "address of this machine" in check.port_problem(8008, "192.0.2.1", "testbed-x", None)
 

@@ -86,6 +86,11 @@ def test_an_agent_reads_back_every_value_as_it_was(texts: dict[str, str]) -> Non
     assert agent["vcs_cache"]["path"] == texts["cache_dir"] + "/vcs"
 
 
+def test_the_sdks_file_transfers_trust_the_same_ca() -> None:
+    assert parse({**USER, "ca_file": "/ca.pem"})["sdk"]["api"]["verify_certificate"] == "/ca.pem"
+    assert parse(USER)["sdk"]["api"]["verify_certificate"] is True
+
+
 def test_without_a_ca_file_the_certificate_is_still_checked() -> None:
     assert parse(USER)["api"]["verify_certificate"] is True
 

@@ -1,0 +1,44 @@
+"""Each service has one URL that works from everywhere, and with TLS a certificate that everybody trusts."""
+
+from __future__ import annotations
+
+import pytest
+
+from provision import inventory, tls
+from provision.inventory import CA_BUNDLE
+from provision.machines import with_group
+from provision.spec import URL_SERVICES
+
+# what a host finds at a URL, without the proxy for package indexes, as its own tools would: an HTTP status
+ASK = """
+import os, ssl, sys, urllib.error, urllib.request as request
+url, bundle = sys.argv[1:]
+context = ssl.create_default_context(cafile=bundle if os.path.exists(bundle) else None)
+opener = request.build_opener(request.ProxyHandler({}), request.HTTPSHandler(context=context))
+try:
+    print(opener.open(url, timeout=20).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+PATHS = {"api": "/debug.ping", "web": "/", "files": "/"}
+
+
+@pytest.mark.parametrize("of", URL_SERVICES)
+def test_canonical_url_answers_on_every_host(on, stack, of, record_property):
+    url = stack.testbed.server.url(of)
+    record_property("reference", url)
+    names = [machine.name for machine in with_group(stack.machines, "server", "agents", "clients", "inference")]
+    for name in dict.fromkeys([*inventory.hosts(stack.inventory, "server"), *names]):
+        done = on(name).run("/usr/bin/python3 -I -c %s %s %s", ASK, url + PATHS[of], CA_BUNDLE)
+        assert done.stdout.strip() == "200", (
+            f"{name} does not reach {url}: {done.stdout.strip() or done.stderr.strip().splitlines()[-1:]}; "
+            "its name must mean the same there as here, and `testbed status` tells of its certificate"
+        )
+
+
+@pytest.mark.tls
+@pytest.mark.parametrize("of", URL_SERVICES)
+def test_certificate_is_good_for_two_weeks(stack, of, record_property):
+    [found] = [found for found in tls.look(stack.testbed) if found.url == stack.testbed.server.url(of)]
+    record_property("reference", f"until {found.ends}")
+    assert not found.problem, f"{found.problem}. {found.remedy}"
