@@ -162,8 +162,11 @@ def here(testbed: Testbed) -> Here:
     return Here(testbed.name, testbed.server.backend, found[1], len(storage.MIGRATIONS))
 
 
-def open_secrets(folder: Path, vault: Vault, password_file: Path | None) -> Opened:
-    """Return the secrets in a backup; `password_file` holds the vault's password of then. Raises `BackupError`."""
+def open_secrets(folder: Path, vault: Vault, testbed: Testbed, password_file: Path | None) -> Opened:
+    """Return the secrets of `testbed` in a backup, with those that came up since.
+
+    `password_file` holds the vault's password of then. Raises `BackupError`.
+    """
     secrets, keys = (
         vault.decrypt((folder / name).read_bytes(), password_file) for name in (archive.SECRETS, archive.KEYS)
     )
@@ -175,9 +178,9 @@ def open_secrets(folder: Path, vault: Vault, password_file: Path | None) -> Open
         )
     try:
         return Opened(
-            Secrets.model_validate(secrets), {holder: KeyPair.model_validate(key) for holder, key in keys.items()}
+            vault.completed(secrets, testbed), {holder: KeyPair.model_validate(key) for holder, key in keys.items()}
         )
-    except ValidationError:
+    except (SecretsError, ValidationError):
         raise BackupError(
             f"{folder / archive.SECRETS}: holds secrets of another version", "Take the toolkit that made the backup."
         ) from None

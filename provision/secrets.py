@@ -235,6 +235,13 @@ class Vault:
         self.save(self._complete({**kept, "id": "", "rotating": extent}, testbed))
         return aside
 
+    def completed(self, found: dict[str, Any], testbed: Testbed) -> Secrets:
+        """Return the secrets of `testbed` in `found`, which may be an earlier version's; what is missing is generated.
+
+        Nothing is kept. Raises `SecretsError`.
+        """
+        return self._complete(found, testbed)
+
     def check_password(self) -> None:
         """Raise `SecretsError` unless a new vault can be made: a password that was given must be readable."""
         if self._from_environment is not None or self._password_file is not None:

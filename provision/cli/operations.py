@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,6 +23,12 @@ from provision.cli.group import (
 )
 from provision.cli.output import show_checks, show_json, show_rows
 from provision.errors import Exit
+
+if TYPE_CHECKING:
+    from provision.archive import Manifest
+    from provision.backup import Opened
+    from provision.reports import UpReport
+    from provision.session import Session
 
 
 @main.command()
@@ -111,6 +119,32 @@ def backup(
     console.print(f"Not in it: the vault's password, from {source}. Keep that elsewhere.", soft_wrap=True, markup=False)
 
 
+@dataclass(frozen=True)
+class PutBack:
+    """What a restore did: the testbed as it is up now, files compared while it ran, the vault that was replaced."""
+
+    up: UpReport
+    compared: int
+    kept: Path | None
+
+
+def put_back(session: Session, folder: Path, manifest: Manifest, opened: Opened) -> PutBack:
+    """Put a backup, which was read and found fit, in place, and bring the testbed up. Raises `TestbedError`."""
+    from provision import backup as backups
+    from provision import deploy
+
+    compared = 0
+    place, kept = backups.bring(session, folder, manifest, opened)
+
+    def compare() -> None:
+        nonlocal compared
+        compared = backups.compare(session, folder, place)
+
+    up = bring_up(session, prove=True, proven=compare)
+    deploy.forget_replaced(session)
+    return PutBack(up, compared, kept)
+
+
 @main.command()
 @spec_option
 @vault_option
@@ -170,7 +204,6 @@ def restore(
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     confirm("Restore it?", yes)
     need_root(testbed)
-    compared = 0
     with open_session(
         testbed,
         "restore",
@@ -180,15 +213,9 @@ def restore(
         stages=(*backups.RESTORE, *deploy.UP, STAGE),
         break_lock=break_lock,
     ) as session:
-        opened = backups.open_secrets(folder, session.vault, backup_password_file)
-        place, kept = backups.bring(session, folder, found, opened)
-
-        def compare() -> None:
-            nonlocal compared
-            compared = backups.compare(session, folder, place)
-
-        up = bring_up(session, prove=True, proven=compare)
-        deploy.forget_replaced(session)
+        opened = backups.open_secrets(folder, session.vault, testbed, backup_password_file)
+        done = put_back(session, folder, found, opened)
+    up, kept = done.up, done.kept
     if as_json:
         show_json(
             reports.RestoreReport(
@@ -197,7 +224,7 @@ def restore(
                 backup=str(folder),
                 made=found.made,
                 files=found.files,
-                compared=compared,
+                compared=done.compared,
                 kept=str(kept) if kept else None,
                 checks=up.checks,
                 log=up.log,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import stat
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
-from provision import archive, backup, secrets, spec
+from provision import archive, backup, deploy, secrets, spec
 from provision.archive import BackupError, Here, Manifest
 from provision.paths import backups_dir, state_dir
 from provision.secrets import KeyPair, Vault
@@ -208,7 +209,7 @@ def sealed(tmp_path):
 
 def test_the_secrets_of_a_backup_open_with_the_vaults_password(sealed):
     folder, found, keys = sealed
-    assert backup.open_secrets(folder, Vault("local"), None) == backup.Opened(found, keys)
+    assert backup.open_secrets(folder, Vault("local"), spec.load(None), None) == backup.Opened(found, keys)
 
 
 def test_after_a_purge_they_open_with_the_password_of_then(sealed, tmp_path):
@@ -218,6 +219,39 @@ def test_after_a_purge_they_open_with_the_password_of_then(sealed, tmp_path):
     Vault("local").path.unlink()
     Vault("local").ensure(spec.load(None))  # a new testbed
     with pytest.raises(BackupError, match="the vault password does not open it") as caught:
-        backup.open_secrets(folder, Vault("local"), None)
+        backup.open_secrets(folder, Vault("local"), spec.load(None), None)
     assert "--backup-password-file" in caught.value.remedy
-    assert backup.open_secrets(folder, Vault("local"), old) == backup.Opened(found, keys)
+    assert backup.open_secrets(folder, Vault("local"), spec.load(None), old) == backup.Opened(found, keys)
+
+
+def test_secrets_that_came_up_since_are_added_to_those_of_a_backup(sealed):
+    folder, found, _ = sealed
+    vault = Vault("local")
+    earlier = secrets.plain(found)
+    del earlier["clearml"]["webserver"]
+    (folder / archive.SECRETS).write_bytes(vault.encrypt(json.dumps(earlier)))
+    opened = backup.open_secrets(folder, vault, spec.load(None), None).secrets
+    assert opened.clearml.webserver != found.clearml.webserver
+    assert opened.model_copy(update={"clearml": found.clearml}) == found
+
+
+def test_secrets_of_a_newer_toolkit_are_refused(sealed):
+    folder, found, _ = sealed
+    vault = Vault("local")
+    (folder / archive.SECRETS).write_bytes(vault.encrypt(json.dumps({**secrets.plain(found), "later": 1})))
+    with pytest.raises(BackupError, match="holds secrets of another version"):
+        backup.open_secrets(folder, vault, spec.load(None), None)
+
+
+def test_while_a_restore_goes_on_the_keys_of_then_count(sealed, tmp_path):
+    _, found, keys = sealed
+    vault = Vault("local")
+    restoring = found.model_copy(update={"restoring": secrets.Restoring(id="abc", keys=keys)})
+    vault.save(restoring)
+    assert vault.load() == restoring
+    assert restoring.changing == "restore"
+    session = SimpleNamespace(work=tmp_path)
+    conf = tmp_path / "held/local/user__alice.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text('api.credentials {"access_key" = "NEW", "secret_key" = "new"}')
+    assert deploy._held(session, restoring)["user/alice"] == keys["user/alice"]
