@@ -244,6 +244,18 @@ class BackupReport(Report):
     log: str = Field(description="The whole log.")
 
 
+class UpgradeReport(Report):
+    """`testbed upgrade --json`: from which version of the server to which, and whether the testbed works."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="True when every check passed or was left out.")
+    before: str = Field(description="The server's version of before.")
+    server: str = Field(description="Its version now.")
+    backup: str = Field(description="The folder with the backup that was made first.")
+    checks: list[Check] = Field(description="Every check, in the order in which they ran.")
+    log: str = Field(description="The whole log.")
+
+
 class RestoreReport(Report):
     """`testbed restore --json`: what was put back, and whether the testbed works with it."""
 

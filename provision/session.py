@@ -73,6 +73,12 @@ class Session:
         except KeyboardInterrupt:
             raise StoppedError(*self._told(), exit_code=stopping.exit_code()) from None
 
+    def go_on_with(self, testbed: Testbed) -> None:
+        """Go on with another description of the same testbed on the same hosts."""
+        self.testbed = testbed
+        for cached in ("inventory", "inventory_file"):
+            self.__dict__.pop(cached, None)
+
     @property
     def hosts(self) -> list[str]:
         """The names of all hosts."""

@@ -26,14 +26,29 @@ def with_count(text: str, file: str, group: Group, count: int) -> str:
     return found
 
 
-def _wanted(data: Any, path: tuple[str, ...], value: int) -> Any:
+def with_version(text: str, file: str, version: str) -> str:
+    """Return a valid spec's `text` with `server.version` as given; `file` is its name for messages.
+
+    Raises `SpecError` where the text is written in such a way that this would change something else, too.
+    """
+    path = ("server", "version")
+    found = _set(text, yaml.compose(text, Loader=Loader), path, version)
+    if yaml.load(found, Loader) != _wanted(yaml.load(text, Loader), path, version):  # noqa: S506 (a SafeLoader)
+        raise SpecError(
+            f"{file}: the server's version cannot be changed without changing more",
+            f"Write server.version: {version} there yourself, then: testbed upgrade --server {version}",
+        )
+    return found
+
+
+def _wanted(data: Any, path: tuple[str, ...], value: int | str) -> Any:
     if not path:
         return value
     there = data or {}
     return {**there, path[0]: _wanted(there.get(path[0]), path[1:], value)}
 
 
-def _set(text: str, node: yaml.Node | None, path: tuple[str, ...], value: int) -> str:
+def _set(text: str, node: yaml.Node | None, path: tuple[str, ...], value: int | str) -> str:
     """Return `text` with `value` at `path` below the mapping `node`."""
     assert isinstance(node, yaml.MappingNode)  # noqa: S101 (the text is a valid spec)
     key, *below = path
@@ -48,7 +63,7 @@ def _set(text: str, node: yaml.Node | None, path: tuple[str, ...], value: int) -
     return _added(text, node, f"{key}: {_flow(tuple(below), value)}")
 
 
-def _flow(path: tuple[str, ...], value: int) -> str:
+def _flow(path: tuple[str, ...], value: int | str) -> str:
     return f"{{{path[0]}: {_flow(path[1:], value)}}}" if path else str(value)
 
 

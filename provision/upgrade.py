@@ -1,13 +1,30 @@
-"""`upgrade --server`: to which version of the official server a testbed may go."""
+"""`upgrade --server`: to which version of the official server a testbed may go, and the way there and back.
+
+The version that the data are of is kept beside them on the host. Once a backup is made they are handed to the new
+version, and `up` does the rest; where that fails, the backup is restored with the images of before. A file here says
+which backup that is, so an upgrade that was killed goes on.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
 
 import yaml
 
+from provision import archive, backup, deploy, status
 from provision.errors import TestbedError
-from provision.paths import ROLES
+from provision.paths import ROLES, state_dir, write_private
+from provision.plays import play
+from provision.reports import UpReport
+from provision.session import Session
+from provision.spec import Testbed
 
 VERSIONS = ROLES / "clearml_server" / "vars" / "main.yml"
 # major versions of MongoDB and Elasticsearch cannot be skipped: who is below one of these stops there (ClearML's docs)
@@ -49,3 +66,129 @@ def check_hop(current: str, wanted: str, known: list[str]) -> None:
         raise UpgradeError(
             f"version {wanted} of the server is not known here", f"There are: {', '.join(known)}; nothing was changed."
         )
+
+
+@dataclass(frozen=True)
+class Begun:
+    """An upgrade whose backup is made: from which version to which, and the backup's folder."""
+
+    current: str
+    wanted: str
+    folder: str
+
+
+class BringUp(Protocol):
+    """Brings a session's testbed up and checks it; `proven` is called before that is said to be complete."""
+
+    def __call__(self, session: Session, *, prove: bool, proven: Callable[[], None] = ...) -> UpReport:
+        """Return what that gave. Raises `TestbedError`."""
+
+
+def _file(testbed: str) -> Path:
+    return state_dir(testbed) / "upgrade.json"
+
+
+def begun(testbed: str) -> Begun | None:
+    """Return the upgrade of the testbed that was begun and has not ended, if there is one."""
+    try:
+        return Begun(**json.loads(_file(testbed).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+
+
+def check(testbed: Testbed, wanted: str) -> str:
+    """Return the version that the testbed's server has now. Raises `UpgradeError` where it cannot go to `wanted`."""
+    server, former = testbed.server, begun(testbed.name)
+    if server.backend != "docker":
+        raise UpgradeError(
+            f"backend {server.backend} has no version of its own to upgrade",
+            "`testbed up` brings what this toolkit has.",
+        )
+    if former and former.wanted != wanted:
+        raise UpgradeError(
+            f"an upgrade to {former.wanted} was begun and has not ended",
+            f"Complete it: testbed upgrade --server {former.wanted}",
+        )
+    current = former.current if former else server.version
+    check_hop(current, wanted, known_versions())
+    if current == wanted:
+        raise UpgradeError(f"the server is {current} already", "`testbed status` shows how it is; nothing was changed.")
+    return current
+
+
+def _use(session: Session, version: str) -> None:
+    """Go on with another version of the testbed's server."""
+    server = session.testbed.server.model_copy(update={"version": version})
+    session.go_on_with(session.testbed.model_copy(update={"server": server}))
+
+
+def run(
+    session: Session, current: str, wanted: str, to: Path, write_spec: Callable[[str], None], bring_up: BringUp
+) -> tuple[UpReport, Path]:
+    """Take the server from `current` to `wanted`; return how the testbed is then, and the backup's folder.
+
+    `to`: the folder for the backup. `write_spec` puts a version into testbed.yaml. Raises `UpgradeError` when the new
+    server did not come up well; the testbed is then as it was.
+    """
+    _use(session, current)
+    folder = _hand_over(session, wanted, to)
+    write_spec(wanted)
+    try:
+        _use(session, wanted)
+        report = bring_up(session, prove=True)
+        if not report.healthy:
+            failed = ", ".join(each.name for each in report.checks if each.result == "failed")
+            raise UpgradeError(f"these checks failed: {failed}", "See the log.")
+    except TestbedError as error:
+        write_spec(current)
+        _use(session, current)
+        _go_back(session, folder, bring_up)
+        _file(session.testbed.name).unlink(missing_ok=True)
+        raise UpgradeError(
+            f"server {wanted} did not come up well: {error.message}\nThe testbed is as it was, with server {current}.",
+            f"Mend that and run it again. The backup is {folder}.",
+        ) from None
+    _file(session.testbed.name).unlink(missing_ok=True)
+    return report, folder
+
+
+def _hand_over(session: Session, wanted: str, to: Path) -> Path:
+    """Make a backup and hand the data to the new version, unless that is done; return the backup's folder."""
+    name, current = session.testbed.name, session.testbed.server.version
+    secrets = session.vault.load()
+    whose = {"whose_id": secrets.id if secrets else ""}
+    data = play(session, "upgrade", "Look at the data", {**whose, "upgrade_to": ""}).data["data_version"]
+    former = begun(name)
+    if former and data == wanted:
+        return Path(former.folder)
+    if data != current:
+        raise UpgradeError(
+            f"the data are of server {data}, and testbed.yaml says {current}",
+            f"Set server.version to {data} first; nothing was changed.",
+        )
+    with session.stage("Look whether all is well") as stage:
+        problems = status.collect(session).problems
+        if problems:
+            raise UpgradeError(
+                f"the testbed is not well: {problems[0].message}",
+                "Mend that first: testbed status. Nothing was changed.",
+            )
+        stage.result = "yes"
+    made = backup.make(session, session.testbed, to, f"{archive.default_name(name, time.time())}-before-{wanted}")
+    told = dataclasses.asdict(Begun(current, wanted, str(made.folder)))
+    write_private(_file(name), json.dumps(told).encode())
+    play(session, "upgrade", f"Hand the data to server {wanted}", {**whose, "upgrade_to": wanted})
+    return made.folder
+
+
+def _go_back(session: Session, folder: Path, bring_up: BringUp) -> None:
+    """Restore the backup with the version of before."""
+    manifest = archive.read(folder, lambda _done, _whole: None)
+    opened = backup.open_secrets(folder, session.vault, None)
+    place, _kept = backup.bring(session, folder, manifest, opened)
+    bring_up(session, prove=True, proven=lambda: _compare(session, folder, place))
+    deploy.forget_replaced(session)
+
+
+def _compare(session: Session, folder: Path, place: dict[str, Any]) -> None:
+    backup.compare(session, folder, place)

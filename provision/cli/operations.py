@@ -1,4 +1,4 @@
-"""The verbs of a testbed that runs for years: backup, restore, logs."""
+"""The verbs of a testbed that runs for years: backup, restore, upgrade, logs."""
 
 from __future__ import annotations
 
@@ -237,6 +237,99 @@ def restore(
             console.print(f"The secrets of until now are kept in {kept}", soft_wrap=True, markup=False)
     if not all_well(up.checks):
         raise SystemExit(Exit.FAILED)
+
+
+@main.command()
+@spec_option
+@vault_option
+@yes_option
+@click.option("--server", required=True, metavar="X.Y.Z", help="The version of the official server to go to.")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the backup. Default: ~/.local/share/testbed/NAME/backups.",
+)
+@break_lock_option
+@json_option
+@verbose_option
+def upgrade(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    yes: bool,
+    server: str,
+    to: Path | None,
+    break_lock: bool,
+    as_json: bool,
+    verbose: int,
+) -> None:
+    """Take the official server to another version: back up, start the new images, and check the testbed.
+
+    The version must be known to this toolkit, and be one hop away: never an older one, and none that skips a version
+    at which stores migrate. Where the new server does not come up well, the backup is restored with the images of
+    before, and testbed.yaml has the old version again.
+
+    \b
+    Examples:
+      testbed upgrade --server 2.4.0              says what it will do, and asks
+      testbed upgrade --server 2.4.0 --to /mnt/backups --yes
+    """
+    from provision import backup as backups
+    from provision import deploy, reports
+    from provision import spec as specs
+    from provision import upgrade as upgrades
+    from provision.paths import backups_dir
+    from provision.session import need_root, open_session
+    from provision.smoke import STAGE
+    from provision.spec_edit import with_version
+
+    console = make_console(stderr=as_json)
+    path = spec or Path(specs.DEFAULT_FILE)
+    testbed = specs.parse(specs.read(path), str(path))  # not the built-in one: there is a file to change
+    current = upgrades.check(testbed, server)
+    folder = (to or backups_dir(testbed.name)).expanduser().absolute()
+
+    def write(version: str) -> None:
+        text = specs.read(path)
+        after = with_version(text, str(path), version)
+        if after != text:
+            specs.replace(path, after)
+
+    with_version(specs.read(path), str(path), server)  # before anything is begun
+    console.print(f"Upgrade of testbed [bold]{testbed.name}[/] from server {current} to {server}:", soft_wrap=True)
+    for line in (
+        f"makes a backup below {folder}, for which the server stops",
+        f"starts the images of {server}, which migrate the data, and checks the testbed",
+        "goes back to the backup and the images of now where that fails",
+        "tasks that run wait for the server, or fail; let them end first: testbed drain --wait",
+    ):
+        console.print(f"  - {line}", soft_wrap=True, markup=False)
+    confirm("Upgrade it?", yes)
+    need_root(testbed)
+    with open_session(
+        testbed,
+        "upgrade",
+        console,
+        vault_password_file,
+        verbosity=verbose,
+        stages=("Look at the data", *backups.BACKUP, *deploy.UP, STAGE),
+        break_lock=break_lock,
+    ) as session:
+        up, made = upgrades.run(session, current, server, folder, write, bring_up)
+    if as_json:
+        show_json(
+            reports.UpgradeReport(
+                testbed=testbed.name,
+                healthy=up.healthy,
+                before=current,
+                server=server,
+                backup=str(made),
+                checks=up.checks,
+                log=up.log,
+            )
+        )
+        return
+    show_checks(console, up.checks, up.log)
+    console.print(f"The server is {server} now. The backup of {current} is {made}.", soft_wrap=True, markup=False)
 
 
 @main.command()

@@ -11,9 +11,8 @@ FREE_BYTES = 2 * 1024**3
 
 def test_service_runs(on, service):
     host, name = service
-    assert hosts.service_is_running(on(host), name), (
-        f"{host}: service {name} does not run; its log is in /var/log/testbed, `testbed up` starts it"
-    )
+    state = hosts.service_state(on(host), name)
+    assert state == hosts.RUNS, f"{host}: service {name} {state}; see `testbed logs {name}`, `testbed up` starts it"
 
 
 def test_ports_listen_where_they_should(on, stack):

@@ -38,6 +38,7 @@ KEYS = {
     "DownReport": {"testbed", "changed", "purged", "deleted", "log"},
     "BackupReport": {"testbed", "backup", "made", "backend", "server", "bytes", "files", "downtime", "log"},
     "RestoreReport": {"testbed", "healthy", "backup", "made", "files", "compared", "kept", "checks", "log"},
+    "UpgradeReport": {"testbed", "healthy", "before", "server", "backup", "checks", "log"},
     "PlanReport": {"testbed", "fits", "actions", "problems", "quotas", "largest"},
     "CloudAction": {"action", "kind", "name", "id", "why"},
     "PlanProblem": {"message", "remedy"},

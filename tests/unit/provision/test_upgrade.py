@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from provision import upgrade
-from provision.upgrade import UpgradeError
+from provision import backup, deploy, spec, status, upgrade
+from provision.errors import TestbedError
+from provision.spec_edit import with_version
+from provision.upgrade import Begun, UpgradeError
 
 KNOWN = ["1.17.0", "2.0.0", "2.3.0", "2.4.0"]
 
@@ -46,3 +53,141 @@ def test_these_hops_are_refused_with_the_way(current, wanted, said):
 
 def test_the_versions_are_those_of_the_role():
     assert upgrade.known_versions() == ["2.3.0", "2.4.0"]
+
+
+SPEC = "name: lab\nprovider: local\nusers: [{name: alice}]\nserver:\n  backend: docker   # the official one\n"
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "testbed" / "lab"
+
+
+def _begun(state, current, wanted):
+    state.mkdir(parents=True)
+    (state / "upgrade.json").write_text(json.dumps({"current": current, "wanted": wanted, "folder": "/b"}))
+
+
+def test_the_version_is_written_into_the_spec_and_nothing_else():
+    after = with_version(SPEC, "t.yaml", "2.4.0")
+    assert after == SPEC + "  version: 2.4.0\n"
+    assert with_version(after, "t.yaml", "2.3.0") == after.replace("2.4.0", "2.3.0")
+    assert with_version("server: {backend: docker}\n", "t", "2.3.0") == "server: {version: 2.3.0, backend: docker}\n"
+
+
+def test_one_that_was_begun_goes_on_from_where_it_came(state):
+    testbed = spec.parse(SPEC + "  version: 2.4.0\n", "t.yaml")
+    with pytest.raises(UpgradeError, match="is 2.4.0 already"):
+        upgrade.check(testbed, "2.4.0")
+    _begun(state, "2.3.0", "2.4.0")  # testbed.yaml has the new version by then
+    assert upgrade.check(testbed, "2.4.0") == "2.3.0"
+    with pytest.raises(UpgradeError, match=r"an upgrade to 2\.4\.0 was begun"):
+        upgrade.check(testbed, "2.3.0")
+
+
+def test_the_embedded_server_has_none():
+    with pytest.raises(UpgradeError, match="backend lite has no version"):
+        upgrade.check(spec.load(None), "2.4.0")
+
+
+class Steps:
+    """The steps of an upgrade, in their order, around the decisions that are tested here."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, data: str, problems: tuple[str, ...] = ()) -> None:
+        self.taken: list[str] = []
+        self.data = data
+        self.testbed = spec.parse(SPEC + "  version: 2.3.0\n", "t.yaml")
+        self.vault = SimpleNamespace(load=lambda: SimpleNamespace(id="1"))
+        monkeypatch.setattr(upgrade, "play", self._play)
+        found = SimpleNamespace(problems=[SimpleNamespace(message=each) for each in problems])
+        monkeypatch.setattr(status, "collect", lambda _: found)
+        monkeypatch.setattr(backup, "make", self._make)
+        monkeypatch.setattr(upgrade, "_go_back", lambda session, folder, _: self.note(f"back to {folder}", session))
+        monkeypatch.setattr(deploy, "forget_replaced", lambda _: None)
+
+    def note(self, step: str, session: Any) -> None:
+        self.taken.append(f"{step} as {session.testbed.server.version}")
+
+    def _play(self, session: Any, _name: str, _title: str, variables: dict[str, str]) -> Any:
+        if variables["upgrade_to"]:
+            self.note("hand over", session)
+            self.data = variables["upgrade_to"]
+        return SimpleNamespace(data={"data_version": self.data})
+
+    def _make(self, session: Any, *_: Any) -> Any:
+        self.note("backup", session)
+        return SimpleNamespace(folder=Path("/made"))
+
+    def go_on_with(self, testbed: Any) -> None:
+        self.testbed = testbed
+
+    def stage(self, _title: str) -> Any:
+        import contextlib
+
+        return contextlib.nullcontext(SimpleNamespace(result=""))
+
+    def run(self, fails: str = "") -> None:
+        def bring_up(session: Any, *, prove: bool, **_: Any) -> Any:
+            self.note("up", session)
+            if fails == "error":
+                raise TestbedError("no image")
+            checks = [SimpleNamespace(name="api answers", result="failed" if fails else "passed")]
+            return SimpleNamespace(healthy=not fails, checks=checks)
+
+        upgrade.run(self, "2.3.0", "2.4.0", Path("/to"), lambda v: self.taken.append(f"spec {v}"), bring_up)  # type: ignore[arg-type]
+
+
+FIRST = ["backup as 2.3.0", "hand over as 2.3.0", "spec 2.4.0", "up as 2.4.0"]
+
+
+def test_a_backup_is_made_before_anything_else(monkeypatch, state):
+    steps = Steps(monkeypatch, "2.3.0")
+    steps.run()
+    assert steps.taken == FIRST
+    assert upgrade.begun("lab") is None
+
+
+@pytest.mark.parametrize(("fails", "said"), [("error", "no image"), ("checks", "these checks failed: api answers")])
+def test_a_failed_one_goes_back_to_the_backup_and_the_old_version(monkeypatch, state, fails, said):
+    steps = Steps(monkeypatch, "2.3.0")
+    with pytest.raises(UpgradeError) as error:
+        steps.run(fails)
+    assert steps.taken == [*FIRST, "spec 2.3.0", "back to /made as 2.3.0"]
+    assert said in error.value.message
+    assert "as it was, with server 2.3.0" in error.value.message
+    assert upgrade.begun("lab") is None
+
+
+def test_one_that_was_killed_after_the_backup_makes_no_other(monkeypatch, state):
+    _begun(state, "2.3.0", "2.4.0")
+    steps = Steps(monkeypatch, "2.4.0")
+    with pytest.raises(UpgradeError):
+        steps.run("error")
+    assert steps.taken == ["spec 2.4.0", "up as 2.4.0", "spec 2.3.0", "back to /b as 2.3.0"]
+
+
+def test_one_that_was_killed_before_the_data_were_handed_over_makes_a_new_backup(monkeypatch, state):
+    _begun(state, "2.3.0", "2.4.0")
+    steps = Steps(monkeypatch, "2.3.0")
+    steps.run()
+    assert steps.taken == FIRST
+
+
+def test_while_it_is_under_way_a_file_tells_of_it(monkeypatch, state):
+    steps = Steps(monkeypatch, "2.3.0")
+    seen: list[Begun | None] = []
+    monkeypatch.setattr(upgrade, "_use", lambda *_: seen.append(upgrade.begun("lab")))
+    steps.run()
+    assert seen == [None, Begun("2.3.0", "2.4.0", "/made")]
+
+
+@pytest.mark.parametrize(
+    ("data", "problems", "said"),
+    [("2.2.0", (), "the data are of server 2.2.0"), ("2.3.0", ("disk full",), "the testbed is not well: disk full")],
+)
+def test_nothing_begins_on_other_data_or_on_a_testbed_that_is_not_well(monkeypatch, state, data, problems, said):
+    steps = Steps(monkeypatch, data, problems)
+    with pytest.raises(UpgradeError, match=said):
+        steps.run()
+    assert steps.taken == []
