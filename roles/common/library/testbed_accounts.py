@@ -25,6 +25,10 @@ options:
       name: {type: str, required: true, description: Name of the account}
       home: {type: str, description: Home folder; by default /home/<name>}
       system: {type: bool, default: false, description: "A service's account: no shell, an empty home of mode 0700"}
+      folders:
+        type: list
+        elements: str
+        description: "Folders in its home that are to be the account's own, mode 0700, as the home; parents first"
   state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
   purge: {type: bool, default: false, description: With absent, remove homes that were made, too}
 author: [The testbed's authors (@clearml-testbed)]
@@ -75,6 +79,40 @@ def make_home(account: dict) -> None:
     half.replace(home)
 
 
+def is_own(path: Path, name: str) -> bool:
+    """Tell whether the folder is the account's, and nobody else's to look into."""
+    if not path.is_dir() or path.is_symlink():
+        return False
+    found, owner = path.stat(), pwd.getpwnam(name)
+    return (found.st_uid, found.st_gid, found.st_mode & 0o7777) == (owner.pw_uid, owner.pw_gid, 0o700)
+
+
+def make_own(path: Path, name: str) -> None:
+    """Make the folder, or make it the account's; a link that the account has put there leads nowhere."""
+    if not path.is_symlink() and not path.exists():
+        path.mkdir(mode=0o700)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        owner = pwd.getpwnam(name)
+        os.fchown(folder, owner.pw_uid, owner.pw_gid)
+        os.fchmod(folder, 0o700)
+    finally:
+        os.close(folder)
+
+
+def keep_folders(account: dict, dry: bool) -> list[dict]:
+    """Make the folders that are to be the account's own; return those that are not as changes."""
+    name, home = account["name"], Path(account["home"])
+    wanted = [home, *(home / folder for folder in account["folders"])]
+    wrong = {path: path.is_dir() for path in wanted if not (exists(name) and is_own(path, name))}
+    for path in wrong if not dry else []:
+        make_own(path, name)
+    return [
+        {"kind": "folder", "name": str(path), "action": "change" if there else "add", "needs": [f"account {name}"]}
+        for path, there in wrong.items()
+    ]
+
+
 def present(module: AnsibleModule) -> list[dict]:
     """Make what is missing; return accounts and homes as changes."""
     for account in module.params["accounts"]:
@@ -100,10 +138,16 @@ def present(module: AnsibleModule) -> list[dict]:
         for account in homes:
             make_home(account)
     made = [{"kind": "account", "name": account["name"], "action": "add"} for account in missing]
-    return made + [
+    made += [
         {"kind": "folder", "name": account["home"], "action": "add", "needs": [f"account {account['name']}"]}
         for account in homes
     ]
+    told = {change["name"] for change in made}
+    for account in module.params["accounts"]:
+        if account["folders"] is not None:
+            changes = keep_folders(account, module.check_mode)
+            made += [change for change in changes if change["name"] not in told]
+    return made
 
 
 def absent(module: AnsibleModule) -> list[dict]:
@@ -136,6 +180,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "home": {"type": "str"},
                     "system": {"type": "bool", "default": False},
+                    "folders": {"type": "list", "elements": "str"},
                 },
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -148,6 +193,8 @@ def main() -> None:
         changes = (present if module.params["state"] == "present" else absent)(module)
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"{' '.join(error.cmd)}: {error.stderr.strip()}. Put that right, then run this again")
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename}: {error.strerror}. Make it a folder, then run this again")
     lines = "".join(f"{change['name']}\n" for change in changes)
     before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
     module.exit_json(changed=bool(changes), testbed_changes=changes, diff={"before": before, "after": after})

@@ -27,7 +27,7 @@ DOCUMENTATION = r"""
 module: testbed_venv
 short_description: Make a virtual environment with pinned packages
 options:
-  path: {type: str, required: true, description: Folder of the environment}
+  path: {type: str, required: true, description: 'Folder of the environment; ~NAME is the home of that account'}
   owner: {type: str, default: root, description: Account that it belongs to}
   interpreter: {type: str, required: true, description: Python that it is made with}
   requirements: {type: list, elements: str, default: [], description: What pip installs}
@@ -216,6 +216,14 @@ def pip_conf_changes(params: dict, before: dict) -> list[dict]:
     return [{"kind": "file", "name": name, "action": action, "needs": needs, "diff": diff}]
 
 
+def expanded(path: str) -> str:
+    """Return the path with ~NAME as that account's home; one that is about to be made gets /home/NAME."""
+    try:
+        return str(Path(path).expanduser())
+    except RuntimeError:
+        return f"/home/{path[1:]}"
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -233,6 +241,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    module.params["path"] = expanded(module.params["path"])
     venv = Path(module.params["path"])
     try:
         os.umask(0o022)

@@ -642,6 +642,35 @@ class TestKilledHalfWay:
         assert home.stat().st_mode & 0o777 == (0o700 if system else 0o750)
         assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
 
+    def test_a_services_folders_are_its_own(self, tmp_path: Path) -> None:
+        me = pwd.getpwuid(os.getuid()).pw_name
+        home = tmp_path / "home"
+        account = {"name": me, "home": str(home), "folders": ["tmp", "tmp/a"]}
+        home.mkdir(mode=0o755)
+        told = accounts.keep_folders(account, True)
+        assert [change["action"] for change in told] == ["change", "add", "add"]
+        assert list(home.iterdir()) == [], "check mode makes none"
+        assert accounts.keep_folders(account, False) == told
+        assert accounts.keep_folders(account, False) == []
+        assert {path.stat().st_mode & 0o7777 for path in (home, home / "tmp", home / "tmp/a")} == {0o700}
+        (home / "tmp/a").chmod(0o777)
+        assert [change["name"] for change in accounts.keep_folders(account, False)] == [str(home / "tmp/a")]
+
+    def test_a_link_that_a_service_put_in_a_folders_place_is_not_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "home").mkdir(mode=0o700)
+        (tmp_path / "home/tmp").symlink_to(tmp_path / "roots")
+        (tmp_path / "roots").mkdir(mode=0o755)
+        account = {"name": pwd.getpwuid(os.getuid()).pw_name, "home": str(tmp_path / "home"), "folders": ["tmp"]}
+        with pytest.raises(OSError, match="home/tmp"):
+            accounts.keep_folders(account, False)
+        assert (tmp_path / "roots").stat().st_mode & 0o777 == 0o755
+
+    def test_an_environment_in_a_home_is_found_also_before_there_is_an_account(self) -> None:
+        entry = pwd.getpwuid(os.getuid())
+        assert venv.expanded(f"~{entry.pw_name}/clearml-venv") == f"{entry.pw_dir}/clearml-venv"
+        assert venv.expanded("~no-such-account/clearml-venv") == "/home/no-such-account/clearml-venv"
+        assert venv.expanded("/opt/x") == "/opt/x"
+
     def test_a_record_that_was_removed_half_way_is_forgotten(self, tmp_path: Path, monkeypatch: Any) -> None:
         for module in (record, claim):
             monkeypatch.setattr(module, "RECORD", tmp_path / "record/installed.json")
