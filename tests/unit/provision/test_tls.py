@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from provision import certificates, forward, spec, tls
+from provision import certificates, converge, deploy, forward, spec, tls
 from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError, SpecError
 from provision.machines import Machine, local
@@ -218,6 +218,16 @@ def test_the_certificate_stays_from_run_to_run(tmp_path, monkeypatch):
     testbed, secrets = _testbed(1), _vault(tmp_path, monkeypatch).load()
     first, _ = tls.prepare(testbed, local("root"), secrets)
     assert tls.prepare(testbed, local("root"), first)[0] == first
+
+
+def test_ansible_never_gets_the_cas_key_and_logs_show_no_key(tmp_path, monkeypatch):
+    secrets, served = tls.prepare(_testbed(1), local("root"), _vault(tmp_path, monkeypatch).load())
+    told = deploy._secret_variables(_testbed(1), secrets, served)
+    assert set(told["testbed_secrets"]["tls"]) == {"certificate", "key", "authority"}
+    assert secrets.tls.authority_key not in str(told)
+    redact = converge.Redaction(converge.secret_values(told))
+    assert served.key.splitlines()[1] not in redact(served.key)
+    assert redact(served.certificate) == served.certificate
 
 
 def test_without_tls_nothing_is_made(tmp_path, monkeypatch):
