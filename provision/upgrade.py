@@ -184,7 +184,7 @@ def _hand_over(session: Session, wanted: str, to: Path) -> Path:
 def _go_back(session: Session, folder: Path, bring_up: BringUp) -> None:
     """Restore the backup with the version of before."""
     manifest = archive.read(folder, lambda _done, _whole: None)
-    opened = backup.open_secrets(folder, session.vault, None)
+    opened = backup.open_secrets(folder, session.vault, session.testbed, None)
     place, _kept = backup.bring(session, folder, manifest, opened)
     bring_up(session, prove=True, proven=lambda: _compare(session, folder, place))
     deploy.forget_replaced(session)
