@@ -91,7 +91,8 @@ class Server(Section):
 
     backend: Literal["lite", "docker"] = "lite"
     """`lite`: the embedded server, for one machine; it needs Python 3.11 or later and is no replacement for the
-    official server. `docker`: the official server under Docker Compose."""
+    official server. `docker`: the official server under Docker Compose. Default: `lite` with provider `local`, else
+    `docker`."""
     bind: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which is the default of providers other than `local`."""
     host: HostName | None = None
@@ -461,6 +462,14 @@ class Testbed(Section):
     """The way to package indexes, where there is no direct one."""
     mirrors: Mirrors | None = None
     """Where packages come from, in place of the indexes that the hosts are set up with."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _official_unless_local(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("provider") not in ("hosts", "openstack"):
+            return data
+        server = data.get("server")
+        return {**data, "server": {"backend": "docker", **server}} if isinstance(server, dict) else data
 
     @field_validator("telemetry", mode="before")
     @classmethod

@@ -27,7 +27,7 @@ hosts:
     - {{name: server, address: {server}, groups: [server, telemetry, clients], host_key: {host_key}}}
     - {{name: one, address: {one}, groups: [agents]}}
     - {{name: two, address: {two}, groups: [agents], user: root}}
-server: {{}}
+server: {{backend: lite}}
 users: [{{name: researcher}}]
 """
 

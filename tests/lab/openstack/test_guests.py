@@ -56,7 +56,7 @@ GIB = 2**30
 SPEC = """
 name: {name}
 provider: openstack
-server: {{}}
+server: {{backend: lite}}
 users: [{{name: alice}}]
 administrators: [{{name: ada, ssh_keys: [{key}]}}]
 openstack:

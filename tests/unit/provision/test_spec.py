@@ -378,6 +378,21 @@ def test_time_names_servers():
 
 
 @pytest.mark.parametrize(
+    ("provider", "server", "backend"),
+    [
+        ("local", "{}", "lite"),
+        ("hosts", "{}", "docker"),
+        ("hosts", "{backend: lite}", "lite"),
+        ("hosts", "{version: 2.3.0}", "docker"),
+    ],
+)
+def test_machines_of_a_testbed_get_the_official_server_unless_the_file_says_otherwise(provider, server, backend):
+    text = GOOD.replace("provider: local", f"provider: {provider}").replace("server: {}", f"server: {server}")
+    text += "hosts: {machines: [{name: one, address: 192.0.2.1, groups: [server]}]}\n" if provider == "hosts" else ""
+    assert spec.parse(text, "t.yaml").server.backend == backend
+
+
+@pytest.mark.parametrize(
     ("server", "message"),
     [
         ("version: 2.3.0", "`server` backend lite has no use for `version`, which is for backend docker"),
