@@ -94,6 +94,15 @@ def make(session: Session, wanted: Testbed, to: Path, name: str) -> Made:
     return Made(to / name, manifest)
 
 
+def refuse_another_server(testbed: Testbed) -> None:
+    """Raise `BackupError` where the server, and so the data, are somebody else's."""
+    if testbed.server.is_external:
+        raise BackupError(
+            f"{testbed.server.url('api')} is somebody else's, and so are the data there",
+            "Ask who runs it. The testbed's own secrets: testbed secrets export FILE",
+        )
+
+
 def _settled(session: Session) -> Secrets:
     """Return the secrets of a testbed that is up. Raises `BackupError`."""
     secrets = session.vault.load()

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provision import converge, forward, inventory, tls
+from provision import forward, inventory, tls
 from provision.changes import Change, resolve
 from provision.credentials import ensure, identities
+from provision.credentials import issuer as issuers
 from provision.errors import ApiError, TestbedError
 from provision.machines import described, resolved
 from provision.plays import play
@@ -19,7 +20,6 @@ from provision.secrets import KeyPair, Secrets
 from provision.session import Session
 from provision.spec import ExternalTelemetry, ManagedTelemetry, Server, TelemetryCredentials, Testbed
 
-UP = ("Prepare secrets", "Bring up the server", "Make sure of everybody's key", "Bring up agents and clients")
 DOWN = ("Remove the testbed",)
 
 
@@ -30,6 +30,23 @@ class Outcome:
     changed: int
     issued: int
     revoked: int
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a `down` changed: tasks of the playbook, and keys revoked on somebody else's server."""
+
+    changed: int
+    revoked: int = 0
+
+
+def stages(testbed: Testbed) -> tuple[str, ...]:
+    """Return the stages of `up`."""
+    return ("Prepare secrets", _first(testbed), "Make sure of everybody's key", "Bring up agents and clients")
+
+
+def _first(testbed: Testbed) -> str:
+    return "Prepare the hosts" if testbed.server.is_external else "Bring up the server"
 
 
 def where(testbed: Testbed) -> str:
@@ -95,6 +112,8 @@ def describe(testbed: Testbed) -> list[str]:
 
 
 def _kind(server: Server) -> str:
+    if server.is_external:
+        return "ClearML server of somebody else's, where keys are issued and nothing else is changed"
     if server.backend == "lite":
         return "ClearML server (clearml_lite)"
     outside = [name for name, store in server.stores if store is not None]
@@ -108,21 +127,22 @@ def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
     `proven` is called when all is up, before that is said to be complete. Raises `TestbedError`.
     """
     secrets, whose, variables = _prepare(session)
-    server = play(session, "server", "Bring up the server", whose, variables)
+    server = play(session, "server", _first(session.testbed), whose, variables)
     with session.stage("Make sure of everybody's key") as current:
         everybody = identities.of(session.testbed, session.inventory)
-        url, system = session.testbed.server.url("api"), secrets.clearml.apiserver
-        keys = ensure.ensure_all(url, system, session.testbed.name, everybody, _held(session, secrets))
+        url, issuer = session.testbed.server.url("api"), issuers.of(session.testbed, secrets)
+        keys = ensure.ensure_all(url, issuer, session.testbed.name, everybody, _held(session, secrets))
         issued = sum(found.issued for found in keys.values())
         toolkit = keys[identities.TOOLKIT].key
         if toolkit != secrets.toolkit:
             secrets = secrets.model_copy(update={"toolkit": toolkit})
             session.vault.save(secrets)
         revoked = sum(found.revoked for found in keys.values())
-        if secrets.rekeying:  # whoever had the secrets could issue keys of any user, under any label
-            revoked += ensure.revoke_others(url, system, {found.key.access_key for found in keys.values()})
+        if secrets.rekeying and not session.testbed.server.is_external:
+            # whoever had the secrets could issue keys of any user, under any label
+            revoked += ensure.revoke_others(url, issuer, {found.key.access_key for found in keys.values()})
         else:
-            revoked += ensure.revoke_stale(url, system, session.testbed.name, everybody)
+            revoked += ensure.revoke_stale(url, issuer, session.testbed.name, everybody)
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
     rest = play(session, "hosts", "Bring up agents and clients", {}, variables)
@@ -145,7 +165,14 @@ def check_up(session: Session) -> list[Change]:
 
 def check_down(session: Session, *, purge: bool) -> list[Change]:
     """Return what `down` would remove, and remove nothing. Raises `TestbedError`."""
-    return resolve(play(session, "down", "Check what is there", {"testbed_purge": purge}, {}).changes)
+    found = play(session, "down", "Check what is there", {"testbed_purge": purge}, {}).changes
+    if session.testbed.server.is_external:
+        with session.stage("Check the testbed's keys") as current:
+            keys, current.result = _ours_elsewhere(session.testbed)
+        found += [
+            Change("", "key", f"{key.holder.name} {key.access_key}", "revoke", _whose(key.holder)) for key in keys
+        ]
+    return resolve(found)
 
 
 def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]:
@@ -188,30 +215,33 @@ def _check_keys(session: Session, secrets: Secrets, found: list[Change]) -> tupl
     testbed = session.testbed
     everybody = identities.of(testbed, session.inventory)
     held = _held(session, secrets)
-    now = ensure.read_url(session.work / "held") if session.is_local else None  # others are reached by a forward
+    external = testbed.server.is_external
+    # others are reached by a forward
+    now = ensure.read_url(session.work / "held") if session.is_local and not external else None
     url = now or testbed.server.url("api")
     decisions = {identity.name: ensure.Decision(held.get(identity.name)) for identity in everybody}
     server = f"service {inventory.api_service(testbed)}"
     changes = []
-    if secrets.changing:  # the server takes the new secrets first
+    if secrets.changing and not external:  # the server takes the new secrets first
         if secrets.rekeying:
             changes.append(Change("", "key", "all others", "revoke", "of every user: the testbed is being re-keyed"))
     elif not any(f"{change.kind} {change.name}" == server and change.action == "add" for change in found):
         try:
-            decisions = ensure.decide_all(url, secrets.clearml.apiserver, testbed.name, everybody, held)
+            issuer = issuers.of(testbed, secrets)
+            decisions = ensure.decide_all(url, issuer, testbed.name, everybody, held)
             changes += [
                 Change(
                     "", "key", f"{stale.holder.name} {stale.access_key}", "revoke", f"{_whose(stale.holder)}, who left"
                 )
-                for stale in ensure.find_stale(url, secrets.clearml.apiserver, testbed.name, everybody)
+                for stale in ensure.find_stale(url, issuer, testbed.name, everybody)
             ]
         except ApiError as error:
-            if error.code != 0:
+            if error.code != 0 or external:
                 raise
             # the server is down, and `up` starts it: keys that are held are taken to work
     for identity in everybody:
         decision = decisions[identity.name]
-        told = Change("", "key", identity.name, "add", _whose(identity), (server,))
+        told = Change("", "key", identity.name, "add", _whose(identity), () if external else (server,))
         if decision.kept is None:
             changes.append(told)
         changes += [
@@ -255,10 +285,45 @@ def forget_replaced(session: Session) -> None:
     play(session, "restored", "Clear away what was replaced", {}, {})
 
 
-def down(session: Session, *, purge: bool) -> converge.PlayResult:
+def down(session: Session, *, purge: bool) -> Removed:
     """Remove what `up` installed; data only with `purge`. Raises `TestbedError`."""
     session.proven.unlink(missing_ok=True)
-    return play(session, "down", "Remove the testbed", {"testbed_purge": purge}, {})
+    done = play(session, "down", "Remove the testbed", {"testbed_purge": purge}, {})
+    if not session.testbed.server.is_external:
+        return Removed(done.changed)
+    with session.stage("Revoke the testbed's keys") as current:
+        revoked, current.result = revoke_elsewhere(session.testbed)
+    return Removed(done.changed, revoked)
+
+
+def revoke_elsewhere(testbed: Testbed) -> tuple[int, str]:
+    """Revoke what `testbed` has issued on somebody else's server; return how many keys, and what to tell of it.
+
+    A server that does not answer or refuses is told, and no error: the testbed is gone all the same.
+    """
+    keys, told = _ours_elsewhere(testbed)
+    if not keys:
+        return 0, told
+    url = testbed.server.url("api")
+    try:
+        revoked = ensure.revoke(url, issuers.of_another(testbed), keys)
+    except TestbedError as error:
+        return 0, _kept(testbed, error)
+    return revoked, f"{revoked} keys on {url}; users, tasks and data there stay"
+
+
+def _ours_elsewhere(testbed: Testbed) -> tuple[list[ensure.Stale], str]:
+    """Return the keys that `testbed` has issued on somebody else's server, and what to tell of them."""
+    url = testbed.server.url("api")
+    try:
+        found = ensure.find_all(url, issuers.of_another(testbed), testbed.name)
+    except TestbedError as error:
+        return [], _kept(testbed, error)
+    return found, f"{len(found)} keys on {url}"
+
+
+def _kept(testbed: Testbed, error: TestbedError) -> str:
+    return f"not done: {error.message}. Revoke keys labelled testbed:{testbed.name} in the web app of that server"
 
 
 def _secret_variables(testbed: Testbed, secrets: Secrets, served: tls.Served | None) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def spec_environment(testbed: Testbed, direct: Iterable[str]) -> dict[str, str]:
 
 def ca_files(testbed: Testbed) -> list[str]:
     """Return the files of the administrator's machine with certificates that hosts are to trust."""
-    sections = (testbed.proxy, testbed.mirrors, testbed.server.tls)
+    sections = (testbed.proxy, testbed.mirrors, testbed.server.tls, testbed.server)
     files = [section.ca_file for section in sections if section and section.ca_file]
     return [str(file.expanduser().absolute()) for file in files]
 
@@ -121,7 +121,7 @@ def pip_settings(testbed: Testbed) -> dict[str, str]:
 def _downloads(testbed: Testbed, environment: Mapping[str, str]) -> dict[str, Any]:
     """What the spec says wins over the environment of the administrator's machine, kind by kind."""
     proxy, mirrors = testbed.proxy, testbed.mirrors
-    direct = [testbed.server.name(service) for service in URL_SERVICES]
+    direct = list(dict.fromkeys(testbed.server.name(service) for service in URL_SERVICES))
     if telemetry_host := urllib.parse.urlsplit(testbed.telemetry.url).hostname:
         direct.append(telemetry_host)
     said = {
@@ -187,9 +187,13 @@ def build(
         "clearml_conf_api_url": testbed.server.url("api"),
         "clearml_conf_web_url": testbed.server.url("web"),
         "clearml_conf_files_url": testbed.server.url("files"),
-        "clearml_conf_ca_file": CA_BUNDLE if testbed.server.tls and has_bundle(testbed) else "",
+        "clearml_conf_ca_file": CA_BUNDLE
+        if testbed.server.ca_file or (testbed.server.tls and has_bundle(testbed))
+        else "",
         **_telemetry(testbed),
     }
+    if testbed.server.is_external:
+        everywhere["clearml_server_backend"] = testbed.server.backend
     return {
         "all": {
             "hosts": {
@@ -337,6 +341,8 @@ def _docker(testbed: Testbed, machines: Sequence[Machine]) -> dict[str, Any]:
 
 def _server(testbed: Testbed, wheels: Wheels) -> dict[str, Any]:
     server = testbed.server
+    if server.is_external:
+        return {}
     bind, ports = server.upstream
     api, web, files = ports.values()
     people = [{"username": user.name, "name": user.full_name or user.name} for user in testbed.users]

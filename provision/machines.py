@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,11 +60,12 @@ def local(account: str) -> tuple[Machine, ...]:
 
 
 def described(hosts: Hosts) -> tuple[Machine, ...]:
-    """Return the machines of the section `hosts`; a group that none of them has lives on the server's."""
+    """Return the machines of the section `hosts`; a group that none has lives on the server's, or on the first."""
     taken = {group for machine in hosts.machines for group in machine.groups}
+    home = next((machine for machine in hosts.machines if "server" in machine.groups), hosts.machines[0])
     found = []
     for machine in hosts.machines:
-        rest = set(GROUPS) - taken if "server" in machine.groups else set()
+        rest = set(GROUPS) - taken - {"server"} if machine is home else set()
         key = machine.key or hosts.key
         found.append(
             Machine(
@@ -87,6 +89,20 @@ def with_group(machines: Iterable[Machine], *groups: Group) -> list[Machine]:
     return [machine for machine in machines if {*groups} & {*machine.groups}]
 
 
+def main_machine(machines: Iterable[Machine]) -> Machine:
+    """Return the machine that stands for the testbed: the server's; the first where the server is somebody else's."""
+    there = list(machines)
+    return next(iter(with_group(there, "server")), there[0])
+
+
+def without_server(machines: Iterable[Machine]) -> tuple[Machine, ...]:
+    """Return `machines` as they are where the server is somebody else's."""
+    return tuple(
+        dataclasses.replace(machine, groups=tuple(group for group in machine.groups if group != "server"))
+        for machine in machines
+    )
+
+
 def single(machines: Iterable[Machine], group: Group) -> Machine:
     """Return the machine on which a group lives that has but one. Raises `TestbedError` where there is none."""
     found = with_group(machines, group)
@@ -107,11 +123,12 @@ def resolved(testbed: Testbed, machines: Iterable[Machine]) -> Testbed:
     if testbed.provider == "local":
         return testbed
     machines = tuple(machines)
-    server = single(machines, "server")
     found: dict[str, Any] = {}
-    bind = testbed.server.bind if "bind" in testbed.server.model_fields_set else "0.0.0.0"  # noqa: S104
-    host = testbed.server.host or (server.internal if is_everywhere(bind) else bind)
-    found["server"] = testbed.server.model_copy(update={"bind": bind, "host": host})
+    if not testbed.server.is_external:
+        server = single(machines, "server")
+        bind = testbed.server.bind if "bind" in testbed.server.model_fields_set else "0.0.0.0"  # noqa: S104
+        host = testbed.server.host or (server.internal if is_everywhere(bind) else bind)
+        found["server"] = testbed.server.model_copy(update={"bind": bind, "host": host})
     source = testbed.telemetry
     if isinstance(source, ManagedTelemetry) and "host" not in source.model_fields_set:
         telemetry = single(machines, "telemetry")

@@ -18,7 +18,7 @@ from provision import forward, leftovers, locks, ssh
 from provision.console import Stage
 from provision.converge import private_dir
 from provision.errors import TestbedError
-from provision.machines import Machine, with_group, within
+from provision.machines import Machine, main_machine, with_group, within
 from provision.paths import state_dir
 from provision.spec import URL_SERVICES, ExternalTelemetry, Testbed
 
@@ -96,7 +96,7 @@ def opened(
 ) -> Iterator[dict[str, list[str]]]:
     """Yield ssh's options for each host, by name, and lead to the testbed's services while the block runs.
 
-    `command`: holds the server's machine meanwhile; `take` it from another one. Raises `ReachError`, `BusyError`.
+    `command`: holds the main machine meanwhile; `take` it from another one. Raises `ReachError`, `BusyError`.
     """
     above = tempfile.gettempdir()
     above = above if len(above) <= LONGEST else "/tmp"  # noqa: S108 (a folder of our own there)
@@ -106,7 +106,7 @@ def opened(
         options = {machine.name: [*ssh.options(machine, known), *more] for machine in machines}
         for machine, services in _services(testbed, machines):
             lock = None
-            if command and "server" in machine.groups:
+            if command and machine == main_machine(machines):
                 lock = forward.Lock(locks.MACHINE_LOCK, command.run, take)
             way = ["ssh", *options[machine.name], machine.address or ""]
             held.enter_context(
@@ -127,20 +127,28 @@ def _close(folder: Path) -> None:
 
 def _services(testbed: Testbed, machines: Sequence[Machine]) -> list[tuple[Machine, dict[str, tuple[str, int]]]]:
     """Return from which machine each service is reached, by URL: its address there, and its port."""
-    [server] = with_group(machines, "server")
-    address = within(testbed.server.bind)
-    found = {testbed.server.url(service): (address, testbed.server.port(service)) for service in URL_SERVICES}
+    server = main_machine(machines)
+    if testbed.server.is_external:
+        found = dict(_elsewhere(testbed.server.url(service)) for service in URL_SERVICES)
+    else:
+        address = within(testbed.server.bind)
+        found = {testbed.server.url(service): (address, testbed.server.port(service)) for service in URL_SERVICES}
     source = testbed.telemetry
     if isinstance(source, ExternalTelemetry):
-        parts = urllib.parse.urlsplit(source.url)
         reader = with_group(machines, "clients")[0]
-        there = (parts.hostname or "", parts.port or forward.PORTS[parts.scheme])
+        _, there = _elsewhere(source.url)
     else:
         [reader] = with_group(machines, "telemetry")
         there = (within(source.bind), source.port)
     if reader == server:
         return [(server, found | {source.url: there})]
     return [(server, found), (reader, {source.url: there})]
+
+
+def _elsewhere(url: str) -> tuple[str, tuple[str, int]]:
+    """Return of a service that is on no host of the testbed: the URL up to its path, and its address and port."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}", (parts.hostname or "", parts.port or forward.PORTS[parts.scheme])
 
 
 @contextmanager

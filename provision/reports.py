@@ -227,6 +227,7 @@ class DownReport(Report):
     changed: int = Field(description="Ansible tasks that changed something on a host.")
     purged: bool = Field(description="Whether data, homes and secrets went, too.")
     deleted: int = Field(default=0, description="Resources deleted in the cloud.")
+    revoked: int = Field(default=0, description="Keys revoked on a server that somebody else runs.")
     log: str | None = Field(description="The whole log; null after --purge, which removes it, and where there is none.")
 
 

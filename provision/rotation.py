@@ -15,7 +15,7 @@ def names(testbed: Testbed, secrets: Secrets) -> list[str]:
     """Return the names (`kind.name`) of what the rotation that `secrets` are of has replaced."""
     if secrets.rotating == "tokens":
         return [f"clearml.{name}" for name in sorted(TOKENS)]
-    kinds = secrets.model_dump(include={*LOGINS} - {"toolkit"})
+    kinds = secrets.model_dump(include={*LOGINS} - {"toolkit"}, exclude_none=True)
     if isinstance(testbed.telemetry, ExternalTelemetry):
         kinds.pop("influxdb")
     return [f"{kind}.{name}" for kind in sorted(kinds) for name in sorted(kinds[kind])]
@@ -24,7 +24,8 @@ def names(testbed: Testbed, secrets: Secrets) -> list[str]:
 def check_theirs(testbed: Testbed, secrets: Secrets) -> None:
     """Raise `SecretsError` unless the server that runs takes `secrets`; `ApiError` where it does not answer."""
     url = testbed.server.url("api")
-    if secrets.toolkit is None or not ensure.works(url, secrets.toolkit, ADMIN_USER):
+    username = None if testbed.server.is_external else ADMIN_USER
+    if secrets.toolkit is None or not ensure.works(url, secrets.toolkit, username):
         raise SecretsError(
             f"{url} does not take the toolkit's key, so these secrets cannot be rotated",
             "`testbed up` issues a new key where these are its secrets; `testbed secrets status` tells. "
@@ -47,5 +48,5 @@ def check_idle(testbed: Testbed, secrets: Secrets) -> None:
         f"{len(told)} tasks run, and would fail: their keys end, and agents restart with new ones: "
         + ", ".join(told[:SHOWN_TASKS])
         + more,
-        "Let them end, or say --force. --tokens-only leaves keys, agents and tasks alone.",
+        "Let them end (`testbed drain --wait`), or say --force. --tokens-only leaves keys, agents and tasks alone.",
     )

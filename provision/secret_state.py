@@ -93,7 +93,7 @@ def _open(vault: Vault) -> tuple[Secrets | None, list[SecretsCheck]]:
 
 def _names(secrets: Secrets) -> dict[str, list[str]]:
     return {
-        "server": sorted(secrets.clearml.model_dump()),
+        "server": sorted(secrets.clearml.model_dump()) if secrets.clearml else [],
         "users": sorted(secrets.users),
         "influxdb": sorted(secrets.influxdb.model_dump()),
         "toolkit": ["toolkit"] if secrets.toolkit else [],
@@ -126,7 +126,9 @@ def _api(testbed: Testbed, secrets: Secrets) -> SecretsCheck:
     if secrets.toolkit is None:
         return _check(name, NO, "There is none yet: `testbed up` issues it.")
     try:
-        taken = ensure.works(testbed.server.url("api"), secrets.toolkit, ADMIN_USER)
+        taken = ensure.works(
+            testbed.server.url("api"), secrets.toolkit, None if testbed.server.is_external else ADMIN_USER
+        )
     except ApiError as error:
         return _check(name, NOT_RUNNING if error.code == 0 else NO, f"{error.message}. {UP}")
     return _check(name, YES if taken else NO, f"`testbed up` issues a new one where these are its secrets. {FOREIGN}")

@@ -108,6 +108,7 @@ class TlsSecrets(Secret):
 class Secrets(Secret):
     """All secrets of one testbed. `toolkit` is the toolkit's own ClearML key; None until it is issued.
 
+    `clearml` and `users`: of the testbed's own server; none where somebody else runs it.
     `tls`: None until the testbed has a CA of its own.
     `id` is no secret: the testbed's hosts carry it, too, which tells these secrets from others of the same testbed.
     `rekeying`: these are new, and the testbed has not taken all of them yet; `rotating`: the same of a rotation, of all
@@ -118,8 +119,8 @@ class Secrets(Secret):
     id: str = ""
     rekeying: bool = False
     rotating: Extent | None = None
-    clearml: ServerSecrets
-    users: dict[str, UserSecret]
+    clearml: ServerSecrets | None = None
+    users: dict[str, UserSecret] = {}
     influxdb: InfluxSecrets
     toolkit: KeyPair | None = None
     restoring: Restoring | None = None
@@ -264,9 +265,11 @@ class Vault:
 
     def _complete(self, found: dict[str, Any], testbed: Testbed) -> Secrets:
         wanted = {**found, "id": found.get("id") or str(uuid.uuid4())}
-        wanted["clearml"] = {**_server_secrets(), **found.get("clearml", {})}
         passwords = {user: random.token_urlsafe(24) for user in InfluxSecrets.model_fields}
         wanted["influxdb"] = {**passwords, **found.get("influxdb", {})}
+        if testbed.server.is_external:  # what an own server had before is kept
+            return self._validate(wanted)
+        wanted["clearml"] = {**_server_secrets(), **found.get("clearml", {})}
         users = dict(found.get("users", {}))
         for name in (ADMIN_USER, AGENT_USER, *(user.name for user in testbed.users)):
             if name not in users:

@@ -24,7 +24,7 @@ from provision import console as progress
 from provision import inventory, leftovers, locks, remote, stopping, tls, wheels
 from provision.converge import private_dir, temporary_dir
 from provision.errors import StoppedError, TestbedError
-from provision.machines import Machine, described, local, resolved
+from provision.machines import Machine, described, local, resolved, without_server
 from provision.paths import make_private, state_dir, write_private
 from provision.secrets import UnsavedVault, Vault
 from provision.spec import Testbed
@@ -226,14 +226,16 @@ def open_check(
 def machines_of(testbed: Testbed, given: Sequence[Machine] | None = None) -> tuple[Machine, ...]:
     """Return the testbed's hosts, those of a cloud as they are there now. Raises `TestbedError`."""
     if given is not None:
-        return tuple(given)
-    if testbed.hosts is not None:
-        return described(testbed.hosts)
-    if testbed.provider == "local":
-        return local(pwd.getpwuid(os.geteuid()).pw_name)
-    from provision.cloud import run  # takes long to import, and only one provider needs it
+        found = tuple(given)
+    elif testbed.hosts is not None:
+        found = described(testbed.hosts)
+    elif testbed.provider == "local":
+        found = local(pwd.getpwuid(os.geteuid()).pw_name)
+    else:
+        from provision.cloud import run  # takes long to import, and only one provider needs it
 
-    return run.machines(testbed)
+        found = run.machines(testbed)
+    return without_server(found) if testbed.server.is_external else found
 
 
 def _go(session: Session, held: ExitStack, command: remote.Command, known: Path, *, changes: bool, take: bool) -> None:

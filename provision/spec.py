@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import re
+import ssl
 import stat
 import typing
 import urllib.parse
@@ -86,13 +87,28 @@ class Ports(Section):
     """The file server."""
 
 
+class ServerUrls(Section):
+    """Where a ClearML server answers that somebody else runs."""
+
+    api: Url
+    """The API server."""
+    web: Url
+    """The web app."""
+    files: Url
+    """The file server."""
+
+
+EXTERNAL_KEYS = ("urls", "ca_file", "credentials_file")
+OWN_KEYS = ("bind", "host", "ports", "tls")
+
+
 class Server(Section):
     """The ClearML server and where it listens."""
 
-    backend: Literal["lite", "docker"] = "lite"
+    backend: Literal["lite", "docker", "external"] = "lite"
     """`lite`: the embedded server, for one machine; it needs Python 3.11 or later and is no replacement for the
-    official server. `docker`: the official server under Docker Compose. Default: `lite` with provider `local`, else
-    `docker`."""
+    official server. `docker`: the official server under Docker Compose. `external`: one that somebody else runs; keys
+    are issued there, and nothing else is changed. Default: `lite` with provider `local`, else `docker`."""
     bind: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for every interface, which is the default of providers other than `local`."""
     host: HostName | None = None
@@ -112,6 +128,14 @@ class Server(Section):
     """Backend `docker`: existing clusters in place of stores on the server's host."""
     engine: Engine = Engine()
     """Backend `docker`: the Docker Engine of the server's host."""
+    urls: ServerUrls | None = None
+    """Backend `external`: where the server answers, as hosts and users reach it."""
+    ca_file: Path | None = None
+    """Backend `external`: a PEM file here with the certificates of the server's CA, which hosts and confs trust beside
+    their system's."""
+    credentials_file: Path | None = None
+    """Backend `external`: a file here with a key of that server, as its web app shows it when one is made: an
+    administrator's, who may act for all users, or that of the only one of `users`."""
 
     @model_validator(mode="after")
     def _has_what_its_backend_heeds(self) -> Self:
@@ -124,6 +148,20 @@ class Server(Section):
 
     tls: Tls | None = None
     """TLS for all three services; `{}` for a certificate from a CA of the testbed's own. Without it: plain HTTP."""
+
+    @model_validator(mode="after")
+    def _has_what_external_heeds(self) -> Self:
+        foreign = OWN_KEYS if self.is_external else EXTERNAL_KEYS
+        if given := [key for key in foreign if key in self.model_fields_set]:
+            raise ValueError(f"backend {self.backend} has no use for `{given[0]}`")
+        if self.is_external and (missing := [key for key in ("urls", "credentials_file") if not getattr(self, key)]):
+            raise ValueError(f"backend external needs {' and '.join(f'`{key}`' for key in missing)}")
+        return self
+
+    @property
+    def is_external(self) -> bool:
+        """Whether somebody else runs it."""
+        return self.backend == "external"
 
     @field_validator("bind")
     @classmethod
@@ -146,6 +184,8 @@ class Server(Section):
 
     def name(self, service: Service) -> str:
         """Return the name or address in a service's URL."""
+        if self.urls is not None:
+            return urllib.parse.urlsplit(self.url(service)).hostname or ""
         return getattr(self.names, service) if self.names else self.host or self.bind
 
     def port(self, service: Service) -> int:
@@ -154,6 +194,8 @@ class Server(Section):
 
     def url(self, service: Service) -> str:
         """Return the canonical URL of one of the server's three services, without a trailing slash."""
+        if self.urls is not None:
+            return str(getattr(self.urls, service)).rstrip("/")
         scheme, port = "https" if self.tls else "http", self.port(service)
         end = "" if self.tls and port == HTTPS_PORT else f":{port}"
         return f"{scheme}://{bracketed(self.name(service))}{end}"
@@ -505,6 +547,16 @@ class Testbed(Section):
         return self.provider != "local" if self.security_updates is None else self.security_updates
 
     @property
+    def agent_user(self) -> str:
+        """The ClearML user whose keys agents have: the testbed's own; on another's server the first of `users`."""
+        return self.users[0].name if self.server.is_external else AGENT_USER
+
+    @property
+    def admin_user(self) -> str:
+        """The ClearML user whose key the toolkit has: the testbed's own; on another's server the first of `users`."""
+        return self.users[0].name if self.server.is_external else ADMIN_USER
+
+    @property
     def administrator_lines(self) -> list[str]:
         """The administrators' keys as lines of authorized_keys; each ends in its owner's name."""
         return [
@@ -524,7 +576,15 @@ class Testbed(Section):
             )
         if self.openstack is not None and not self.administrators:
             raise ValueError("provider openstack needs `administrators`: their SSH keys are the only way into servers")
-        ports = [*self.server.open_ports.values()]
+        if self.hosts is not None:
+            with_server = [machine.name for machine in self.hosts.machines if "server" in machine.groups]
+            if self.server.is_external and with_server:
+                raise ValueError(
+                    f"{with_server[0]} has group `server`, and the server is external: leave the group out"
+                )
+            if not self.server.is_external and not with_server:
+                raise ValueError("no machine has group `server`; give it to one of `machines`")
+        ports = [] if self.server.is_external else [*self.server.open_ports.values()]
         if self.server.tls is not None:
             ports += self.server.upstream[1].values()
         if isinstance(self.telemetry, ManagedTelemetry):
@@ -558,6 +618,19 @@ def load(path: Path | None) -> Testbed:
     if path is None:
         path = Path(DEFAULT_FILE) if Path(DEFAULT_FILE).exists() else EXAMPLE
     return parse(read(path), str(path))
+
+
+def certificates(path: Path, key: str) -> str:
+    """Return the certificates in the PEM file that `key` of a spec names. Raises `SpecError`."""
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+        ssl.create_default_context(cadata=text)
+    except (OSError, ValueError, ssl.SSLError) as error:
+        raise SpecError(
+            f"{key}: {path}: holds no certificates that can be read: {error}",
+            "Name a file with certificates in PEM form.",
+        ) from None
+    return text
 
 
 def read(path: Path) -> str:

@@ -68,7 +68,8 @@ class HostMachine(Section):
 
 
 class Hosts(Section):
-    """Machines that are there already. A group that no machine has lives on the server's."""
+    """Machines that are there already. A group that no machine has lives on the server's; on the first one where the
+    server is external."""
 
     user: UserName
     """The account to log in to: root, or one with passwordless sudo."""
@@ -79,7 +80,7 @@ class Hosts(Section):
     jump_host: JumpHost | None = None
     """The SSH gateway to the machines, if there is one."""
     machines: Annotated[tuple[HostMachine, ...], Field(min_length=1)]
-    """The machines; one of them has group `server`."""
+    """The machines; one of them has group `server`, and none where the server is external."""
 
     @field_validator("machines")
     @classmethod
@@ -94,12 +95,11 @@ class Hosts(Section):
             names = [machine.name for machine in self.machines if group in machine.groups]
             if len(names) > 1:
                 raise ValueError(f"group {group} is on {' and '.join(names)}; one machine has it")
-            if not names and group == "server":
-                raise ValueError("no machine has group `server`; give it to one of `machines`")
         return self
 
     @property
     def with_agents(self) -> tuple[str, ...]:
         """The names of the machines that run agents; the server's where none says so."""
         named = tuple(machine.name for machine in self.machines if "agents" in machine.groups)
-        return named or tuple(machine.name for machine in self.machines if "server" in machine.groups)
+        home = [machine.name for machine in self.machines if "server" in machine.groups]
+        return named or tuple(home) or (self.machines[0].name,)

@@ -195,6 +195,8 @@ def _versions(session: Session, away: Collection[str]) -> dict[str, str | None]:
     if session.testbed.server.backend == "docker":
         del commands["clearml_lite"]
         found["clearml-server"] = _server_image(session, away)
+    if session.testbed.server.is_external:
+        del commands["clearml_lite"]
     for name, (group, python, distribution) in commands.items():
         found[name] = None
         for host in [host for host in inventory.hosts(session.inventory, group) if host not in away][:1]:

@@ -126,7 +126,7 @@ def up(
         console,
         vault_password_file,
         verbosity=verbose,
-        stages=(*deploy.UP, STAGE),
+        stages=(*deploy.stages(testbed), STAGE),
         break_lock=break_lock,
     ) as session:
         report = bring_up(session, prove=prove)
@@ -342,6 +342,10 @@ def down(
         )
     else:
         console.print(f"Data in {testbed.data_dir}, users' homes and the secrets stay.")
+    if testbed.server.is_external:
+        console.print(
+            f"Keys that it has issued on {testbed.server.url('api')} are revoked; all else there stays.", soft_wrap=True
+        )
     confirm("Remove it?", yes)
     need_root(testbed)
     with open_session(
@@ -359,7 +363,11 @@ def down(
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
     if as_json:
         log = None if purge else str(session.log)
-        show_json(reports.DownReport(testbed=testbed.name, changed=removed.changed, purged=purge, log=log))
+        show_json(
+            reports.DownReport(
+                testbed=testbed.name, changed=removed.changed, purged=purge, revoked=removed.revoked, log=log
+            )
+        )
 
 
 def _show(testbed: Testbed, changes: list[Change], *, diff: bool, as_json: bool) -> None:

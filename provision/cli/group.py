@@ -180,7 +180,12 @@ def make_console(stderr: bool = False) -> Console:
 def load(spec: Path | None) -> Testbed:
     from provision import spec as specs
 
-    return specs.load(spec)
+    testbed = specs.load(spec)
+    if testbed.server.ca_file is not None:
+        from provision import forward
+
+        forward.trust(testbed.name, specs.certificates(testbed.server.ca_file, "server.ca_file"))
+    return testbed
 
 
 def confirm_by_name(what: str, name: str, yes: bool) -> None:

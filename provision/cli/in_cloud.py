@@ -247,7 +247,7 @@ def bring_up(
     ]
     warning = f"All on the disks of {', '.join(lost)} is lost. " if lost else ""
     confirm(f"{warning}Go ahead?", yes)
-    stages = (*deploy.UP, STAGE)
+    stages = (*deploy.stages(testbed), STAGE)
     steps = Steps(console, SERVERS, SSH, *stages)
     with ExitStack() as at_work:
         with held(testbed, verb), steps.stoppable():  # the session holds the testbed itself
@@ -286,12 +286,13 @@ def take_down(
     """Delete all that the testbed has in the cloud, after the name was typed where it holds data. `TestbedError`."""
     from provision.cloud.run import Project
     from provision.console import stage
+    from provision.deploy import revoke_elsewhere
     from provision.reports import CheckReport, DownReport
 
     with stage(console, "Look at the project"):
         project = Project.of(testbed, parallel)
         found = project.removal(keep_volumes=keep_volumes)
-    name, deleted = testbed.name, 0
+    name, deleted, revoked = testbed.name, 0, 0
     nothing = f"Nothing of testbed {name} is in the cloud."
     if check:
         if as_json:
@@ -317,13 +318,16 @@ def take_down(
         ):
             project.take_down(progress, keep_volumes=keep_volumes)
         deleted = progress.done["delete"]
+        if testbed.server.is_external:
+            with stage(console, "Revoke the testbed's keys") as current:
+                revoked, current.result = revoke_elsewhere(testbed)
     elif purge:
         confirm("Remove its secrets and logs?", yes)
     _forget(testbed, purge=purge)
     if found.plan.work:
         console.print("Deleted." if purge else "Deleted. Its secrets stay here; `testbed up` makes it anew.")
     if as_json:
-        show_json(DownReport(testbed=name, changed=0, deleted=deleted, purged=purge, log=None))
+        show_json(DownReport(testbed=name, changed=0, deleted=deleted, revoked=revoked, purged=purge, log=None))
 
 
 def _forget(testbed: Testbed, *, purge: bool) -> None:

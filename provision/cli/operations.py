@@ -76,6 +76,7 @@ def backup(
     from provision.session import need_root, open_session
 
     testbed, console = load(spec), make_console(stderr=as_json)
+    backups.refuse_another_server(testbed)
     folder = (to or backups_dir(testbed.name)).expanduser().absolute()
     name = name or archive.default_name(testbed.name, time.time())
     archive.refuse_name(name)
@@ -187,6 +188,7 @@ def restore(
     from provision.smoke import STAGE
 
     testbed, console = load(spec), make_console(stderr=as_json)
+    backups.refuse_another_server(testbed)
     folder = backups.find(testbed.name, backup).absolute()
     with stage(console, "Read the backup") as current:
         found = archive.read(
@@ -210,7 +212,7 @@ def restore(
         console,
         vault_password_file,
         verbosity=verbose,
-        stages=(*backups.RESTORE, *deploy.UP, STAGE),
+        stages=(*backups.RESTORE, *deploy.stages(testbed), STAGE),
         break_lock=break_lock,
     ) as session:
         opened = backups.open_secrets(folder, session.vault, testbed, backup_password_file)
@@ -311,7 +313,7 @@ def upgrade(
         console,
         vault_password_file,
         verbosity=verbose,
-        stages=("Look at the data", *backups.BACKUP, *deploy.UP, STAGE),
+        stages=("Look at the data", *backups.BACKUP, *deploy.stages(testbed), STAGE),
         break_lock=break_lock,
     ) as session:
         up, made = upgrades.run(session, current, server, folder, write, bring_up)

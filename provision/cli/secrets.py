@@ -148,7 +148,8 @@ def status_(spec: Path | None, vault_password_file: Path | None, as_json: bool) 
 
     Exit code 0 only if all is well. Needs no root.
     """
-    from provision import hosts, inventory, secret_state
+    from provision import hosts, secret_state
+    from provision.machines import main_machine
     from provision.secrets import Vault
     from provision.session import open_session
 
@@ -158,8 +159,8 @@ def status_(spec: Path | None, vault_password_file: Path | None, as_json: bool) 
     else:
         console = make_console(stderr=as_json)
         with open_session(testbed, "secrets-status", console, vault_password_file, changes=False) as session:
-            server = hosts.connect(session.inventory_file, inventory.hosts(session.inventory, "server")[0])
-            found = secret_state.collect(session.testbed, session.vault, host=server)
+            there = hosts.connect(session.inventory_file, main_machine(session.machines).name)
+            found = secret_state.collect(session.testbed, session.vault, host=there)
     if as_json:
         show_json(found)
     else:
@@ -205,12 +206,17 @@ def rotate(
     from provision.smoke import STAGE
 
     testbed, console = load(spec), make_console(stderr=as_json)
+    if tokens_only and testbed.server.is_external:
+        raise SecretsError(
+            f"{testbed.server.url('api')} is somebody else's, and so is what signs its tokens",
+            "Ask who runs it; without --tokens-only, the testbed's own keys and passwords are replaced.",
+        )
     what = "what signs the logins" if tokens_only else "the secrets"
     console.print(f"This replaces {what} of testbed [bold]{testbed.name}[/]. Data stays. What people notice:")
     for line in _noticed(testbed, tokens_only=tokens_only):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     need_root(testbed)
-    stages = (*deploy.UP, STAGE)
+    stages = (*deploy.stages(testbed), STAGE)
     with open_session(testbed, "secrets-rotate", console, vault_password_file, stages=stages) as session:
         testbed = session.testbed
         extent: Extent = "tokens" if tokens_only else "all"
@@ -219,6 +225,11 @@ def rotate(
             raise SecretsError(
                 f"testbed {testbed.name} has no secrets here",
                 "Take them from a colleague or a backup with `testbed secrets import FILE`.",
+            )
+        if found.restoring is not None:
+            raise SecretsError(
+                "a restore of the testbed was begun and has not ended, so its secrets are still changing",
+                "Let `testbed up` complete it, then rotate.",
             )
         if found.rekeying or found.rotating in ("all", extent):
             console.print(f"A {found.changing} was begun, and is completed now.")
@@ -264,12 +275,16 @@ def _noticed(testbed: Testbed, *, tokens_only: bool) -> Iterator[str]:
     """Yield what people notice of a rotation, a line each."""
     from provision.spec import ManagedTelemetry
 
-    yield "everybody is logged out of the web app; the server restarts, and is away for some seconds"
+    if testbed.server.is_external:
+        yield f"{testbed.server.url('api')} is somebody else's: its secrets, passwords and logins stay"
+    else:
+        yield "everybody is logged out of the web app; the server restarts, and is away for some seconds"
     if tokens_only:
         yield "keys and passwords stay: agents, running tasks and SDKs log in again by themselves"
         yield "one call of each fails at that moment: a value that a task reports just then may be missing"
     else:
-        yield "the passwords of the web app and the keys that the testbed issued stop working"
+        passwords = "" if testbed.server.is_external else "the passwords of the web app and "
+        yield f"{passwords}the keys that the testbed issued stop working"
         users = ", ".join(user.name for user in testbed.users)
         yield f"new keys are written into ~/clearml.conf of {users}; copies of it elsewhere must be fetched anew"
         if isinstance(testbed.telemetry, ManagedTelemetry):
@@ -296,8 +311,11 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
 
     testbed, console = load(spec), make_console(stderr=as_json)
     console.print(f"This replaces every secret of testbed [bold]{testbed.name}[/]. Data stays. What people notice:")
+    theirs = f"keys that the testbed issued on {testbed.server.url('api')} stop working; all else there stays"
     for line in (
-        "every ClearML key and password stops working, also those that users made for themselves",
+        theirs
+        if testbed.server.is_external
+        else "every ClearML key and password stops working, also those that users made for themselves",
         f"new keys are written into ~/clearml.conf of {', '.join(user.name for user in testbed.users)}; "
         "copies of it elsewhere must be fetched anew",
         "InfluxDB's passwords change; new ones are written into ~/telemetry.env",
@@ -306,7 +324,7 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
     ):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
     need_root(testbed)
-    stages = (*deploy.UP, STAGE)
+    stages = (*deploy.stages(testbed), STAGE)
     with open_session(testbed, "secrets-rekey", console, vault_password_file, stages=stages) as session:
         try:
             session.vault.load()

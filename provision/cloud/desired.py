@@ -176,7 +176,8 @@ def nodes(openstack: OpenStack) -> list[Node]:
 
 def _rules(testbed: Testbed, openstack: OpenStack, own_address: str, owner: str) -> set[Rule]:
     server = testbed.server
-    ports = [("ssh", SSH_PORT), *((service, server.port(service)) for service in URL_SERVICES)]
+    services = () if server.is_external else URL_SERVICES
+    ports = [("ssh", SSH_PORT), *((service, server.port(service)) for service in services)]
     if server.tls and server.tls.redirect_from:
         ports.append(("web", server.tls.redirect_from))
     found = {Rule(None, None, None)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from provision import inventory
-from provision.spec import ADMIN_USER, AGENT_USER, Testbed
+from provision.spec import Testbed
 
 TOOLKIT = "toolkit"
 WORKER = "agent@"  # beginning of the purpose of a worker's key
@@ -26,7 +26,7 @@ class Identity:
     @property
     def is_service(self) -> bool:
         """Whether it is a service on an agent host: a worker, or a watchdog."""
-        return self.user == AGENT_USER and self.purpose.startswith((WORKER, WATCHDOG))
+        return self.purpose.startswith((WORKER, WATCHDOG))
 
     def label(self, testbed: str) -> str:
         """Return the label that the key carries on the server."""
@@ -50,10 +50,11 @@ def of(testbed: Testbed, hosts: dict[str, Any]) -> list[Identity]:
     """Return every identity of `testbed`; `hosts` is its inventory."""
     people = [Identity(f"user/{user.name}", user.name, "client") for user in testbed.users]
     agents = [
-        Identity(f"agent/{host}/{worker.name}", AGENT_USER, f"{WORKER}{host}/{worker.name}")
+        Identity(f"agent/{host}/{worker.name}", testbed.agent_user, f"{WORKER}{host}/{worker.name}")
         for host, worker in inventory.workers(testbed, hosts)
     ]
     watchdogs = [
-        Identity(f"watchdog/{host}", AGENT_USER, f"{WATCHDOG}{host}") for host in inventory.hosts(hosts, "watchdogs")
+        Identity(f"watchdog/{host}", testbed.agent_user, f"{WATCHDOG}{host}")
+        for host in inventory.hosts(hosts, "watchdogs")
     ]
-    return [Identity(TOOLKIT, ADMIN_USER, TOOLKIT), *people, *agents, *watchdogs]
+    return [Identity(TOOLKIT, testbed.admin_user, TOOLKIT), *people, *agents, *watchdogs]

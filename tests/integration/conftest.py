@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ import pytest
 import yaml
 
 from provision import spec
+from provision.secrets import KeyPair
+from tests.integration.tls_front import TlsFront, make_certificates
 
 REPOSITORY = Path(__file__).parents[2]
 TOKEN_SECRET = "token-secret-of-the-tests-" + "0123456789" * 2
@@ -62,7 +65,8 @@ class LiteServer:
 
     @property
     def urls(self) -> dict[str, str]:
-        return self.config["urls"]
+        """Where it listens itself."""
+        return {name: f"http://127.0.0.1:{self.config[f'{name}_port']}" for name in ("api", "files", "web")}
 
     def command(self) -> list[str]:
         self.config_file.write_text(yaml.safe_dump(self.config))
@@ -176,3 +180,52 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@dataclass(frozen=True)
+class AnotherServer:
+    """A server that somebody else runs, over TLS, and the spec of a testbed that works with it."""
+
+    server: LiteServer
+    spec: Path
+    own: KeyPair
+
+    def labels(self, user: str) -> dict[str, str]:
+        """The labels of a user's keys, by access key."""
+        found = self.server.call("auth.get_credentials", user=user)["credentials"]
+        return {entry["access_key"]: entry.get("label", "") for entry in found}
+
+    def takes(self, key: KeyPair) -> bool:
+        url = f"http://127.0.0.1:{self.server.config['api_port']}"
+        return httpx.get(f"{url}/auth.login", auth=(key.access_key, key.secret_key)).status_code == 200
+
+
+@pytest.fixture
+def another_server(make_server: Callable[[], LiteServer], tmp_path: Path) -> Iterator[AnotherServer]:
+    """A running one, with the built-in testbed's user, who has a key of their own there."""
+    server = make_server()
+    make_certificates(tmp_path)
+    fronts = {
+        name: TlsFront(tmp_path / "server.pem", server.config[f"{name}_port"]) for name in ("api", "web", "files")
+    }
+    user = spec.load(spec.EXAMPLE).users[0].name
+    server.config["users"].append(server.user(user, user))
+    server.config["urls"] = {name: front.url for name, front in fronts.items()}
+    server.start()
+    made = server.call("auth.create_credentials", {"label": "my laptop"}, user=user)["credentials"]
+    system = server.config["credentials"]["apiserver"]
+    key = tmp_path / "clearml.key"
+    key.write_text(f'"access_key" = "{system["user_key"]}"\n"secret_key" = "{system["user_secret"]}"\n')
+    described = yaml.safe_load(spec.EXAMPLE.read_text())
+    described["server"] = {
+        "backend": "external",
+        "urls": server.config["urls"],
+        "ca_file": str(tmp_path / "ca.pem"),
+        "credentials_file": str(key),
+    }
+    file = tmp_path / "testbed.yaml"
+    file.write_text(yaml.safe_dump(described))
+    yield AnotherServer(server, file, KeyPair(access_key=made["access_key"], secret_key=made["secret_key"]))
+    for front in fronts.values():
+        front.close()
+    server.stop()

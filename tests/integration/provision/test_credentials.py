@@ -7,6 +7,7 @@ import pytest
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.credentials.identities import Identity
+from provision.credentials.issuer import Issuer
 from provision.errors import ApiError
 from provision.secrets import KeyPair, SystemKey
 from provision.spec import AGENT_USER
@@ -18,10 +19,10 @@ EVERYBODY = [ALICE, WORKER]
 
 @pytest.fixture
 def ensured(lite):
-    system = SystemKey(**lite.config["credentials"]["apiserver"])
+    issuer = Issuer(SystemKey(**lite.config["credentials"]["apiserver"]).pair)
 
     def call(held=None, everybody=EVERYBODY):
-        return ensure.ensure_all(lite.urls["api"], system, "lab", everybody, held or {})
+        return ensure.ensure_all(lite.urls["api"], issuer, "lab", everybody, held or {})
 
     return call
 
@@ -95,10 +96,10 @@ class TestWhoLeft:
         return server
 
     def test_their_keys_are_found_and_revoked_and_no_others(self, server):
-        url, system = server.urls["api"], SystemKey(**server.config["credentials"]["apiserver"])
+        url, issuer = server.urls["api"], Issuer(SystemKey(**server.config["credentials"]["apiserver"]).pair)
         bob = Identity("user/bob", "bob", "client")
-        keys = _keys(ensure.ensure_all(url, system, "lab", [ALICE, bob, self.GONE, self.HERE], {}))
-        others = _keys(ensure.ensure_all(url, system, "lab-2", [bob, self.GONE], {}))
+        keys = _keys(ensure.ensure_all(url, issuer, "lab", [ALICE, bob, self.GONE, self.HERE], {}))
+        others = _keys(ensure.ensure_all(url, issuer, "lab-2", [bob, self.GONE], {}))
         own = [
             ("bob", "my laptop"),
             ("bob", "testbed:lab user:alice purpose:client"),  # bob wrote that; it is no key that was issued to alice
@@ -108,24 +109,24 @@ class TestWhoLeft:
         kept = [server.call("auth.create_credentials", {"label": label}, user)["credentials"] for user, label in own]
         stay = [ALICE, self.HERE]
 
-        found = ensure.find_stale(url, system, "lab", stay)
+        found = ensure.find_stale(url, issuer, "lab", stay)
         assert [(stale.holder.name, stale.access_key) for stale in found] == [
             (name, keys[name].access_key) for name in ("agent/local/gone", "user/bob")
         ]
         assert all(ensure.works(url, key) for key in keys.values()), "to look revokes nothing"
 
-        assert ensure.revoke_stale(url, system, "lab", stay) == 2
+        assert ensure.revoke_stale(url, issuer, "lab", stay) == 2
         assert {name for name, key in keys.items() if ensure.works(url, key)} == {"user/alice", "agent/local/here"}
         assert all(ensure.works(url, key) for key in others.values()), "another testbed's"
         assert all(
             ensure.works(url, KeyPair(access_key=key["access_key"], secret_key=key["secret_key"])) for key in kept
         )
-        assert ensure.revoke_stale(url, system, "lab", stay) == 0
+        assert ensure.revoke_stale(url, issuer, "lab", stay) == 0
 
 
 def test_a_server_that_does_not_answer_is_said(ensured):
     with pytest.raises(ApiError) as error:
-        ensure.ensure_all("http://127.0.0.1:1", SystemKey(user_key="k", user_secret="s"), "lab", EVERYBODY, {})
+        ensure.ensure_all("http://127.0.0.1:1", Issuer(KeyPair(access_key="k", secret_key="s")), "lab", EVERYBODY, {})
     assert "http://127.0.0.1:1" in error.value.message
     assert error.value.code == 0
 

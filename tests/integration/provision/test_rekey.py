@@ -9,6 +9,7 @@ from provision import away, rotation, secret_state, secrets, spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure, identities
 from provision.credentials.identities import Identity
+from provision.credentials.issuer import Issuer
 from provision.errors import ApiError, BusyError, SecretsError
 from provision.secrets import KeyPair, Vault
 from provision.spec import ADMIN_USER, AGENT_USER
@@ -26,10 +27,9 @@ def server(make_server, tmp_path, monkeypatch):
     lite.vault = Vault("lab")
 
     def take(found):
-        system = found.clearml.model_dump()
-        lite.config["token_secret"] = system.pop("token_secret")
-        system.pop("session_secret")
-        lite.config["credentials"] = system
+        lite.config["token_secret"] = found.clearml.token_secret
+        identities_of_its_own = {*lite.config["credentials"]}
+        lite.config["credentials"] = found.clearml.model_dump(include=identities_of_its_own)
         lite.config["users"] = [
             {"username": name, "name": name, "password_hash": user.password_hash} for name, user in found.users.items()
         ]
@@ -51,7 +51,7 @@ EVERYBODY = [
 
 def _issue(server):
     found = server.vault.load()
-    keys = ensure.ensure_all(server.urls["api"], found.clearml.apiserver, "lab", EVERYBODY, {})
+    keys = ensure.ensure_all(server.urls["api"], Issuer(found.clearml.apiserver.pair), "lab", EVERYBODY, {})
     server.vault.save(found.model_copy(update={"toolkit": keys[identities.TOOLKIT].key}))
     return {name: entry.key for name, entry in keys.items()}
 
@@ -74,7 +74,7 @@ def test_everything_old_is_refused_and_data_stays(server):
     after = server.vault.load()
     server.take(after)
     new = _issue(server)
-    revoked = ensure.revoke_others(url, after.clearml.apiserver, {key.access_key for key in new.values()})
+    revoked = ensure.revoke_others(url, Issuer(after.clearml.apiserver.pair), {key.access_key for key in new.values()})
     assert revoked == 1, "the key under a label of its own; those of the testbed went when theirs were issued anew"
 
     assert [name for name, key in keys.items() if ensure.works(url, key)] == []
@@ -160,8 +160,8 @@ def test_secrets_that_the_server_does_not_take_are_not_rotated(server):
 
 def test_revoking_again_revokes_nothing(server):
     keys = {key.access_key for key in _issue(server).values()}
-    system = server.vault.load().clearml.apiserver
-    assert ensure.revoke_others(server.urls["api"], system, keys) == 0
+    issuer = Issuer(server.vault.load().clearml.apiserver.pair)
+    assert ensure.revoke_others(server.urls["api"], issuer, keys) == 0
 
 
 def test_status_tells_keys_that_are_taken_from_those_that_are_not(server, tmp_path):
@@ -181,7 +181,7 @@ def test_status_tells_keys_that_are_taken_from_those_that_are_not(server, tmp_pa
 
 
 def test_the_keys_of_a_server_that_does_not_answer_cannot_be_revoked(server):
-    system = server.vault.load().clearml.apiserver
+    issuer = Issuer(server.vault.load().clearml.apiserver.pair)
     server.stop()
     with pytest.raises(ApiError):
-        ensure.revoke_others(server.urls["api"], system, set())
+        ensure.revoke_others(server.urls["api"], issuer, set())
