@@ -80,3 +80,4 @@ def test_after_a_purge_a_backup_brings_all_back(said, tmp_path):
     assert all(ensure.works(testbed.server.url("api"), key) for key in keys.values())
     assert "changed=0" in said("up", "--yes")
     said("down", "--yes", "--purge")
+    said("down", "--yes", "--purge")
