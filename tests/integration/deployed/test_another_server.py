@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.credentials.ensure import parse_key
 from provision.secrets import Vault
@@ -51,4 +52,5 @@ def test_it_moves_to_another_server_and_back(testbed, command, another_server, a
     after = Vault(testbed.name).load()
     assert after.clearml == before.clearml, "its own server's secrets were kept"
     assert ensure.works(testbed.server.url("api"), after.toolkit)
-    assert tasks <= {task["id"] for task in api.call("tasks.get_all")["tasks"]}
+    with ClearmlApi(testbed.server.url("api"), after.toolkit) as its_own:  # the key of before ended with the move
+        assert tasks <= {task["id"] for task in its_own.call("tasks.get_all")["tasks"]}

@@ -388,7 +388,8 @@ def test_time_names_servers():
 )
 def test_machines_of_a_testbed_get_the_official_server_unless_the_file_says_otherwise(provider, server, backend):
     text = GOOD.replace("provider: local", f"provider: {provider}").replace("server: {}", f"server: {server}")
-    text += "hosts: {user: root, machines: [{name: a, address: 192.0.2.1, groups: [server]}]}\n" if provider == "hosts" else ""
+    if provider == "hosts":
+        text += "hosts: {user: root, machines: [{name: a, address: 192.0.2.1, groups: [server]}]}\n"
     assert spec.parse(text, "t.yaml").server.backend == backend
 
 
