@@ -23,6 +23,7 @@ class StackPlugin:
         self.session = session
         self._secrets = secrets
         self.checks: list[Check] = []
+        self.unreadable = False  # pytest stops then as at a Ctrl-C
         self._tell = tell
 
     @pytest.fixture(scope="session")
@@ -68,6 +69,10 @@ class StackPlugin:
         if "worker" in metafunc.fixturenames:
             workers = inventory.workers(testbed, machines)
             metafunc.parametrize("worker", workers, ids=[f"{host}:{worker.name}" for host, worker in workers])
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Keep in mind that a file of checks could not be read."""
+        self.unreadable |= report.failed
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._tell(title(nodeid))

@@ -47,7 +47,7 @@ def run(session: Session, level: Level) -> list[Check]:
 
             plugin = StackPlugin(session, secrets, tell)
             code = pytest.main(arguments, plugins=[plugin])
-        if code == pytest.ExitCode.INTERRUPTED:
+        if code == pytest.ExitCode.INTERRUPTED and not plugin.unreadable:
             passed = sum(check.result == "passed" for check in plugin.checks)
             current.result = f"{passed} of {len(plugin.checks)} checks passed before it was stopped"
             raise KeyboardInterrupt
