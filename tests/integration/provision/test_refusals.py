@@ -12,7 +12,8 @@ def test_an_older_python_is_refused_by_the_embedded_server(run):
     with pytest.raises(ConvergeError) as error:
         run(
             "    - name: Check the server\n"
-            "      ansible.builtin.include_role: {name: clearml_server, tasks_from: validate, rolespec_validate: false}\n"
+            "      ansible.builtin.include_role:\n"
+            "        {name: clearml_server, tasks_from: validate, rolespec_validate: false}\n"
             f"      vars: {{ansible_facts: {facts}, clearml_server_backend: lite}}\n"
         )
     assert "clearml_lite needs Python 3.11 or newer" in error.value.message
