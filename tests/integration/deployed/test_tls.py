@@ -62,7 +62,11 @@ def secured(command, testbed, file) -> Iterator[spec.Testbed]:
     done = command("up", "--yes", "--spec", str(file))
     try:
         assert done.returncode == 0, done.stdout + done.stderr
-        for word in ("canonical url answers: files", "certificate is good for two weeks: api", "workload completes"):
+        for word in (
+            "canonical url answers on every host: files",
+            "certificate is good for two weeks: api",
+            "workload completes",
+        ):
             assert word in done.stdout  # the whole chain went over TLS
         found = Vault(testbed.name).load()
         forward.trust(testbed.name, found.tls.authority)
