@@ -182,6 +182,18 @@ def command() -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
+@pytest.fixture(scope="session")
+def said(command: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[..., str]:
+    """What a command that must succeed prints."""
+
+    def call(*arguments: str) -> str:
+        done = command(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
 @dataclass(frozen=True)
 class AnotherServer:
     """A server that somebody else runs, over TLS, and the spec of a testbed that works with it."""

@@ -53,6 +53,21 @@ def eventually() -> Callable[..., object]:
     return wait
 
 
+@pytest.fixture(scope="session")
+def pid_of() -> Callable[[str], int]:
+    """The process of a service, as its manager knows it; 0 where it does not run."""
+
+    def ask(service: str) -> int:
+        if Path("/run/systemd/system").is_dir():
+            command = ["systemctl", "show", "--property=MainPID", "--value", service]
+        else:
+            command = ["supervisorctl", "pid", service]
+        shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        return int(shown) if shown.isdigit() else 0
+
+    return ask
+
+
 def _values(found: object) -> Iterator[str]:
     if isinstance(found, dict):
         for value in found.values():

@@ -56,15 +56,6 @@ def _workers(done: subprocess.CompletedProcess[str]) -> dict[str, dict]:
     return {worker["name"]: worker for worker in json.loads(done.stdout)["workers"]}
 
 
-def _pid(service: str) -> int:
-    if Path("/run/systemd/system").is_dir():
-        command = ["systemctl", "show", "--property=MainPID", "--value", service]
-    else:
-        command = ["supervisorctl", "pid", service]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return int(shown) if shown.isdigit() else 0
-
-
 @pytest.mark.long
 def test_a_drained_worker_finishes_its_task_and_takes_no_other(command, enqueue, status_of, eventually, undrained):
     first = enqueue(90)
@@ -86,12 +77,12 @@ def test_a_drained_worker_finishes_its_task_and_takes_no_other(command, enqueue,
 
 
 @pytest.mark.long
-def test_a_worker_stays_drained_over_a_kill_and_up(command, enqueue, status_of, eventually, undrained):
+def test_a_worker_stays_drained_over_a_kill_and_up(command, enqueue, status_of, eventually, undrained, pid_of):
     assert _workers(command("drain", WORKER, "--wait", "--json"))[WORKER]["state"] == "drained"
     waits = enqueue(0)
-    killed = _pid(SERVICE)
+    killed = pid_of(SERVICE)
     os.kill(killed, signal.SIGKILL)
-    eventually("the agent is back", lambda: _pid(SERVICE) not in (0, killed), 60)
+    eventually("the agent is back", lambda: pid_of(SERVICE) not in (0, killed), 60)
     done = command("up", "--yes", "--json")
     assert "changed=0" in done.stderr, "an order is no change that `up` takes back"
     again = _workers(command("drain", WORKER, "--wait", "--timeout", "60", "--json"))[WORKER]

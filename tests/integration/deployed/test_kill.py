@@ -26,15 +26,6 @@ SERVICES = [
 ]
 
 
-def _pid(service: str) -> int:
-    if Path("/run/systemd/system").is_dir():
-        command = ["systemctl", "show", "--property=MainPID", "--value", service]
-    else:
-        command = ["supervisorctl", "pid", service]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return int(shown) if shown.isdigit() else 0
-
-
 def _answers(call) -> bool:
     try:
         call()
@@ -44,31 +35,31 @@ def _answers(call) -> bool:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_killed_service_comes_back(service, eventually, api, command):
-    killed = _pid(service)
+def test_a_killed_service_comes_back(service, eventually, api, command, pid_of):
+    killed = pid_of(service)
     assert killed, f"{service} does not run"
     os.kill(killed, signal.SIGKILL)
-    eventually(f"{service} back", lambda: _pid(service) not in (0, killed), 60)
+    eventually(f"{service} back", lambda: pid_of(service) not in (0, killed), 60)
     eventually("the API answers", lambda: _answers(lambda: api.call("projects.get_all", page_size=1)), 60)
     eventually("all is well", lambda: command("status", "--json").returncode == 0, 90)
 
 
 @pytest.mark.long
 @pytest.mark.skipif(Path("/run/systemd/system").is_dir(), reason="systemd keeps the services up")
-def test_up_takes_services_over_from_a_killed_supervisord(command, eventually):
+def test_up_takes_services_over_from_a_killed_supervisord(command, eventually, pid_of):
     manager = int(Path("/run/supervisord.pid").read_text())
-    orphans = {service: _pid(service) for service in SERVICES}
+    orphans = {service: pid_of(service) for service in SERVICES}
     os.kill(manager, signal.SIGKILL)
-    eventually("supervisord ended", lambda: not _pid(SERVICES[0]), 10)
+    eventually("supervisord ended", lambda: not pid_of(SERVICES[0]), 10)
     assert all(Path(f"/proc/{pid}").exists() for pid in orphans.values()), "its programs run on"
     done = command("up", "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(_pid(service) not in (0, pid) for service, pid in orphans.items())
+    assert all(pid_of(service) not in (0, pid) for service, pid in orphans.items())
     assert not any(Path(f"/proc/{pid}").exists() for pid in orphans.values())
 
 
 @pytest.mark.long
-def test_training_survives_a_killed_server(testbed, api, eventually):
+def test_training_survives_a_killed_server(testbed, api, eventually, pid_of):
     project = f"smoke/killed-server-{os.getpid()}"  # nothing of an earlier run is in it
     user = testbed.users[0].name
     home = Path(f"~{user}").expanduser()
@@ -101,14 +92,14 @@ def test_training_survives_a_killed_server(testbed, api, eventually):
     try:
         task = str(eventually("training begins", training_task, 300))
         before = eventually("first epochs reported", lambda: scalars(task), 120)
-        server = _pid("testbed-clearml-lite")
+        server = pid_of("testbed-clearml-lite")
         os.kill(server, signal.SIGKILL)
         output, errors = chain.communicate(timeout=420)
     finally:
         with contextlib.suppress(ProcessLookupError):  # it has ended, as it should
             os.killpg(chain.pid, signal.SIGKILL)
     assert chain.returncode == 0, errors[-3000:]
-    assert _pid("testbed-clearml-lite") not in (0, server)
+    assert pid_of("testbed-clearml-lite") not in (0, server)
     steps = {step["step"]: step for step in map(json.loads, output.splitlines())}
     assert steps["train"]["id"] == task
     after = scalars(task)

@@ -25,18 +25,6 @@ DATA = Path("/var/lib/testbed/clearml-lite")
 
 
 @pytest.fixture(scope="module")
-def said(command):
-    """What a command that must succeed prints."""
-
-    def call(*arguments):
-        done = command(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return call
-
-
-@pytest.fixture(scope="module")
 def backed_up(said, tmp_path_factory):
     """A backup of the testbed as it is now, and what it reported."""
     report = json.loads(said("backup", "--yes", "--json", "--to", str(tmp_path_factory.mktemp("backups"))))

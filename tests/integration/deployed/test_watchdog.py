@@ -23,15 +23,6 @@ WORKER, SERVICE = "local:prepared", "testbed-agent-prepared"
 SILENT_S = 65
 
 
-def _pid(service: str) -> int:
-    if Path("/run/systemd/system").is_dir():
-        command = ["systemctl", "show", "--property=MainPID", "--value", service]
-    else:
-        command = ["supervisorctl", "pid", service]
-    shown = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return int(shown) if shown.isdigit() else 0
-
-
 @pytest.fixture
 def impatient(tmp_path):
     """The watchdog with this testbed's settings, and less patience; its log."""
@@ -47,23 +38,23 @@ def impatient(tmp_path):
     process.wait()
 
 
-def test_it_runs_with_a_key_of_its_own_that_nobody_else_can_read(testbed, eventually):
+def test_it_runs_with_a_key_of_its_own_that_nobody_else_can_read(testbed, eventually, pid_of):
     assert (CONFIG.stat().st_mode & 0o777, CONFIG.stat().st_uid) == (0o600, 0)
     settings = json.loads(CONFIG.read_text())
     key = ensure.parse_key(CONFIG.read_text())
     assert ensure.works(testbed.server.url("api"), key, AGENT_USER)
     assert settings["workers"] == {f"local:{name}": f"testbed-agent-{name}" for name in ("default", "prepared")}
     assert settings["looks_after_tasks"]
-    assert _pid("testbed-watchdog")
+    assert pid_of("testbed-watchdog")
     eventually("it reaches the server", lambda: "looks after 2 workers" in LOG.read_text(), 60)
     assert key.secret_key not in LOG.read_text()
 
 
 @pytest.mark.long
-def test_an_agent_that_hangs_is_restarted(impatient, api, eventually):
-    hung = _pid(SERVICE)
+def test_an_agent_that_hangs_is_restarted(impatient, api, eventually, pid_of):
+    hung = pid_of(SERVICE)
     os.kill(hung, signal.SIGSTOP)
-    eventually("another agent", lambda: _pid(SERVICE) not in (0, hung), 4 * SILENT_S)
+    eventually("another agent", lambda: pid_of(SERVICE) not in (0, hung), 4 * SILENT_S)
     assert f"Restarts {SERVICE}: worker {WORKER}: it has not reported for" in impatient.read_text()
     assert "testbed-agent-default" not in impatient.read_text()
 
@@ -74,7 +65,7 @@ def test_an_agent_that_hangs_is_restarted(impatient, api, eventually):
 
 
 @pytest.mark.long
-def test_a_lost_task_is_queued_again_and_then_fails(impatient, api, testbed, eventually):
+def test_a_lost_task_is_queued_again_and_then_fails(impatient, api, testbed, eventually, pid_of):
     queue = api.call("queues.get_all", name=f"^{testbed.agents.prepared_queue}$")["queues"][0]["id"]
     script = {"binary": "python", "entry_point": "sleep.py", "working_dir": ".", "repository": "", "branch": ""}
     script |= {"diff": "import time\ntime.sleep(1200)\n", "requirements": {"pip": ""}}
@@ -92,7 +83,7 @@ def test_a_lost_task_is_queued_again_and_then_fails(impatient, api, testbed, eve
         for time in ("first", "second"):
             eventually(f"taken, the {time} time", taken, 120)
             begun = found()["started"]
-            os.kill(_pid(SERVICE), signal.SIGKILL)
+            os.kill(pid_of(SERVICE), signal.SIGKILL)
             if time == "first":
                 eventually("begun again", lambda: found()["started"] != begun, 4 * SILENT_S)  # noqa: B023
         eventually("failed", lambda: found()["status"] == "failed", 4 * SILENT_S)

@@ -30,18 +30,6 @@ WHAT = {
 }
 
 
-@pytest.fixture(scope="module")
-def said(command):
-    """What a command that must succeed prints."""
-
-    def call(*arguments):
-        done = command(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return call
-
-
 def _seen(testbed):
     """All that the API tells of the data, and the SHA-256 of every file of the file server."""
     found = {}

@@ -27,18 +27,6 @@ SETTINGS = ("/etc/testbed/", "/etc/supervisor/conf.d/", "/etc/systemd/system/tes
 WORKING = ("/opt/testbed/cache/", "/opt/testbed/stamps/", "/opt/testbed/wheels/fetched/")
 
 
-@pytest.fixture(scope="module")
-def said(command) -> Callable[..., str]:
-    """What a command that must succeed prints."""
-
-    def call(*arguments: str) -> str:
-        done = command(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return call
-
-
 def _touched() -> Paths:
     """Everything on this machine but what pytest and this checkout's own tools are at work on."""
     return snapshot.touched((str(ROOT), "/root/.cache/"))
