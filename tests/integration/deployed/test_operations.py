@@ -155,7 +155,8 @@ def test_a_backup_that_is_stopped_starts_the_server_before_it_ends(begun, eventu
 )
 def test_after_a_killed_restore_up_brings_one_or_the_other(backed_up, begun, command, said, testbed, stage):
     folder, _ = backed_up
-    _make_project(testbed, "came-since-the-backup")
+    came = f"came before {stage}"
+    _make_project(testbed, came)
     process = begun("restore", str(folder), "--yes")
     for line in process.stdout:
         if stage in line:  # it is over, so the next one is at work
@@ -168,7 +169,7 @@ def test_after_a_killed_restore_up_brings_one_or_the_other(backed_up, begun, com
         assert "a restore was begun and is not complete" in json.dumps(problems)
     said("up", "--yes")
     assert Vault(testbed.name).load().restoring is None
-    assert ("came-since-the-backup" in _projects(testbed)) is not restoring
+    assert (came in _projects(testbed)) is not restoring
     said("up", "--yes")
     assert {path.name for path in DATA.parent.glob(f"{DATA.name}*")} == {DATA.name}
 
