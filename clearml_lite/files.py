@@ -29,6 +29,8 @@ from clearml_lite.errors import ApiError
 LOG = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
+# so much of a refused upload is still read: a proxy that sends takes a closed connection for a server that is down
+REFUSED = 16 * CHUNK
 _HTML = "text/html; charset=utf-8"
 # Shown by a browser these could run as a page of ours; they are only ever downloaded.
 _ACTIVE_TYPES = re.compile(r"html|xml|svg|javascript|ecmascript|pdf|flash", re.IGNORECASE)
@@ -73,7 +75,11 @@ class FileServer:
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             return PlainTextResponse(f"Content encoding is not supported ({encoding})", 415)
-        await self._authenticated(request)
+        try:
+            await self._authenticated(request)
+        except ApiError:
+            await _read_away(request)
+            raise
         kind, options = parse_options_header(request.headers.get("content-type"))
         if kind != b"multipart/form-data" or b"boundary" not in options:
             return PlainTextResponse("multipart/form-data is expected, with a field for each file", 400)
@@ -241,6 +247,15 @@ class _Upload:
 
     def _ends(self) -> None:
         self._complete = True
+
+
+async def _read_away(request: Request) -> None:
+    """Read a body that nobody wants, up to `REFUSED` bytes."""
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size >= REFUSED:
+            return
 
 
 async def _file_response(

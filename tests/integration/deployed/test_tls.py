@@ -238,7 +238,7 @@ def test_who_guesses_is_refused_and_logins_work_again_soon(http, secured, key, t
     url = secured.server.url("api")
 
     def guess(number: int) -> int:
-        return http.get(f"{url}/v2.{number % 40}/auth.login", auth=("researcher", f"guess-{number}")).status_code
+        return http.get(f"{url}/v2.{number % 40}/auth.login", auth=(f"KEY{number}", "guess")).status_code
 
     with ThreadPoolExecutor(16) as pool:
         codes = list(pool.map(guess, range(GUESSES)))

@@ -1,5 +1,7 @@
 """The file server, beyond what was recorded."""
 
+import socket
+import urllib.parse
 from typing import Any
 
 import httpx
@@ -123,3 +125,12 @@ def test_a_revoked_key_opens_no_file(lite: Any, files: httpx.Client) -> None:
     assert httpx.get(f"{lite.urls['files']}/mine", headers=token).status_code == 200
     lite.call("auth.revoke_credentials", {"access_key": keys["access_key"]})
     assert httpx.get(f"{lite.urls['files']}/mine", headers=token).status_code == 401
+
+
+def test_a_refused_upload_is_read_so_that_a_proxy_gets_the_answer(lite: Any) -> None:
+    body = bytes(12 << 20)  # more than fits between two sockets
+    parts = urllib.parse.urlsplit(lite.urls["files"])
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as client:
+        head = f"POST / HTTP/1.1\r\nHost: files\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
