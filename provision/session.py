@@ -62,8 +62,8 @@ class Session:
         with progress.stage(self.console, title) as current:
             self._now = title, current
             yield current
-        self._now = None
-        self.done.append(title)
+            self._now = None  # before it is shown: whoever sees it done may stop the command at once
+            self.done.append(title)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -73,8 +73,8 @@ class Steps:
         with stage(self._console, title) as current:
             self._now = title, current
             yield current
-        self._now = None
-        self._done.append(title)
+            self._now = None  # before it is shown: whoever sees it done may stop the command at once
+            self._done.append(title)
 
     @contextmanager
     def stoppable(self) -> Iterator[None]:

@@ -28,6 +28,22 @@ administrators:
 """
 
 
+class ImpatientReader(io.StringIO):
+    """Who stops the command as soon as a stage is shown as done."""
+
+    def write(self, text: str) -> int:
+        if "✓" in text:
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def test_a_stage_that_is_shown_as_done_is_told_as_done():
+    steps = Steps(Console(file=ImpatientReader()), "one", "two")
+    with pytest.raises(StoppedError) as error, steps.stoppable(), steps.stage("one"):
+        pass
+    assert error.value.message.splitlines()[1:] == ["  done         one", "  not started  two"]
+
+
 def stop(steps: Steps, title: str) -> None:
     """Do stages until one is stopped, or the time after it."""
     for stage in ("one", "two", "three"):
