@@ -368,7 +368,6 @@ def test_two_that_begin_at_once_leave_what_one_would(bed: Bed, proxy: Proxy, und
         done = bed.run(verb)
         assert done.code == 0, done.err
         assert contents(bed.project, wanted) == wanted
-        print(verb, *(done.code or done.message for done in ended))
 
 
 @pytest.mark.drawn

@@ -241,6 +241,7 @@ def without_volumes(proxy: front.Proxy, project: Project, tmp_path: Path, monkey
         said["token"]["catalog"] = [each for each in said["token"]["catalog"] if each["name"] != "cinder"]
         return dataclasses.replace(reply, body=json.dumps(said).encode())
 
+    proxy.forget()  # what tests before have called
     at_login = front.at("keystone", "POST", "/auth/tokens")
     proxy.add(front.Fault(at_login, after=without_cinder, times=float("inf")))
     (tmp_path / "front").mkdir()
