@@ -1,4 +1,7 @@
-"""Hosts in containers, on a Docker Engine of the lab's own. None of them reaches anything outside of the lab."""
+"""Hosts in containers, on a Docker Engine of the lab's own. None of them reaches anything outside of the lab.
+
+TESTBED_LAB_ENGINE=FOLDER takes an engine that `dockerd.sh start FOLDER` has started, and the images that it has.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,14 @@ RUN = [
 
 @dataclass(frozen=True)
 class Engine:
-    """The lab's Docker Engine; `folder` has its socket, the key that its hosts accept, and logs."""
+    """The lab's Docker Engine; `folder` has its socket, the key that its hosts accept, and logs.
+
+    Names of what it runs begin with `name`. Its hosts are in the network `subnet`.0/24.
+    """
 
     folder: Path
+    name: str = "testbed-lab"
+    subnet: str = "10.213.0"
 
     @property
     def docker(self) -> tuple[str, ...]:
@@ -43,6 +51,10 @@ class Engine:
         done = subprocess.run([*self.docker, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
+
+    def has(self, image: str) -> bool:
+        """Tell whether an image is there."""
+        return image in self.run("images", "--format", "{{.Repository}}:{{.Tag}}").split()
 
     def build(self, script: Path, image: str, *arguments: str) -> None:
         """Make an image with one of the lab's scripts."""
@@ -123,7 +135,10 @@ class Host:
 
 @pytest.fixture(scope="session")
 def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A Docker Engine without images."""
+    """A Docker Engine; a new one is without images."""
+    if there := os.environ.get("TESTBED_LAB_ENGINE"):
+        yield Engine(Path(there))
+        return
     folder = tmp_path_factory.mktemp("lab")
     subprocess.run([str(HERE / "dockerd.sh"), "start", str(folder)], check=True)
     try:
@@ -135,10 +150,17 @@ def bare_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def engine(bare_engine: Engine) -> Engine:
     """A Docker Engine with the image of a Debian host that can boot systemd."""
-    key = bare_engine.folder / "key"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    bare_engine.build(HERE / "image.sh", IMAGE, str(key.with_suffix(".pub")))
-    return bare_engine
+    return furnish(bare_engine)
+
+
+def furnish(engine: Engine) -> Engine:
+    """Make the key and the image of the lab's hosts, unless the engine has them; return the engine."""
+    key = engine.folder / "key"
+    if not (key.exists() and engine.has(IMAGE)):
+        key.unlink(missing_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+        engine.build(HERE / "image.sh", IMAGE, str(key.with_suffix(".pub")))
+    return engine
 
 
 @pytest.fixture(scope="session")

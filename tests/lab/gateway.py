@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -20,13 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tests.lab.conftest import Engine, Host
+from tests.lab.conftest import Host
 
-NETWORK = "testbed-lab-inside"
-SUBNET = "10.213.0.0/24"  # a subnet that is asked for is one in which hosts may have fixed addresses
-ADDRESS = "10.213.0.1"
-CONTAINER = "testbed-lab-gateway"
+if TYPE_CHECKING:
+    from tests.lab.conftest import Engine
+
 # a name, not an address: pip's newest releases refuse TLS to a bare address
 MIRROR = "mirror.lab"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -89,9 +88,24 @@ class Indexes:
 class Gateway:
     """The running gateway; `folder` has the certificate of the mirror and both logs."""
 
+    engine: Engine
     folder: Path
-    address: str
     indexes: Indexes
+
+    @property
+    def network(self) -> str:
+        """The network that it is the only way out of."""
+        return f"{self.engine.name}-inside"
+
+    @property
+    def address(self) -> str:
+        """Its address in that network."""
+        return f"{self.engine.subnet}.1"
+
+    @property
+    def host(self) -> Host:
+        """The container."""
+        return Host(self.engine, f"{self.engine.name}-gateway")
 
     @property
     def proxy(self) -> str:
@@ -156,10 +170,11 @@ def read_indexes() -> Indexes:
 def running(engine: Engine) -> Iterator[Gateway]:
     """Yield the gateway of a new network that has no other way out."""
     indexes = read_indexes()
-    engine.run("network", "create", "--internal", "--subnet", SUBNET, "--gateway", ADDRESS, NETWORK)
-    folder = engine.folder / "gateway"
-    folder.mkdir()
-    gateway = Gateway(folder, ADDRESS, indexes)
+    folder = Path(tempfile.mkdtemp(prefix=f"{engine.name}-gateway-", dir=engine.folder))
+    gateway = Gateway(engine, folder, indexes)
+    # a subnet that is asked for is one in which hosts may have fixed addresses
+    subnet = ("--subnet", f"{engine.subnet}.0/24", "--gateway", gateway.address)
+    engine.run("network", "create", "--internal", *subnet, gateway.network)
     request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=lab mirror"]
     request += ["-addext", f"subjectAltName=DNS:{MIRROR}", "-keyout", "mirror.key", "-out", "mirror.crt"]
     subprocess.run(request, cwd=folder, check=True, capture_output=True)
@@ -177,7 +192,7 @@ def running(engine: Engine) -> Iterator[Gateway]:
     (folder / "tinyproxy.conf").write_text(PROXY_CONF.format(address=gateway.address))
     folder.chmod(0o755)
     mounts = ("-v", f"{folder}:/lab", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro")
-    there = engine.start(CONTAINER, "--network", "host", *mounts, command=("sleep", "infinity"))
+    there = engine.start(gateway.host.name, "--network", "host", *mounts, command=("sleep", "infinity"))
     try:
         set_up_apt(there, indexes)
         there.run("apt-get", "-qqy", "--no-install-recommends", "install", "nginx-light", "tinyproxy")
@@ -185,8 +200,8 @@ def running(engine: Engine) -> Iterator[Gateway]:
         there.run("tinyproxy", "-c", "/lab/tinyproxy.conf")
         yield gateway
     finally:
-        engine.run("rm", "--force", "--volumes", CONTAINER)
-        engine.run("network", "rm", NETWORK)
+        engine.run("rm", "--force", "--volumes", gateway.host.name)
+        engine.run("network", "rm", gateway.network)
 
 
 def set_up_apt(there: Host, indexes: Indexes) -> None:

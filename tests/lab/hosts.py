@@ -112,11 +112,11 @@ class Lab:
 @contextmanager
 def running(engine: Engine, kinds: Mapping[str, Kind], spec: str) -> Iterator[Lab]:
     """Yield a lab with machines of these kinds by name; one is `server`. `spec`: see `Lab.words`."""
-    names = {name: f"testbed-lab-{name}" for name in ("bastion", *kinds, "desk")}
+    names = {name: f"{engine.name}-{name}" for name in ("bastion", *kinds, "desk")}
     with lab.running(engine) as gateway:
         try:
             hosts = {name: _start(engine, found, gateway, kinds.get(name, Kind())) for name, found in names.items()}
-            addresses = {name: _address(engine, host) for name, host in hosts.items()}
+            addresses = {name: _address(host, gateway) for name, host in hosts.items()}
             desk, bastion = hosts.pop("desk"), hosts.pop("bastion")
             for host in (bastion, *hosts.values()):
                 _let_in(host, (engine.folder / "key.pub").read_bytes())
@@ -134,8 +134,8 @@ def running(engine: Engine, kinds: Mapping[str, Kind], spec: str) -> Iterator[La
 
 def _start(engine: Engine, name: str, gateway: lab.Gateway, kind: Kind) -> Host:
     known = f"{lab.MIRROR}:{gateway.address}"
-    number = sum(container.startswith("testbed-lab-") for container in _containers(engine)) + 10
-    options = ["--network", lab.NETWORK, "--ip", gateway.address.rsplit(".", 1)[0] + f".{number}"]
+    number = sum(container.startswith(f"{engine.name}-") for container in _containers(engine)) + 10
+    options = ["--network", gateway.network, "--ip", f"{engine.subnet}.{number}"]
     options += ["--add-host", known, "--hostname", name, "--restart", "always"]
     if kind.engine:
         options += ["--volume", "/var/lib/docker"]  # overlay on overlay does not work
@@ -155,9 +155,9 @@ def _containers(engine: Engine) -> list[str]:
     return engine.run("ps", "--all", "--format", "{{.Names}}").split()
 
 
-def _address(engine: Engine, host: Host) -> str:
-    [found] = json.loads(engine.run("inspect", host.name))
-    return str(found["NetworkSettings"]["Networks"][lab.NETWORK]["IPAddress"])
+def _address(host: Host, gateway: lab.Gateway) -> str:
+    [found] = json.loads(host.engine.run("inspect", host.name))
+    return str(found["NetworkSettings"]["Networks"][gateway.network]["IPAddress"])
 
 
 def _let_in(host: Host, key: bytes) -> None:
@@ -202,8 +202,10 @@ def old_python() -> Path | None:
 
 
 def build_old(engine: Engine, tree: Path) -> None:
-    """Make the image of a host that has Python 3.8 beside its own."""
-    name = "testbed-lab-old"
+    """Make the image of a host that has Python 3.8 beside its own, unless the engine has it."""
+    if engine.has(OLD_IMAGE):
+        return
+    name = f"{engine.name}-old"
     host = engine.start(name, "--network", "none", command=("sleep", "infinity"))
     try:
         left_out = [f"--exclude={part}" for part in ("lib/python3.8/test", "lib/python3.8/config-*", "__pycache__")]

@@ -69,7 +69,7 @@ def images(engine: Engine) -> dict[str, str]:
 def one(engine: Engine, images: dict[str, str]) -> Iterator[lab.Lab]:
     """One machine for everything, behind a bastion, and a registry."""
     with lab.running(engine, {"server": lab.Kind(engine=True)}, ONE + lab.MIRRORS) as found:
-        build.publish(engine, images, VERSIONS)
+        build.publish(found.gateway.host, images, VERSIONS)
         found.prepare()
         yield found
 
@@ -83,7 +83,7 @@ def five(engine: Engine, images: dict[str, str]) -> Iterator[lab.Lab]:
     lab.build_old(engine, tree)
     kinds = {"server": lab.Kind(engine=True), "one": OLD, "two": OLD, "desktop": OLD, "influx": lab.Kind()}
     with lab.running(engine, kinds, FIVE + lab.MIRRORS) as found:
-        build.publish(engine, images, VERSIONS)
+        build.publish(found.gateway.host, images, VERSIONS)
         found.prepare()
         yield found
 

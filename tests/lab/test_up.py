@@ -83,7 +83,7 @@ def host(engine: Engine, gateway: lab.Gateway, kind: Kind) -> Iterator[Host]:
     """A new host of that kind, with nothing on it but what a person needs to run `./testbed`."""
     shell = () if kind.boots_systemd else ("sh", "-c", "while :; do sleep 60; done")
     known = f"{lab.MIRROR}:{gateway.address}"
-    found = engine.start(NAME, "--network", lab.NETWORK, "--add-host", known, command=shell)
+    found = engine.start(NAME, "--network", gateway.network, "--add-host", known, command=shell)
     found.run("ip", "route", "delete", "default")  # Docker's internal networks have one, and firewall it
     found.write("/etc/apt/apt.conf.d/99lab", lab.apt_settings().encode())
     if kind.apt_by == "proxy":  # the host's own sources; what comes from the mirror needs none

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.lab import gateway as lab
-from tests.lab.conftest import Host
+from tests.lab.conftest import ROOT
 
 if TYPE_CHECKING:
-    from tests.lab.conftest import Engine
+    from tests.lab.conftest import Engine, Host
 
 # loopback: Docker asks for no TLS there. The lab's hosts reach it through the mirror.
 REGISTRY = "127.0.0.1:5000"
@@ -20,7 +22,6 @@ storage: {{filesystem: {{rootdirectory: /var/lib/docker-registry}}}}
 http: {{addr: "{REGISTRY}"}}
 """
 HERE = Path(__file__).parent
-BUILDER = "testbed-lab-images"
 PYTHON = "/opt/lab/bin/python"
 STANDIN = "/opt/lab/standin.py"
 # name of the official image: what the stand-in starts before the command's words, and the command without words
@@ -50,10 +51,18 @@ os.execv("{PYTHON}", ["{PYTHON}", "{STANDIN}", "async_delete", *sys.argv[1:]])
 
 
 def build(engine: Engine, indexes: lab.Indexes) -> dict[str, str]:
-    """Make the images; return the image of each name of the official ones. They carry no setting of this machine."""
+    """Make the images that the engine has not; return the image of each name of the official ones.
+
+    They carry no setting of this machine.
+    """
+    tag = _digest()
+    found = {name: f"testbed-lab-{name.rpartition('/')[2]}:{tag}" for name in KINDS}
+    if all(map(engine.has, found.values())):
+        return found
+    builder = f"{engine.name}-images"
     # the images inherit the signal that stops them
     options = ("--network", "host", "--stop-signal", "SIGTERM", "-v", f"{lab.CERTIFICATES}:/lab/ca.crt:ro")
-    there = engine.start(BUILDER, *options, command=("sleep", "infinity"))
+    there = engine.start(builder, *options, command=("sleep", "infinity"))
     try:
         lab.set_up_apt(there, indexes)
         there.run("apt-get", "-qqy", "--no-install-recommends", "install", "curl", "nginx-light", "redis-server")
@@ -70,25 +79,29 @@ def build(engine: Engine, indexes: lab.Indexes) -> dict[str, str]:
         there.run("mkdir", "-p", "/var/log/clearml", "/data/db", "/data/configdb", "/usr/share/elasticsearch/data")
         own = "/src /var/lib/apt/lists/* /var/cache/apt/archives/*.deb /etc/apt/sources.list /etc/apt/apt.conf.d/99lab"
         there.run("sh", "-c", f"rm -rf {own}")
-        found = {}
         for name, (start, command) in KINDS.items():
             changes = [f"ENTRYPOINT {json.dumps([PYTHON, STANDIN, *start])}", f"CMD {json.dumps(command)}"]
             changes += ["ENV container="]
-            found[name] = f"testbed-lab-{name.rpartition('/')[2]}"
-            engine.run("commit", *(word for change in changes for word in ("--change", change)), BUILDER, found[name])
+            engine.run("commit", *(word for change in changes for word in ("--change", change)), builder, found[name])
         return found
     finally:
-        engine.run("rm", "--force", "--volumes", BUILDER)
+        engine.run("rm", "--force", "--volumes", builder)
 
 
-def publish(engine: Engine, images: dict[str, str], versions: dict[str, str]) -> None:
+def _digest() -> str:
+    """Return a word for what the images are made of."""
+    listed = subprocess.check_output(["git", "ls-files", "-z", "clearml_lite", "tests/lab/images"], cwd=ROOT)
+    files = [ROOT / name for name in listed.decode().split("\0") if name]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+def publish(gateway: Host, images: dict[str, str], versions: dict[str, str]) -> None:
     """Serve images from the gateway's registry, each under the name and version that the official one has."""
-    gateway = Host(engine, lab.CONTAINER)
     gateway.run("apt-get", "-qqy", "--no-install-recommends", "install", "docker-registry")
     gateway.write("/etc/registry.yml", REGISTRY_CONF.encode())
     gateway.run("docker-registry", "serve", "/etc/registry.yml", options=("--detach",))
     gateway.run("timeout", "30", "bash", "-c", f"until : </dev/tcp/{REGISTRY.replace(':', '/')}; do sleep 0.1; done")
     for name, image in images.items():
         there = f"{REGISTRY}/{name}:{versions[name]}"
-        engine.run("tag", image, there)
-        engine.run("push", there)
+        gateway.engine.run("tag", image, there)
+        gateway.engine.run("push", there)
