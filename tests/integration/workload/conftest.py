@@ -13,15 +13,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from tests.integration.conftest import LiteServer, free_ports
+from workload.fill import fill
+from workload.influx import InfluxDB
+from workload.settings import Source
+
 REPOSITORY = Path(__file__).parents[3]
-sys.path.insert(0, str(REPOSITORY / "workload"))
-
-from testbed_workload.fill import fill  # noqa: E402
-from testbed_workload.influx import InfluxDB  # noqa: E402
-from testbed_workload.settings import Source  # noqa: E402
-
-from tests.integration.conftest import LiteServer, free_ports  # noqa: E402
-
 DATABASE = "ran"
 PASSWORDS = {"admin": "admin-pass-1", "reader": "reader-pass-1", "writer": "writer-pass-1"}
 
@@ -109,14 +106,14 @@ class Influx:
 def environment(home: Path, conf: Path | None = None, **more: str) -> dict[str, str]:
     """Of a user who has nothing but a home and, perhaps, a clearml.conf."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("INFLUXDB_", "CLEARML_"))}
-    found = {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY / "workload"), **more}
+    found = {**kept, "HOME": str(home), "PYTHONPATH": str(REPOSITORY), **more}
     return {**found, "CLEARML_CONFIG_FILE": str(conf)} if conf else found
 
 
 def start(home: Path, *arguments: str | Path, conf: Path | None = None) -> subprocess.Popen[str]:
     """`testbed-workload ARGUMENTS…` of a user with this home."""
     return subprocess.Popen(
-        [sys.executable, "-m", "testbed_workload", *map(str, arguments)],
+        [sys.executable, "-m", "workload", *map(str, arguments)],
         env=environment(home, conf),
         cwd=home,
         stdout=subprocess.PIPE,

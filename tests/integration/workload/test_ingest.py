@@ -6,10 +6,10 @@ import socket
 import time
 
 import pytest
-from testbed_workload.fill import fill
-from testbed_workload.generator import DAY
 
 from tests.integration.workload.conftest import refusal, results
+from workload.fill import fill
+from workload.generator import DAY
 
 READ_BACK = """
 import json

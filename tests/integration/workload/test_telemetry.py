@@ -3,11 +3,11 @@
 import time
 
 import pytest
-from testbed_workload.errors import SourceError
-from testbed_workload.fill import fill
-from testbed_workload.generator import DAY
 
 from tests.integration.workload.conftest import PASSWORDS, refusal, results
+from workload.errors import SourceError
+from workload.fill import fill
+from workload.generator import DAY
 
 NOW = 1_790_000_000
 

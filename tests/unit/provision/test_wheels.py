@@ -25,7 +25,7 @@ def test_equal_sources_give_equal_bytes(built, tmp_path):
     [
         ("lite", "clearml_lite/cli.py"),
         ("lite", "clearml_lite/schemas.json"),
-        ("workload", "testbed_workload/__init__.py"),
+        ("workload", "workload/__init__.py"),
     ],
 )
 def test_the_package_is_in_its_wheel(built, wheel, member):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from testbed_workload import fill, generator
+from workload import fill, generator
 
 END = 1_790_000_000
 START = END - 30 * generator.DAY

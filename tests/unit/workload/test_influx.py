@@ -13,9 +13,9 @@ from typing import Iterator
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from testbed_workload import influx
-from testbed_workload.errors import SourceError
-from testbed_workload.settings import Source
+from workload import influx
+from workload.errors import SourceError
+from workload.settings import Source
 
 HEADER = b"name,tags,time,a,ue_slice\n"
 ROWS = [b"randata,,%d,%d.5,1\n" % (1_700_000_000_000_000_000 + number, number) for number in range(5)]

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from testbed_workload.errors import SettingsError
-from testbed_workload.settings import load_settings, read_env_file, source
+from workload.errors import SettingsError
+from workload.settings import load_settings, read_env_file, source
 
 ONE = {
     "INFLUXDB_URL": "http://influx:8086/",

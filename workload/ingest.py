@@ -15,10 +15,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Iterator
 
-from testbed_workload.errors import ServerError, SourceError, reason
-from testbed_workload.generator import DAY
-from testbed_workload.influx import InfluxDB
-from testbed_workload.server import login
+from workload.errors import ServerError, SourceError, reason
+from workload.generator import DAY
+from workload.influx import InfluxDB
+from workload.server import login
 
 LOG = logging.getLogger(__name__)
 

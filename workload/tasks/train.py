@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed_workload.tasks.start import artifact, start
+from workload.tasks.start import artifact, start
 
 CANDIDATE = "Candidate Model"
 

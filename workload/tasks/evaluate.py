@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from testbed_workload.generator import SLICES
-from testbed_workload.tasks.start import artifact, start
-from testbed_workload.tasks.train import CANDIDATE
+from workload.generator import SLICES
+from workload.tasks.start import artifact, start
+from workload.tasks.train import CANDIDATE
 
 SAMPLE = "prediction_sample"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from testbed_workload.tasks.evaluate import SAMPLE
-from testbed_workload.tasks.start import artifact, start
+from workload.tasks.evaluate import SAMPLE
+from workload.tasks.start import artifact, start
 
 
 def main() -> None:

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Iterator
 
-from testbed_workload.errors import ServerError
-from testbed_workload.influx import InfluxDB
-from testbed_workload.ingest import ingest
-from testbed_workload.server import login
+from workload.errors import ServerError
+from workload.influx import InfluxDB
+from workload.ingest import ingest
+from workload.server import login
 
 LOG = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def run_chain(
     yield Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
     parent = version.id
     for step, (kind, inputs) in STEPS.items():
-        script = f"from testbed_workload.tasks import {step}\n\n{step}.main()\n"
+        script = f"from workload.tasks import {step}\n\n{step}.main()\n"
         task = _create(project, step, kind, script)
         task.set_parameters({f"General/{name}": ids[source] for name, source in inputs.items()})
         task.set_parent(parent)

@@ -1,5 +1,5 @@
 from __future__ import annotations
 
-from testbed_workload.cli import main
+from workload.cli import main
 
 raise SystemExit(main())

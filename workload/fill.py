@@ -7,9 +7,9 @@ from typing import Iterator
 
 import numpy as np
 
-from testbed_workload.errors import SourceError
-from testbed_workload.generator import DAY, FIELDS, LABEL, Reports, generate
-from testbed_workload.influx import InfluxDB
+from workload.errors import SourceError
+from workload.generator import DAY, FIELDS, LABEL, Reports, generate
+from workload.influx import InfluxDB
 
 NS = 1_000_000_000
 

@@ -13,8 +13,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
-from testbed_workload.errors import WorkloadError
-from testbed_workload.settings import DEFAULT_ENV_FILE, load_settings, source
+from workload.errors import WorkloadError
+from workload.settings import DEFAULT_ENV_FILE, load_settings, source
 
 NS = 1_000_000_000
 Print = Callable[..., None]
@@ -100,13 +100,13 @@ def _positive(text: str) -> int:
 
 
 def _database(options: argparse.Namespace) -> Any:
-    from testbed_workload.influx import InfluxDB
+    from workload.influx import InfluxDB
 
     return InfluxDB(source(load_settings(options.env_file)))
 
 
 def _generate(options: argparse.Namespace, say: Print) -> int:
-    from testbed_workload.fill import fill
+    from workload.fill import fill
 
     if options.period > 60:
         raise WorkloadError(f"--period {options.period}: must be 1 to 60 s")
@@ -143,7 +143,7 @@ def _check(options: argparse.Namespace, say: Print) -> int:
 
 
 def _ingest(options: argparse.Namespace, say: Print) -> int:
-    from testbed_workload.ingest import ingest
+    from workload.ingest import ingest
 
     version = ingest(_database(options), options.days, options.project, options.dataset, int(time.time()))
     say(json.dumps(asdict(version)) if options.json else version.id)
@@ -151,7 +151,7 @@ def _ingest(options: argparse.Namespace, say: Print) -> int:
 
 
 def _chain(options: argparse.Namespace, say: Print) -> int:
-    from testbed_workload.chain import run_chain
+    from workload.chain import run_chain
 
     ok = False
     for result in run_chain(
@@ -168,7 +168,7 @@ def _chain(options: argparse.Namespace, say: Print) -> int:
 
 
 def _probe(options: argparse.Namespace, say: Print) -> int:
-    from testbed_workload.chain import run_probe
+    from workload.chain import run_probe
 
     result = run_probe(options.project, options.queue, options.package, options.timeout)
     return 0 if _say_result(result, options.json, say) else 1

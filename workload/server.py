@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from testbed_workload.errors import ServerError, reason
+from workload.errors import ServerError, reason
 
 RETRIES = {"total": 3, "connect": 3, "read": 3, "redirect": 3, "backoff_factor": 0.5, "backoff_max": 2.0}
 

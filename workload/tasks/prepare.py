@@ -11,8 +11,8 @@ from typing import Any, Sequence
 import numpy as np
 import pandas as pd
 
-from testbed_workload.generator import LABEL
-from testbed_workload.tasks.start import start
+from workload.generator import LABEL
+from workload.tasks.start import start
 
 FILL_STRATEGIES = ("mean", "median", "zero", "ffill", "bfill")
 SCALINGS = ("standard", "minmax")

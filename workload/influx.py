@@ -11,8 +11,8 @@ from typing import Any, BinaryIO, Iterable
 import requests
 from requests.auth import AuthBase, HTTPBasicAuth
 
-from testbed_workload.errors import SourceError, reason
-from testbed_workload.settings import Source
+from workload.errors import SourceError, reason
+from workload.settings import Source
 
 LOG = logging.getLogger(__name__)
 

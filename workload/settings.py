@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Mapping
 from urllib.parse import urlsplit
 
-from testbed_workload.errors import SettingsError
-from testbed_workload.generator import MEASUREMENT
+from workload.errors import SettingsError
+from workload.generator import MEASUREMENT
 
 DEFAULT_ENV_FILE = Path("~/telemetry.env")
 
