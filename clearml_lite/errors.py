@@ -22,6 +22,8 @@ class ApiError(Exception):
         super().__init__(f"{message}: {shown}" if shown else message)
         self.code = code
         self.subcode = subcode
+        self.message = message
+        self.details = details
 
 
 def validation_error(field: str, reason: str) -> ApiError:

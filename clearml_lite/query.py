@@ -10,6 +10,14 @@ from clearml_lite.storage import Document, Transaction
 from clearml_lite.storage import path_expression as unchecked_expression
 
 MEMBERSHIP = frozenset({"tags", "system_tags"})
+# Compared without regard to case.
+LOWER_CASE = frozenset({"type", "framework"})
+# Sections whose values are texts, numbers too: these are ordered as what they mean.
+TEXT_SECTIONS = frozenset({"hyperparams", "configuration", "metadata", "runtime"})
+DATES = frozenset(
+    {"created", "started", "completed", "published", "last_update", "last_change", "status_changed"}
+    | {"last_worker_report", "last_report_time", "last_activity_time", "register_time"}
+)
 PAGING = frozenset({"order_by", "page", "page_size", "refresh_scroll", "scroll_id", "size"})
 NO_FILTER = PAGING | {
     "_all_",
@@ -20,6 +28,7 @@ NO_FILTER = PAGING | {
     "search_text",
     "shallow_search",
 }
+PATTERNS = frozenset({"name", "description"})
 SEARCHED_TEXT = ("id", "name", "comment", "description", "tags", "uri")
 _COMPARISON = re.compile(r"(>=|>|<=|<)(.*)", re.DOTALL)
 _LITERAL = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\\W)*)\$")
@@ -47,14 +56,17 @@ class Query:
         Raises:
             ApiError: it is no regular expression.
         """
-        if literal := _LITERAL.fullmatch(pattern):
+        if field not in MEMBERSHIP and (literal := _LITERAL.fullmatch(pattern)):
             self.equal(field, re.sub(r"\\(\W)", r"\1", literal[1]))
             return
         try:
             re.compile(pattern)
         except re.error as error:
             raise validation_error(field, f"{pattern!r} is not a regular expression: {error}") from error
-        self.add(f"regexp(?, {path_expression(field)})", pattern)
+        if field in MEMBERSHIP:
+            self.add(f"EXISTS (SELECT 1 FROM json_each(doc, '$.{field}') WHERE regexp(?, value))", pattern)  # noqa: S608
+        else:
+            self.add(f"regexp(?, {path_expression(field)})", pattern)
 
     def one_of(self, field: str, values: Sequence[Any]) -> None:
         """A list filter: any of the values, unless `-value` or an operator says otherwise.
@@ -65,8 +77,10 @@ class Query:
         comparisons = [_COMPARISON.fullmatch(value) if isinstance(value, str) else None for value in values]
         if values and all(comparisons):
             for comparison in filter(None, comparisons):
-                self.add(f"{path_expression(field)} {comparison[1]} ?", _comparable(comparison[2].strip()))
+                self.add(f"{path_expression(field)} {comparison[1]} ?", _comparable(field, comparison[2].strip()))
             return
+        if field in DATES:
+            values = [_comparable(field, value) if isinstance(value, str) else value for value in values]
         groups: list[tuple[str, list[tuple[bool, Any]]]] = [("OR", [])]
         excluded: list[tuple[bool, Any]] = []
         negate = False
@@ -85,22 +99,35 @@ class Query:
         for operator, terms in [*groups, ("AND", excluded)]:
             self._group(field, operator, terms)
 
+    @property
+    def condition(self) -> str:
+        """All conditions as one."""
+        return " AND ".join(self.conditions) or "1"
+
+    def count(self, transaction: Transaction, collection: str) -> int:
+        """How many documents meet all conditions."""
+        return transaction.count(collection, self.condition, self.params)
+
+    def values(self, transaction: Transaction, collection: str, field: str) -> list[Any]:
+        """What a field holds in the documents that meet all conditions, each value once, sorted."""
+        return transaction.values(collection, field, self.condition, self.params)
+
     def run(
         self, transaction: Transaction, collection: str, order: str = "seq", limit: int = -1, offset: int = 0
     ) -> list[Document]:
         """The documents that meet all conditions."""
-        return transaction.select(collection, " AND ".join(self.conditions) or "1", self.params, order, limit, offset)
+        return transaction.select(collection, self.condition, self.params, order, limit, offset)
 
     def _group(self, field: str, operator: str, terms: list[tuple[bool, Any]]) -> None:
         if not terms:
             return
         if operator == "OR" and field not in MEMBERSHIP and not any(negate or value is None for negate, value in terms):
-            condition = f"{path_expression(field)} IN ({', '.join('?' * len(terms))})"
+            condition = f"{_compared(field)} IN ({', '.join('?' * len(terms))})"
         else:
             condition = f" {operator} ".join(
                 ("NOT " if negate else "") + _term(field, value) for negate, value in terms
             )
-        self.add(condition, *(value for _, value in terms))
+        self.add(condition, *(_cased(field, value) for _, value in terms))
 
 
 def path_expression(field: str) -> str:
@@ -115,20 +142,34 @@ def path_expression(field: str) -> str:
         raise validation_error("fields", str(error)) from error
 
 
+def _cased(field: str, value: Any) -> Any:
+    return value.lower() if field in LOWER_CASE and isinstance(value, str) else value
+
+
+def _compared(field: str) -> str:
+    return f"lower({path_expression(field)})" if field in LOWER_CASE else path_expression(field)
+
+
 def _term(field: str, value: Any) -> str:
     if field not in MEMBERSHIP:
-        return f"({path_expression(field)} IS ?)"
+        return f"({_compared(field)} IS ?)"
     if value is None:
         return f"(? IS NULL AND coalesce(json_array_length(doc, '$.{field}'), 0) = 0)"
     return f"EXISTS (SELECT 1 FROM json_each(doc, '$.{field}') WHERE value = ?)"  # noqa: S608
 
 
-def _comparable(text: str) -> Any:
-    """A number as a number, a date in the form that documents hold."""
+def _comparable(field: str, text: str) -> Any:
+    """A number as a number, a date (also as seconds since 1970) in the form that documents hold."""
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
         return iso(_parsed_date(text))
+    if field not in DATES:
+        return number
+    try:
+        return iso(datetime.fromtimestamp(number, UTC))
+    except (ValueError, OverflowError, OSError) as error:
+        raise validation_error(field, f"{text!r} is no date") from error
 
 
 def _parsed_date(text: str) -> datetime:
@@ -163,7 +204,7 @@ def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Quer
         value = parameters.get(field)
         if value is None or field in NO_FILTER:
             continue
-        if field == "name":
+        if field in PATTERNS:
             query.matches(field, value)
         elif isinstance(value, list):
             query.one_of(field, value)
@@ -191,8 +232,13 @@ def order_clause(order_by: Sequence[str] | None) -> str:
     for field in order_by or ():
         name = field.removeprefix("-")
         if name and not name.startswith("@"):  # @text_score and the like: no field
-            terms.append(f"{path_expression(name)} {'DESC' if field.startswith('-') else 'ASC'}")
+            terms.append(f"{_ordered(name)} {'DESC' if field.startswith('-') else 'ASC'}")
     return ", ".join([*terms, "seq"])
+
+
+def _ordered(field: str) -> str:
+    section, _, rest = field.partition(".")
+    return f"as_number({path_expression(field)})" if rest and section in TEXT_SECTIONS else path_expression(field)
 
 
 def find(

@@ -49,8 +49,8 @@ CREATE INDEX worker_stats_timestamp ON worker_stats (timestamp)
 """
 
 
-def path_expression(field: str) -> str:
-    """SQL for a dotted field of a document.
+def json_path(field: str) -> str:
+    """A dotted field of a document as a path of SQLite's JSON functions.
 
     Raises:
         ValueError: a name in it has a quote, a backslash or a null character.
@@ -59,7 +59,16 @@ def path_expression(field: str) -> str:
     if not all(_FIELD_PART.fullmatch(part) for part in parts):
         raise ValueError(f"{field!r} is not the name of a field")
     names = (part if part.isascii() and part.isidentifier() else f'"{part}"' for part in parts)
-    return f"json_extract(doc, '$.{'.'.join(names)}')"
+    return f"$.{'.'.join(names)}"
+
+
+def path_expression(field: str) -> str:
+    """SQL for a dotted field of a document.
+
+    Raises:
+        ValueError: a name in it has a quote, a backslash or a null character.
+    """
+    return f"json_extract(doc, '{json_path(field)}')"
 
 
 def _first_migration() -> str:
@@ -120,6 +129,33 @@ class Transaction:
             (document["id"], json.dumps(document, separators=(",", ":"))),
         )
 
+    def values(self, collection: str, field: str, where: str, params: Sequence[Any]) -> list[Any]:
+        """What a field holds in the documents that meet an SQL condition, each value once, sorted; a list's items."""
+        rows = self.execute(
+            f"""SELECT DISTINCT found.value FROM {collection} AS one, json_each(one.doc, ?) AS found
+                WHERE found.value IS NOT NULL AND one.id IN (SELECT id FROM {collection} WHERE {where})
+                ORDER BY found.value""",  # noqa: S608
+            (json_path(field), *params),
+        )
+        return [row[0] for row in rows]
+
+    def count(self, collection: str, where: str, params: Sequence[Any]) -> int:
+        """How many documents meet an SQL condition."""
+        (number,) = self.execute(f"SELECT count(*) FROM {collection} WHERE {where}", params).fetchone()  # noqa: S608
+        return int(number)
+
+    @contextmanager
+    def undone_by_error(self) -> Iterator[None]:
+        """A part of the transaction that leaves nothing behind when it fails."""
+        self.execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self.execute("ROLLBACK TO part")
+            raise
+        finally:
+            self.execute("RELEASE part")
+
     def delete(self, collection: str, identifiers: Iterable[str]) -> None:
         """Removes documents; an ID that is not there is passed over."""
         self.executemany(f"DELETE FROM {collection} WHERE id = ?", [(identifier,) for identifier in identifiers])  # noqa: S608
@@ -176,6 +212,7 @@ class Storage:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.create_function("regexp", 2, _regexp, deterministic=True)
+            connection.create_function("as_number", 1, _as_number, deterministic=True)
             self._local.connection = connection
             self._connections.append(connection)
         return connection
@@ -196,3 +233,11 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 def _regexp(pattern: str, value: object) -> bool:
     return value is not None and _compiled(pattern).search(str(value)) is not None
+
+
+def _as_number(value: Any) -> Any:
+    """A text that is a number as that number, whatever else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

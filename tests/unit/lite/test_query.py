@@ -14,6 +14,8 @@ TASKS: list[dict[str, Any]] = [
     {"id": "2", "name": "Train 2", "tags": ["b"], "status": "failed", "n": 9, "status_changed": SECOND},
     {"id": "3", "name": "eval.x", "tags": [], "status": "created", "n": 100, "parent": "1", "comment": "on Training"},
 ]
+for _task, _value in zip(TASKS, ("10", "9", "none"), strict=True):
+    _task |= {"type": "training", "hyperparams": {"Args": {"lr": {"value": _value}}}}
 
 
 @pytest.fixture
@@ -57,11 +59,19 @@ def found(storage: Storage, **parameters: Any) -> list[str]:
         ({"status_changed": [">=2026-01-01T12:00:00"]}, ["2"]),
         ({"status_changed": [">2025-12-31", "<2026-01-01T13:00:00+01:00"]}, ["1"]),
         ({"n": [">9", "<=100"]}, ["1", "3"]),
+        ({"status_changed": [">=1767268800"]}, ["2"]),
+        ({"status_changed": "<=2026-01-01"}, ["1"]),
+        ({"status_changed": ["2026-01-02T01:00:00+01:00"]}, ["2"]),
+        ({"type": ["Training"]}, ["1", "2", "3"]),
+        ({"type": ["-training"]}, []),
+        ({"description": "x"}, []),
+        ({"_any_": {"fields": ["tags"], "pattern": "^b$"}}, ["1", "2"]),
         ({"search_text": "training"}, ["3"]),
         ({"_any_": {"fields": ["name", "comment"], "pattern": "rain"}}, ["1", "2", "3"]),
         ({"_all_": {"fields": ["name", "id"], "pattern": "2"}}, ["2"]),
         ({"order_by": ["n"]}, ["2", "1", "3"]),
         ({"order_by": ["-n"]}, ["3", "1", "2"]),
+        ({"order_by": ["hyperparams.Args.lr.value"]}, ["2", "1", "3"]),
         ({"order_by": ["parent", "-name"]}, ["1", "2", "3"]),
         ({"order_by": ["@text_score"]}, ["1", "2", "3"]),
         ({"page": 1, "page_size": 2}, ["3"]),
@@ -79,6 +89,7 @@ def test_finds(filled: Storage, parameters: dict[str, Any], ids: list[str]) -> N
         {"order_by": ["name'--"]},
         {"order_by": ['na"me']},
         {"status_changed": [">=yesterday"]},
+        {"status_changed": [">=1e300"]},
         {"scroll_id": "not ours"},
     ],
 )
