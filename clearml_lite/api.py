@@ -60,10 +60,11 @@ class ApiServer:
                 raise ApiError(404, 0, f"Unable to find endpoint for name {name} and version {API_VERSION}")
             body = await _body(request)
             form = await request.form() if _is_form(request) else None
-            data, cookie = await asyncio.get_running_loop().run_in_executor(
+            data, call = await asyncio.get_running_loop().run_in_executor(
                 self._threads, self._call, request, endpoint, version, body, form
             )
-            response = _envelope(name, version, 200, 0, "OK", data)
+            cookie = call.cookie
+            response = _attached(*call.attachment) if call.attachment else _envelope(name, version, 200, 0, "OK", data)
         except ApiError as error:
             response = _envelope(name, version, error.code, error.subcode, str(error), {})
         except ClientDisconnect:
@@ -80,7 +81,7 @@ class ApiServer:
 
     def _call(
         self, request: Request, endpoint: Endpoint, version: str, body: bytes, form: FormData | None
-    ) -> tuple[Document, tuple[str, int] | None]:
+    ) -> tuple[Document, Call]:
         address = request.client.host if request.client else ""
         identity = _NOBODY
         if not endpoint.anonymous:
@@ -91,7 +92,8 @@ class ApiServer:
                     20,
                     f"Forbidden (not allowed for role): role={identity.role}, allowed=({', '.join(endpoint.roles)})",
                 )
-        data = {} if endpoint.takes_lines else _parameters(request, endpoint, body, form)
+        sent = {} if endpoint.takes_lines else _parameters(request, endpoint, body, form)
+        data = {name: value for name, value in sent.items() if value is not None}
         endpoint.validator.check(data)
         major, _, minor = version.partition(".")
         with self._storage.write() if endpoint.writes else self._storage.read() as transaction:
@@ -106,9 +108,10 @@ class ApiServer:
                 body=body,
                 address=address,
                 worker=request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or "",
+                nulls=frozenset(sent.keys() - data.keys()),
             )
             try:
-                return endpoint.handler(call), call.cookie
+                return endpoint.handler(call), call
             except OverflowError as error:
                 raise ApiError(400, 12, "Validation error (a number is too large)") from error
 
@@ -146,11 +149,15 @@ def _parameters(request: Request, endpoint: Endpoint, body: bytes, form: FormDat
         if not isinstance(content, dict):
             raise ApiError(400, 12, "Validation error (the request must be a JSON object)")
         data |= content
-    return {name: value for name, value in data.items() if value is not None}
+    return data
 
 
 def _no_json(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def _attached(name: str, text: str) -> Response:
+    return PlainTextResponse(text, headers={"Content-Disposition": f"attachment; filename={name}"})
 
 
 def _envelope(name: str, version: str, code: int, subcode: int, message: str, data: Any) -> Response:

@@ -17,7 +17,9 @@ class Call:
         data: the parameters; whatever the schema does not know is there too.
         body: the raw body of an endpoint that takes lines.
         version: API level that the client asked for, e.g. (2, 23).
+        nulls: the parameters that were sent as null, which mostly means the same as not to send them.
         cookie: token to set as the client's cookie, with its life in seconds; empty and 0 to remove it.
+        attachment: name and text of a file to answer with, in place of data.
     """
 
     data: Document
@@ -30,7 +32,9 @@ class Call:
     body: bytes
     address: str
     worker: str
+    nulls: frozenset[str] = frozenset()
     cookie: tuple[str, int] | None = None
+    attachment: tuple[str, str] | None = None
 
 
 Handler = Callable[[Call], Document]

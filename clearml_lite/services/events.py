@@ -134,6 +134,15 @@ def delete_events(transaction: Transaction, task: str) -> None:
     transaction.execute("DELETE FROM events WHERE task = ?", (task,))
 
 
+def image_urls(transaction: Transaction, task: str) -> list[str]:
+    """Where a task's debug images are."""
+    rows = transaction.execute(
+        "SELECT DISTINCT json_extract(doc, '$.url') AS url FROM events WHERE task = ? AND type = ? ORDER BY url",
+        (task, IMAGE),
+    )
+    return [url for (url,) in rows if url]
+
+
 def _parsed(number: int, line: str) -> Document:
     try:
         event = _DECODER.decode(line)

@@ -10,7 +10,7 @@ from clearml_lite.services.entities import change_stamp, checked_name, given, me
 from clearml_lite.services.entities import get_all as get_all_entities
 from clearml_lite.services.events import delete_events
 from clearml_lite.services.projects import touch
-from clearml_lite.services.tasks import publish_task
+from clearml_lite.services.task_status import publish_task
 from clearml_lite.storage import Document
 
 _EDITABLE = (

@@ -2,7 +2,7 @@
 
 from clearml_lite.auth import COMPANY
 from clearml_lite.dispatch import Call, endpoint
-from clearml_lite.errors import ApiError
+from clearml_lite.errors import ApiError, validation_error
 from clearml_lite.query import now
 from clearml_lite.services.entities import checked_name, filters, given, new_id, require
 from clearml_lite.services.entities import get_all as get_all_entities
@@ -49,6 +49,34 @@ def update(call: Call) -> Document:
         fields |= _renamed(call, project, _checked_path(name))
     call.transaction.put("projects", project | fields | {"last_update": now()})
     return {"updated": 1, "fields": fields}
+
+
+def project_named(call: Call, name: str) -> Document:
+    """The project with this name, made where it is not there."""
+    path = _checked_path(name)
+    return call.transaction.first("projects", name=path) or _make(call, path, {})
+
+
+def target_project(call: Call) -> str | None:
+    """The project that a move request names by ID or name; None is the root.
+
+    Raises:
+        ApiError: 400/12 when it names none, 400/401 when there is no such project.
+    """
+    if name := call.data.get("project_name"):
+        return str(project_named(call, name)["id"])
+    if identifier := call.data.get("project"):
+        return str(require(call, "projects", identifier)["id"])
+    if "project" in call.nulls:
+        return None
+    raise validation_error("project", "project or project_name is required!")
+
+
+def moved(document: Document, project: str | None) -> Document:
+    """A task or model in another project."""
+    if project:
+        return document | {"project": project}
+    return {name: value for name, value in document.items() if name != "project"}
 
 
 def touch(call: Call, project: str | None) -> None:

@@ -23,9 +23,7 @@ def create(call: Call) -> Document:
     """A queue."""
     name = checked_name(call.data["name"])
     _refuse_taken(call, name)
-    queue = _new(name, **given(call.data, ("tags", "system_tags")))
-    call.transaction.put("queues", queue)
-    return {"id": queue["id"]}
+    return {"id": make(call, name, **given(call.data, ("tags", "system_tags")))["id"]}
 
 
 @endpoint("queues.get_by_id")
@@ -96,6 +94,13 @@ def get_next_task(call: Call) -> Document:
         return {"entry": entry}
     task = call.transaction.get("tasks", row[0]) or {}
     return {"entry": entry, "task_info": {name: task[name] for name in ("company", "user", "project") if name in task}}
+
+
+def make(call: Call, name: str, **fields: object) -> Document:
+    """A new queue."""
+    queue = _new(name, **fields)
+    call.transaction.put("queues", queue)
+    return queue
 
 
 def default_queue(call: Call) -> Document:
