@@ -1,26 +1,33 @@
-"""Writes docs/reference/ from the spec's models, the command line, the reports and the roles.
+"""Writes docs/reference/ from the spec's models, the command line, the reports, the roles and clearml_lite.
 
 Run it after a change of any: `.venv/bin/python docs/generate.py`.
 """
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import inspect
+import json
 import re
+from collections import Counter
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import BaseModel
 
+from clearml_lite import services as _services  # noqa: F401  registers the endpoints
+from clearml_lite.dispatch import ENDPOINTS
 from provision import reports, spec, spec_types
 from provision.cli import main
 from provision.errors import Exit
 from provision.paths import ROLES
 
 REFERENCE = Path(__file__).parent / "reference"
+TRACES = Path(__file__).parents[1] / "tests" / "integration" / "lite" / "traces"
 NOTE = "<!-- Made by docs/generate.py: change the source and run it again. -->"
 
 
@@ -218,11 +225,46 @@ def roles() -> str:
     return page("Roles", *parts)
 
 
+def lite_api() -> str:
+    """Return the page about the endpoints of clearml_lite, beside those that the SDK's schemas describe."""
+    described = set(json.loads(files("clearml_lite").joinpath("schemas.json").read_text()))
+    recorded = recorded_calls()
+    parts = [
+        "What the [server backend `lite`](../server.md) answers. **SDK** says that the ClearML SDK ships a schema of"
+        " the request, by which it is checked; **recorded** is how often calls are replayed that were recorded between"
+        " ClearML's own clients and the official server. Whatever is not answered, or not here, gets 404/0.",
+    ]
+    services: dict[str, list[str]] = {}
+    for name in sorted(described | ENDPOINTS.keys()):
+        services.setdefault(name.partition(".")[0], []).append(name)
+    for service, names in services.items():
+        rows = [("endpoint", "what it does", "SDK", "recorded")]
+        for name in names:
+            text = inspect.getdoc(ENDPOINTS[name].handler) if name in ENDPOINTS else "not answered"
+            summary = " ".join((text or "").split("\n\n")[0].split())
+            rows.append((f"`{name}`", summary, "yes" if name in described else "", str(recorded[name] or "")))
+        parts += [f"## {service}", table(*rows)]
+    return page("The API of clearml_lite", *parts)
+
+
+def recorded_calls() -> Counter[str]:
+    """Return how many calls the replayed recordings have, by endpoint."""
+    calls: Counter[str] = Counter()
+    for trace in sorted(TRACES.glob("*.jsonl.gz")):
+        with gzip.open(trace, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                call = json.loads(line)
+                if call["server"] == "api":
+                    calls[call["path"].partition("?")[0].rpartition("/")[2]] += 1
+    return calls
+
+
 PAGES = {
     "testbed-yaml.md": testbed_yaml,
     "command.md": command_line,
     "json.md": json_documents,
     "roles.md": roles,
+    "lite-api.md": lite_api,
 }
 
 if __name__ == "__main__":
