@@ -239,6 +239,14 @@ class TestServices:
             assert settings["restart"] == "unless-stopped"
             assert settings["logging"]["options"] == {"max-size": "20m", "max-file": "3"}
 
+    def test_a_restart_does_not_wait_long_for_health_and_a_short_silence_is_no_illness(self, case: Rendered) -> None:
+        checks = {name: settings["healthcheck"] for name, settings in case.services.items()}
+        every = {name: int(check["interval"].removesuffix("s")) for name, check in checks.items()}
+        # Docker asks first after one interval, and Docker 24 and older knows no other one for the start
+        stores = max((every[name] for name in STORES & {*every}), default=0)
+        assert stores + every["apiserver"] + every["fileserver"] <= 20
+        assert {name: every[name] * checks[name]["retries"] for name in every} == dict.fromkeys(every, 60)
+
     def test_the_health_checks_ask_what_the_service_answers(self, plain: Rendered) -> None:
         asked = {name: " ".join(settings["healthcheck"]["test"]) for name, settings in plain.services.items()}
         assert "http://127.0.0.1:8008/debug.ping" in asked["apiserver"]
