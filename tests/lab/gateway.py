@@ -55,7 +55,7 @@ http {{
     }}
     location /files/ {{ proxy_pass {files}/; }}
     location /v2/ {{
-      proxy_pass http://127.0.0.1:5000;
+      proxy_pass http://{registry};
       proxy_set_header Host $http_host;
       proxy_set_header X-Forwarded-Proto https;
     }}
@@ -101,6 +101,11 @@ class Gateway:
     def address(self) -> str:
         """Its address in that network."""
         return f"{self.engine.subnet}.1"
+
+    @property
+    def registry(self) -> str:
+        """Where a registry of images listens, if there is one: on loopback, where Docker asks for no TLS."""
+        return f"127.{self.engine.subnet.partition('.')[2]}.1:5000"
 
     @property
     def host(self) -> Host:
@@ -182,6 +187,7 @@ def running(engine: Engine) -> Iterator[Gateway]:
         MIRROR_CONF.format(
             certificates=CERTIFICATES,
             address=gateway.address,
+            registry=gateway.registry,
             mirror=MIRROR,
             archive=indexes.archive,
             security=indexes.security,

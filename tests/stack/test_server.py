@@ -30,7 +30,7 @@ PUBLIC_KEYS = {
 PUBLIC_TOKEN_SECRET = "Rq8FW84sSqVgq7WvBB_4EzNl9y8z8IGiDXX3C345_a5AZfcwZcwCIA"  # noqa: S105 (published, too)
 
 
-def _signed(token: str, secret: str) -> str:
+def signed(token: str, secret: str) -> str:
     """Return a token with the same claims, signed with another secret."""
     content = token.rpartition(".")[0]
     signature = hmac.digest(secret.encode(), content.encode(), "sha256")
@@ -81,7 +81,7 @@ def test_token_forged_with_the_public_secret_is_refused(http, stack, api: Clearm
     url, token = stack.testbed.server.url("api"), api.login()
 
     def status(secret: str) -> int:
-        headers = {"Authorization": f"Bearer {_signed(token, secret)}"}
+        headers = {"Authorization": f"Bearer {signed(token, secret)}"}
         return http.get(f"{url}/users.get_current_user", headers=headers).status_code
 
     forged = status(PUBLIC_TOKEN_SECRET) != 401

@@ -12,14 +12,12 @@ from tests.lab import gateway as lab
 from tests.lab.conftest import ROOT
 
 if TYPE_CHECKING:
-    from tests.lab.conftest import Engine, Host
+    from tests.lab.conftest import Engine
 
-# loopback: Docker asks for no TLS there. The lab's hosts reach it through the mirror.
-REGISTRY = "127.0.0.1:5000"
-REGISTRY_CONF = f"""\
+REGISTRY_CONF = """\
 version: 0.1
 storage: {{filesystem: {{rootdirectory: /var/lib/docker-registry}}}}
-http: {{addr: "{REGISTRY}"}}
+http: {{addr: "{address}"}}
 """
 HERE = Path(__file__).parent
 PYTHON = "/opt/lab/bin/python"
@@ -95,13 +93,30 @@ def _digest() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-def publish(gateway: Host, images: dict[str, str], versions: dict[str, str]) -> None:
+def start_registry(gateway: lab.Gateway) -> None:
+    """Run a registry, which the lab's hosts reach through the mirror."""
+    host, port = gateway.registry.split(":")
+    gateway.host.run("apt-get", "-qqy", "--no-install-recommends", "install", "docker-registry")
+    gateway.host.write("/etc/registry.yml", REGISTRY_CONF.format(address=gateway.registry).encode())
+    gateway.host.run("docker-registry", "serve", "/etc/registry.yml", options=("--detach",))
+    gateway.host.run("timeout", "30", "bash", "-c", f"until : </dev/tcp/{host}/{port}; do sleep 0.1; done")
+
+
+def publish(gateway: lab.Gateway, images: dict[str, str], versions: dict[str, str]) -> None:
     """Serve images from the gateway's registry, each under the name and version that the official one has."""
-    gateway.run("apt-get", "-qqy", "--no-install-recommends", "install", "docker-registry")
-    gateway.write("/etc/registry.yml", REGISTRY_CONF.encode())
-    gateway.run("docker-registry", "serve", "/etc/registry.yml", options=("--detach",))
-    gateway.run("timeout", "30", "bash", "-c", f"until : </dev/tcp/{REGISTRY.replace(':', '/')}; do sleep 0.1; done")
-    for name, image in images.items():
-        there = f"{REGISTRY}/{name}:{versions[name]}"
-        gateway.engine.run("tag", image, there)
+    for name, version in versions.items():
+        there = f"{gateway.registry}/{name}:{version}"
+        gateway.engine.run("tag", images[name], there)
         gateway.engine.run("push", there)
+
+
+def build_ill(engine: Engine, image: str) -> str:
+    """Make an image of a server that runs and never gets well; return its name."""
+    name, _, tag = image.partition(":")
+    waits = json.dumps(["sh", "-c", "trap 'exit 0' TERM; sleep infinity & wait"])
+    engine.run("create", "--name", f"{engine.name}-ill", image)
+    try:
+        engine.run("commit", "--change", f"ENTRYPOINT {waits}", f"{engine.name}-ill", f"{name}-ill:{tag}")
+    finally:
+        engine.run("rm", f"{engine.name}-ill")
+    return f"{name}-ill:{tag}"
