@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import subprocess
 import threading
 import time
@@ -9,13 +11,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from provision import spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials.ensure import parse_key
-from provision.paths import state_dir
-from provision.secrets import Secrets, Vault
+from provision.paths import HOST_MARKER, ROOT, state_dir
+from provision.secrets import KeyPair, Secrets, Vault
 
 pytestmark = pytest.mark.deployed
 
@@ -66,6 +69,37 @@ def pid_of() -> Callable[[str], int]:
         return int(shown) if shown.isdigit() else 0
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def keys_in_use(testbed) -> Callable[[], dict[str, KeyPair]]:
+    """A function that reads every key that the testbed has issued and works with, by its holder."""
+
+    def read() -> dict[str, KeyPair]:
+        confs = {f"user {user.name}": Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users}
+        confs |= {f"agent {w.name}": Path(f"/etc/testbed/agent-{w.name}.conf") for w in testbed.agents.workers}
+        found = {name: parse_key(path.read_text()) for name, path in confs.items()}
+        assert all(found.values()), found.keys()
+        return {**found, "toolkit": Vault(testbed.name).load().toolkit}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def kill_when_taken(eventually) -> Callable[..., None]:
+    """A function that runs a command, and kills it when the server has new secrets and nobody else has."""
+
+    def run(*arguments: str) -> None:
+        before = json.loads(HOST_MARKER.read_text())["id"]
+        command = [str(ROOT / "testbed"), *arguments, "--yes", "--spec", str(spec.EXAMPLE)]
+        begun = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually("the testbed is taken", lambda: json.loads(HOST_MARKER.read_text())["id"] != before, 300)
+        for process in [begun, *begun.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        begun.wait()
+
+    return run
 
 
 def _values(found: object) -> Iterator[str]:

@@ -2,36 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from provision import spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
-from provision.credentials.ensure import parse_key
-from provision.paths import HOST_MARKER, ROOT
+from provision.paths import HOST_MARKER
 from provision.secrets import Vault
 
 pytestmark = [pytest.mark.deployed, pytest.mark.long]
 
 PASSPHRASE = "five random words of mine"
-
-
-def _confs(testbed: spec.Testbed) -> dict[str, Path]:
-    users = {f"user {user.name}": Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users}
-    return users | {f"agent {w.name}": Path(f"/etc/testbed/agent-{w.name}.conf") for w in testbed.agents.workers}
-
-
-def _keys(testbed):
-    found = {name: parse_key(path.read_text()) for name, path in _confs(testbed).items()}
-    assert all(found.values()), found.keys()
-    return {**found, "toolkit": Vault(testbed.name).load().toolkit}
 
 
 def _influxdb(testbed, user, password, statement="SHOW DATABASES"):
@@ -57,8 +41,10 @@ def _settings():
     return {path: path.read_bytes() for path in Path("/etc/testbed").rglob("*") if path.is_file()}
 
 
-def test_lost_secrets_are_refused_imported_or_replaced(testbed, command, eventually, tmp_path, monkeypatch):
-    old, old_keys, (old_data, old_points) = Vault(testbed.name).load(), _keys(testbed), _data(testbed)
+def test_lost_secrets_are_refused_imported_or_replaced(
+    testbed, command, keys_in_use, kill_when_taken, tmp_path, monkeypatch
+):
+    old, old_keys, (old_data, old_points) = Vault(testbed.name).load(), keys_in_use(), _data(testbed)
     assert old_data["tasks"]
     with ClearmlApi(testbed.server.url("api"), old.toolkit) as api:
         old_token = api.login()
@@ -96,21 +82,15 @@ def test_lost_secrets_are_refused_imported_or_replaced(testbed, command, eventua
     assert done.returncode == 1, done.stdout
     assert not vault.exists(), "nothing is made in place of the secrets that are lost"
 
-    # killed while the server has the new secrets and nobody else has; then completed
-    rekey = [str(ROOT / "testbed"), "secrets", "rekey", "--yes", "--spec", str(spec.EXAMPLE)]
-    begun = psutil.Popen(rekey, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    eventually("the testbed is taken", lambda: json.loads(HOST_MARKER.read_text())["id"] != old.id, 300)
-    for process in [begun, *begun.children(recursive=True)]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    begun.wait()
+    # killed half way, then completed
+    kill_when_taken("secrets", "rekey")
     taken = Vault(testbed.name).load()
     assert taken.rekeying
     assert command("secrets", "status").returncode == 1
     done = command("up", "--yes")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
-    new, new_keys = Vault(testbed.name).load(), _keys(testbed)
+    new, new_keys = Vault(testbed.name).load(), keys_in_use()
     assert not new.rekeying
     assert (new.id, new.clearml) == (taken.id, taken.clearml), "the re-key that was begun was completed, not begun anew"
     assert json.loads(HOST_MARKER.read_text()) == {"name": testbed.name, "id": new.id}

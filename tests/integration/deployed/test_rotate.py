@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
-from provision import spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
-from provision.credentials.ensure import parse_key
-from provision.paths import HOST_MARKER, ROOT
+from provision.paths import HOST_MARKER
 from provision.secrets import KeyPair, Vault
 
 pytestmark = [pytest.mark.deployed, pytest.mark.long]
@@ -23,14 +19,6 @@ pytestmark = [pytest.mark.deployed, pytest.mark.long]
 
 def _vault(testbed):
     return Vault(testbed.name).load()
-
-
-def _keys(testbed):
-    confs = {f"user {user.name}": Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users}
-    confs |= {f"agent {w.name}": Path(f"/etc/testbed/agent-{w.name}.conf") for w in testbed.agents.workers}
-    found = {name: parse_key(path.read_text()) for name, path in confs.items()}
-    assert all(found.values()), found.keys()
-    return {**found, "toolkit": _vault(testbed).toolkit}
 
 
 def _works(testbed, keys):
@@ -64,8 +52,8 @@ def _chain(testbed):
     )
 
 
-def test_tasks_that_run_are_not_ended_unasked_and_outlive_new_tokens(testbed, command, api, eventually):
-    before, keys = _vault(testbed), _keys(testbed)
+def test_tasks_that_run_are_not_ended_unasked_and_outlive_new_tokens(testbed, command, api, eventually, keys_in_use):
+    before, keys = _vault(testbed), keys_in_use()
     with ClearmlApi(testbed.server.url("api"), keys[f"user {testbed.users[0].name}"]) as user:
         token = user.login()
     chain = _chain(testbed)
@@ -104,8 +92,10 @@ def test_tasks_that_run_are_not_ended_unasked_and_outlive_new_tokens(testbed, co
     )
 
 
-def test_everything_is_replaced_also_when_it_is_killed_half_way(testbed, command, eventually, tmp_path, monkeypatch):
-    old, old_keys, api_url = _vault(testbed), _keys(testbed), testbed.server.url("api")
+def test_everything_is_replaced_also_when_it_is_killed_half_way(
+    testbed, command, keys_in_use, kill_when_taken, tmp_path, monkeypatch
+):
+    old, old_keys, api_url = _vault(testbed), keys_in_use(), testbed.server.url("api")
     with ClearmlApi(api_url, old_keys[f"user {testbed.users[0].name}"]) as user:
         token = user.login()
         made = user.call("auth.create_credentials", label="my laptop")["credentials"]
@@ -115,14 +105,7 @@ def test_everything_is_replaced_also_when_it_is_killed_half_way(testbed, command
             wanted = {"only_fields": ["id"], "search_hidden": True, "page_size": 500, "page": 0}
             tasks = {task["id"] for task in api.call("tasks.get_all", **wanted)["tasks"]}
 
-        # killed while the server has the new secrets and nobody else has
-        rotate = [str(ROOT / "testbed"), "secrets", "rotate", "--yes", "--spec", str(spec.EXAMPLE)]
-        begun = psutil.Popen(rotate, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually("the testbed is taken", lambda: json.loads(HOST_MARKER.read_text())["id"] != old.id, 300)
-        for process in [begun, *begun.children(recursive=True)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        begun.wait()
+        kill_when_taken("secrets", "rotate")
         taken = _vault(testbed)
         assert taken.rotating == "all"
         assert command("secrets", "status").returncode == 1
@@ -133,7 +116,7 @@ def test_everything_is_replaced_also_when_it_is_killed_half_way(testbed, command
         assert (report["healthy"], report["kept"]) == (True, None)
         assert {f"users.{name}" for name in old.users} < {*report["rotated"]}
         assert report["issued"] == len(old_keys)
-        new, new_keys = _vault(testbed), _keys(testbed)
+        new, new_keys = _vault(testbed), keys_in_use()
         assert (new.rotating, new.id, new.clearml) == (None, taken.id, taken.clearml), "it went on, not began anew"
         assert json.loads(HOST_MARKER.read_text()) == {"name": testbed.name, "id": new.id}
 
