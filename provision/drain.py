@@ -18,7 +18,7 @@ from provision import hosts, inventory
 from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError, InputError, TestbedError
 from provision.plays import play
-from provision.reports import DrainReport, DrainState
+from provision.reports import DrainReport, DrainState, WorkerState
 from provision.session import Session
 
 DRAIN = ("Drain the workers",)
@@ -80,6 +80,18 @@ def parse(text: str, data_dir: str) -> dict[str, Order]:
         else:
             answers[path.removeprefix(f"{data_dir}/agent/tmp/").removesuffix("/drained")] = said
     return {worker: Order(said, answers.get(worker) == said) for worker, said in orders.items()}
+
+
+def nobody_takes(queue: str, workers: Iterable[WorkerState]) -> str:
+    """Return why what is put into `queue` waits there, and what to do; empty where one of `workers` takes it."""
+    serving = [worker for worker in workers if queue in worker.queues]
+    if not serving:
+        return f"no worker serves queue {queue}: testbed status tells which do not report, and what to do"
+    if not all(worker.drained for worker in serving):
+        return ""
+    told = ", ".join(f"{worker.name}, drained since {worker.drained}" for worker in serving)
+    names = " ".join(worker.name for worker in serving)
+    return f"no worker of queue {queue} takes tasks: {told}. To have them taken again: testbed undrain {names}"
 
 
 def orders(session: Session, host: str) -> dict[str, Order]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import email.utils
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -41,7 +41,7 @@ if [ -w "$path" ]; then echo writable; else echo read-only; fi
 def collect(session: Session) -> StatusReport:
     """Return the testbed's state, and what is not well with what to do about it."""
     testbed = session.testbed
-    seen = Seen(away=_away(session))
+    seen = Seen(away=away(session))
     for host, name in inventory.services(testbed, session.inventory):
         found = None if host in seen.away else hosts.connect(session.inventory_file, host)
         state = "cannot be asked" if found is None else hosts.service_state(found, name)
@@ -81,7 +81,7 @@ def _look_at_api(session: Session, seen: Seen) -> None:
         return
     try:
         with ClearmlApi(session.testbed.server.url("api"), secrets.toolkit) as api:
-            seen.workers, seen.queues = _workers(api, _drained(session, seen.away)), _queues(api)
+            seen.workers, seen.queues = workers(session, api, seen.away), _queues(api)
     except ApiError as error:
         if error.code == httpx.codes.UNAUTHORIZED:
             remedy = "Issue another one: testbed up. Where the secrets are not the testbed's: testbed secrets status"
@@ -144,7 +144,7 @@ def disk_of(host: str, path: str, lines: Sequence[str]) -> Disk:
     )
 
 
-def _away(session: Session) -> dict[str, str]:
+def away(session: Session) -> dict[str, str]:
     """Return what is wrong with hosts that SSH does not reach, by name."""
 
     def ask(name: str) -> str | None:
@@ -168,7 +168,12 @@ def _drained(session: Session, away: Collection[str]) -> dict[str, str]:
     }
 
 
-def _workers(api: ClearmlApi, drained: Mapping[str, str]) -> list[WorkerState]:
+def workers(session: Session, api: ClearmlApi, without: Collection[str]) -> list[WorkerState]:
+    """Return the workers that the server knows; hosts of `without` are not asked which of theirs are drained.
+
+    Raises `ApiError`, `ReachError`.
+    """
+    drained = _drained(session, without)
     return [
         WorkerState(
             name=worker["id"],

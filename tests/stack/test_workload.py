@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from provision import forward, hosts, inventory
+from provision import drain, forward, hosts, inventory, status
 
 pytestmark = pytest.mark.full
 
@@ -65,8 +65,21 @@ def workload(on, stack, api, tell):
 
 
 @pytest.fixture(scope="module")
-def chain(workload, stack):
-    return workload("chain", "--queue", stack.testbed.agents.prepared_queue, "--json-lines")
+def refuse_drained(stack, api):
+    """A function that fails where nobody takes tasks from a queue: they would wait until the workload gives up."""
+
+    def refuse(queue: str) -> None:
+        why = drain.nobody_takes(queue, status.workers(stack, api, status.away(stack)))
+        assert not why, why
+
+    return refuse
+
+
+@pytest.fixture(scope="module")
+def chain(workload, stack, refuse_drained):
+    queue = stack.testbed.agents.prepared_queue
+    refuse_drained(queue)
+    return workload("chain", "--queue", queue, "--json-lines")
 
 
 @pytest.fixture
@@ -170,7 +183,8 @@ def test_model_beats_a_linear_one(step, api, record_property):
     )
 
 
-def test_task_with_requirements_of_its_own_completes(workload, task_queue, record_property):
+def test_task_with_requirements_of_its_own_completes(workload, task_queue, refuse_drained, record_property):
+    refuse_drained(task_queue)
     found = workload("probe", "--queue", task_queue, "--package", PROBE_PACKAGE, "--json")
     assert "error" not in found, found["error"]["message"]
     record_property("reference", found["probe"]["id"])

@@ -95,6 +95,17 @@ def test_a_worker_stays_drained_over_a_kill_and_up(command, enqueue, status_of, 
     eventually("the task is taken", lambda: status_of(waits) == "completed", 60)
 
 
+@pytest.mark.long
+def test_smoke_says_that_a_queues_only_worker_is_drained_and_does_not_wait(command, undrained):
+    since = _workers(command("drain", WORKER, "--wait", "--json"))[WORKER]["since"]
+    done = command("smoke", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    failed = {check["message"] for check in json.loads(done.stdout)["checks"] if check["result"] == "failed"}
+    [message] = failed
+    assert f"{WORKER}, drained since {since}" in message
+    assert f"testbed undrain {WORKER}" in message
+
+
 def test_a_name_that_nobody_has_changes_nothing(command):
     done = command("drain", "prepared", "nobody")
     assert done.returncode == 2

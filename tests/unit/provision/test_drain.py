@@ -9,7 +9,7 @@ import pytest
 from provision import drain
 from provision.drain import Order
 from provision.errors import InputError
-from provision.reports import DrainReport, DrainState
+from provision.reports import DrainReport, DrainState, WorkerState
 
 WORKERS = [("agent-1", "default"), ("agent-1", "gpu"), ("agent-2", "default")]
 
@@ -63,6 +63,25 @@ def test_an_answer_counts_only_for_the_order_that_it_repeats():
 )
 def test_a_worker_is_drained_when_its_agent_has_answered_or_does_not_run(order, runs, state):
     assert drain.state_of(order, runs=runs) == state
+
+
+def _worker(name, *queues, drained=None):
+    return WorkerState(name=name, queues=queues, task=None, last_report="2026-01-01T00:00:00Z", drained=drained)
+
+
+SINCE = "2026-01-01T00:00:00Z by ada@desk"
+
+
+def test_a_queue_whose_every_worker_is_drained_is_told_with_who_they_are_and_what_to_do():
+    workers = [_worker("a:gpu", "gpu", "default", drained=SINCE), _worker("b:gpu", "gpu", drained=SINCE)]
+    told = drain.nobody_takes("gpu", [*workers, _worker("b:default", "default")])
+    assert f"queue gpu takes tasks: a:gpu, drained since {SINCE}, b:gpu" in told
+    assert told.endswith("testbed undrain a:gpu b:gpu")
+    assert drain.nobody_takes("default", [*workers, _worker("b:default", "default")]) == "", "b:default takes them"
+
+
+def test_a_queue_without_a_worker_is_told():
+    assert "no worker serves queue gpu: testbed status" in drain.nobody_takes("gpu", [_worker("a:one", "default")])
 
 
 def _reports(*states):
