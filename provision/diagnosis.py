@@ -9,7 +9,16 @@ import datetime
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from provision.reports import CertificateState, Clock, Disk, QueueState, Service, StatusProblem, WorkerState
+from provision.reports import (
+    CertificateState,
+    Clock,
+    Disk,
+    MirrorState,
+    QueueState,
+    Service,
+    StatusProblem,
+    WorkerState,
+)
 
 # a disk that is so full is a problem, whichever comes first
 FULL = 0.9
@@ -35,6 +44,7 @@ class Seen:
     disk: list[Disk] = field(default_factory=list)
     clocks: list[Clock] = field(default_factory=list)
     certificates: list[CertificateState] = field(default_factory=list)
+    mirrors: list[MirrorState] = field(default_factory=list)
     now: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # by the server's clock
 
 
@@ -134,6 +144,20 @@ def clocks_agree(seen: Seen) -> Iterator[StatusProblem]:
             )
 
 
+def mirrors_answer(seen: Seen) -> Iterator[StatusProblem]:
+    """Every mirror of the spec's answers the hosts that use it."""
+    silent: dict[tuple[str, str, str], list[str]] = {}
+    for found in seen.mirrors:
+        if found.problem:
+            silent.setdefault((found.key, found.url, found.problem), []).append(found.host)
+    for (key, url, problem), hosts in silent.items():
+        yield StatusProblem(
+            message=f"{', '.join(hosts)}: mirror {url} ({key}) does not answer: {problem}",
+            remedy="What runs goes on; nothing can be installed. See that the mirror runs and that nothing on the way "
+            f"blocks it (proxy, firewall), or name another one in {key} of testbed.yaml; then testbed up",
+        )
+
+
 CHECKS: list[Callable[[Seen], Iterable[StatusProblem]]] = [
     hosts_answer,
     services_run,
@@ -144,6 +168,7 @@ CHECKS: list[Callable[[Seen], Iterable[StatusProblem]]] = [
     workers_report,
     disks_have_room,
     clocks_agree,
+    mirrors_answer,
 ]
 
 

@@ -182,6 +182,15 @@ class CertificateState(Report):
     remedy: str = Field(description="What to do about that; empty when it is good.")
 
 
+class MirrorState(Report):
+    """A mirror that the spec names, as a host that uses it sees it."""
+
+    host: str = Field(description="The host's name in the inventory.")
+    key: str = Field(description="Where it is in testbed.yaml, such as mirrors.pip.")
+    url: str = Field(description="The mirror.")
+    problem: str = Field(description="Why it does not answer; empty when it does.")
+
+
 class StatusReport(Report):
     """`testbed status --json`: what stands and how it is; with --watch, one a line."""
 
@@ -197,6 +206,7 @@ class StatusReport(Report):
     disk: list[Disk] = Field(description="The data folder's disk, for each host.")
     clocks: list[Clock] = Field(description="The clocks of hosts and services.")
     certificates: list[CertificateState] = Field(description="The services' certificates; none without server.tls.")
+    mirrors: list[MirrorState] = Field(description="The mirrors that the spec names, for each host that uses them.")
 
 
 class DrainState(Report):

@@ -1,4 +1,4 @@
-"""What stands and how it is: services, versions, workers, queues, disks, clocks."""
+"""What stands and how it is: services, versions, workers, queues, disks, clocks, mirrors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Literal
 
 import httpx
 
-from provision import drain, forward, hosts, inventory, tls
+from provision import drain, forward, hosts, inventory, mirrors, tls
 from provision.clearml_api import ClearmlApi
 from provision.diagnosis import Seen, age_s, problems
 from provision.errors import ApiError, ReachError
@@ -49,6 +49,7 @@ def collect(session: Session) -> StatusReport:
     seen.wanted = [(host, worker.name) for host, worker in inventory.workers(testbed, session.inventory)]
     _look_at_urls(testbed, seen)
     _look_at_hosts(session, seen)
+    seen.mirrors = mirrors.look(session, seen.away)
     seen.begun = _begun(session)
     if testbed.server.url("api") not in seen.silent:
         _look_at_api(session, seen)
@@ -66,6 +67,7 @@ def collect(session: Session) -> StatusReport:
         disk=seen.disk,
         clocks=seen.clocks,
         certificates=seen.certificates,
+        mirrors=seen.mirrors,
     )
 
 

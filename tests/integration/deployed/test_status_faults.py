@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from pathlib import Path
 
@@ -106,6 +107,17 @@ def test_a_disk_that_is_read_only(problems, elsewhere):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     found = problems(*arguments)
     assert "dmesg" in found[f"local: {disk} is read-only"]
+
+
+def test_a_mirror_that_nobody_reaches(problems, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        closed = f"http://127.0.0.1:{listening.getsockname()[1]}/debian"
+    file = tmp_path / "testbed.yaml"
+    file.write_text(f"{spec.EXAMPLE.read_text()}\nmirrors: {{apt: '{closed}'}}\n")
+    found = problems("--spec", str(file))
+    message = f"local: mirror {closed} (mirrors.apt) does not answer: [Errno 111] Connection refused"
+    assert list(found) == [message], "all else is as the testbed has it"
+    assert "another one in mirrors.apt" in found[message]
 
 
 def test_a_key_that_is_not_the_toolkits(problems, testbed):

@@ -11,7 +11,17 @@ from rich.console import Console
 from provision import diagnosis, status
 from provision.cli import output
 from provision.diagnosis import Seen
-from provision.reports import CertificateState, Clock, Disk, Service, StatusProblem, StatusReport, Urls, WorkerState
+from provision.reports import (
+    CertificateState,
+    Clock,
+    Disk,
+    MirrorState,
+    Service,
+    StatusProblem,
+    StatusReport,
+    Urls,
+    WorkerState,
+)
 
 NOW = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
 GB = 1_000_000_000
@@ -78,6 +88,18 @@ def test_what_a_host_that_is_away_does_not_tell_is_no_problem_of_its_own():
     assert len(diagnosis.problems(seen)) == 1
 
 
+def test_a_mirror_that_does_not_answer_is_told_once_with_all_hosts_that_need_it():
+    def seen_from(host, key, problem):
+        return MirrorState(host=host, key=key, url="http://m", problem=problem)
+
+    seen = [seen_from("a", "mirrors.pip", "refused"), seen_from("b", "mirrors.pip", "refused")]
+    seen += [seen_from("c", "mirrors.pip", "HTTP 502"), seen_from("a", "mirrors.apt", "")]
+    first, second = diagnosis.problems(Seen(mirrors=seen))
+    assert first.message == "a, b: mirror http://m (mirrors.pip) does not answer: refused"
+    assert "another one in mirrors.pip of testbed.yaml; then testbed up" in first.remedy
+    assert second.message == "c: mirror http://m (mirrors.pip) does not answer: HTTP 502"
+
+
 def test_others_add_checks(monkeypatch):
     found = StatusProblem(message="the certificate ends tomorrow", remedy="Renew it.")
     monkeypatch.setattr(diagnosis, "CHECKS", [*diagnosis.CHECKS, lambda _: [found]])
@@ -112,6 +134,7 @@ def a_report(*problems):
         disk=[a_disk(writable=False)],
         clocks=[Clock(of="agent-1", offset=40)],
         certificates=[],
+        mirrors=[],
     )
 
 

@@ -65,6 +65,7 @@ KEYS = {
     "Disk": {"host", "path", "size", "free", "used", "inodes_used", "writable"},
     "Clock": {"of", "offset"},
     "CertificateState": {"url", "ends", "problem", "remedy"},
+    "MirrorState": {"host", "key", "url", "problem"},
     "StatusProblem": {"message", "remedy"},
 }
 
