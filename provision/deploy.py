@@ -126,16 +126,19 @@ def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
 
     `proven` is called when all is up, before that is said to be complete. Raises `TestbedError`.
     """
-    secrets, whose, variables = _prepare(session)
-    server = play(session, "server", _first(session.testbed), whose, variables)
+    secrets, told, variables = _prepare(session)
+    server = play(session, "server", _first(session.testbed), told, variables)
     with session.stage("Make sure of everybody's key") as current:
         everybody = identities.of(session.testbed, session.inventory)
         url, issuer = session.testbed.server.url("api"), issuers.of(session.testbed, secrets)
         keys = ensure.ensure_all(url, issuer, session.testbed.name, everybody, _held(session, secrets))
         issued = sum(found.issued for found in keys.values())
-        toolkit = keys[identities.TOOLKIT].key
-        if toolkit != secrets.toolkit:
-            secrets = secrets.model_copy(update={"toolkit": toolkit})
+        # the server answers there, and nobody has been told of it yet: nothing is stored under it before it is kept
+        known = secrets.model_copy(
+            update={"toolkit": keys[identities.TOOLKIT].key, "files_urls": _files_urls(session.testbed, secrets)}
+        )
+        if known != secrets:
+            secrets = known
             session.vault.save(secrets)
         revoked = sum(found.revoked for found in keys.values())
         if secrets.rekeying and not session.testbed.server.is_external:
@@ -145,7 +148,7 @@ def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
             revoked += ensure.revoke_stale(url, issuer, session.testbed.name, everybody)
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
-    rest = play(session, "hosts", "Bring up agents and clients", {}, variables)
+    rest = play(session, "hosts", "Bring up agents and clients", told, variables)
     proven()
     if secrets.changing:
         session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None, "restoring": None}))
@@ -154,13 +157,13 @@ def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
 
 def check_up(session: Session) -> list[Change]:
     """Return what `up` would change, and change nothing. Raises `TestbedError`."""
-    secrets, whose, variables = _prepare(session)
-    found = play(session, "server", "Check the server", whose, variables).changes
+    secrets, told, variables = _prepare(session)
+    found = play(session, "server", "Check the server", told, variables).changes
     with session.stage("Check everybody's key") as current:
         changed, keys = _check_keys(session, secrets, resolve(found))
         current.result = f"{len(keys)} keys"
     variables["testbed_keys"] = {name: key.model_dump() for name, key in keys.items()}
-    return resolve([*found, *changed, *play(session, "hosts", "Check agents and clients", {}, variables).changes])
+    return resolve([*found, *changed, *play(session, "hosts", "Check agents and clients", told, variables).changes])
 
 
 def check_down(session: Session, *, purge: bool) -> list[Change]:
@@ -176,7 +179,7 @@ def check_down(session: Session, *, purge: bool) -> list[Change]:
 
 
 def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]:
-    """Return the secrets, what the server's playbook is told of them in clear, and its secret variables."""
+    """Return the secrets, what the playbooks are told of them in clear, and their secret variables."""
     if not session.vault.exists:
         look_whose(session, {"whose_id": ""})
     with session.stage("Prepare secrets and wheels") as current:
@@ -189,13 +192,21 @@ def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]
         session.inventory  # noqa: B018 (builds the wheels)
         variables = _secret_variables(session.testbed, secrets, served)
         current.result = "in memory" if session.check else "ready"
-    whose = {
+    told = {
         "common_testbed_id": secrets.id,
         # the testbed that a backup is restored to may have had others
         "common_testbed_rekeying": bool(secrets.changing),
         "clearml_server_restoring": secrets.restoring.id if secrets.restoring else "",
+        "clearml_conf_former_files_urls": inventory.former_files_urls(session.testbed.server, secrets.files_urls),
     }
-    return secrets, whose, variables
+    return secrets, told, variables
+
+
+def _files_urls(testbed: Testbed, secrets: Secrets) -> list[str]:
+    """Return the URLs that the testbed's own file server has had, with the present one where it is its own."""
+    if testbed.server.is_external:
+        return secrets.files_urls
+    return list(dict.fromkeys([*secrets.files_urls, testbed.server.url("files")]))
 
 
 def _held(session: Session, secrets: Secrets) -> dict[str, KeyPair]:
@@ -328,7 +339,7 @@ def _kept(testbed: Testbed, error: TestbedError) -> str:
 
 def _secret_variables(testbed: Testbed, secrets: Secrets, served: tls.Served | None) -> dict[str, Any]:
     telemetry = testbed.telemetry
-    kept_here = {"id", "rekeying", "rotating", "restoring", "toolkit", "tls"}
+    kept_here = {"id", "files_urls", "rekeying", "rotating", "restoring", "toolkit", "tls"}
     found = secrets.model_dump(exclude=kept_here)
     found["tls"] = served._asdict() if served else {}
     found["telemetry"] = (

@@ -12,8 +12,19 @@ from typing import Any
 
 from provision.machines import Machine, with_group
 from provision.paths import HOST_PINS
-from provision.spec import ADMIN_USER, AGENT_USER, URL_SERVICES, ManagedTelemetry, Mirrors, Proxy, Testbed, Worker
+from provision.spec import (
+    ADMIN_USER,
+    AGENT_USER,
+    URL_SERVICES,
+    ManagedTelemetry,
+    Mirrors,
+    Proxy,
+    Server,
+    Testbed,
+    Worker,
+)
 from provision.spec_server import AGENT_SERVICES, SERVICES
+from provision.spec_tls import Tls
 
 # How to reach package indexes: handed on from the administrator's environment to the services of this machine.
 NETWORK_VARIABLES = re.compile(
@@ -74,6 +85,22 @@ def spec_environment(testbed: Testbed, direct: Iterable[str]) -> dict[str, str]:
     if has_bundle(testbed):
         found |= dict.fromkeys(CA_VARIABLES, CA_BUNDLE)
     return found
+
+
+def former_files_urls(server: Server, had: Iterable[str]) -> list[str]:
+    """Return the URLs other than its present one that data on the file server of `server` may carry.
+
+    `had`: those that it is known to have had. With them comes the one that it has when TLS is switched on or off. Where
+    one begins with another it goes first, and the present one is among them where it begins with any. None for a
+    server that somebody else runs.
+    """
+    if server.is_external:
+        return []
+    now = server.url("files")
+    switched = server.model_copy(update={"tls": None if server.tls else Tls()}).url("files")
+    others = {*had, switched} - {now}
+    kept = {now} if any(now.startswith(url) for url in others) else set()
+    return sorted(others | kept, key=lambda url: (-len(url), url))
 
 
 def ca_files(testbed: Testbed) -> list[str]:

@@ -111,12 +111,15 @@ class Secrets(Secret):
     `clearml` and `users`: of the testbed's own server; none where somebody else runs it.
     `tls`: None until the testbed has a CA of its own.
     `id` is no secret: the testbed's hosts carry it, too, which tells these secrets from others of the same testbed.
+    Nor is `files_urls`: the URLs that the testbed's own file server has had, the first one first. Data carry them, and
+    a backup brings them along.
     `rekeying`: these are new, and the testbed has not taken all of them yet; `rotating`: the same of a rotation, of all
     that somebody logs in with, or of what signs tokens; `restoring`: these are those of a backup, whose data the
     testbed has not taken yet.
     """
 
     id: str = ""
+    files_urls: list[str] = []
     rekeying: bool = False
     rotating: Extent | None = None
     clearml: ServerSecrets | None = None
@@ -215,7 +218,8 @@ class Vault:
             return None
         if found is not None:
             aside = self._copy_aside("replaced")
-        self.save(self._complete({"rekeying": True}, testbed))
+        known = found.files_urls if found is not None else []
+        self.save(self._complete({"rekeying": True, "files_urls": known}, testbed))
         return aside
 
     def rotate(self, testbed: Testbed, extent: Extent) -> Path | None:

@@ -6,8 +6,10 @@ import datetime
 import hashlib
 import json
 import os
+import pwd
 import signal
 import stat
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,48 @@ def _conf(testbed: spec.Testbed) -> str:
     return Path(f"~{testbed.users[0].name}/clearml.conf").expanduser().read_text()
 
 
+STORE = """
+from clearml import Task
+task = Task.init("tests of tls", "stores", output_uri=True, auto_resource_monitoring=False)
+task.upload_artifact("numbers", {"a": [1, 2, 3]}, wait_on_upload=True)
+task.close()
+print("STORED", task.id, task.artifacts["numbers"].url)
+"""
+READ = """
+from clearml import Task
+print("READ", Task.get_task(task_id="TASK").artifacts["numbers"].get())
+"""
+
+
+def _as_user(testbed: spec.Testbed, script: str) -> list[str]:
+    """Return the words of the last line of a script that the testbed's first user runs."""
+    user = pwd.getpwnam(testbed.users[0].name)
+    done = subprocess.run(
+        [f"{user.pw_dir}/clearml-venv/bin/python", "-c", script],
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+        cwd=user.pw_dir,
+        env={"HOME": user.pw_dir, "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(line for line in done.stdout.splitlines() if line.startswith(("STORED ", "READ "))).split(" ", 2)
+
+
+def _store(testbed: spec.Testbed, scheme: str) -> str:
+    """Return the task in which the user has stored something under a URL of `scheme`."""
+    _, task, url = _as_user(testbed, STORE)
+    assert url.startswith(f"{scheme}://127.0.0.1:8081/")
+    return task
+
+
+def _read(testbed: spec.Testbed, task: str) -> str:
+    return " ".join(_as_user(testbed, READ.replace("TASK", task)))
+
+
 def _text() -> str:
     lines = spec.EXAMPLE.read_text().splitlines()
     here = next(number for number, line in enumerate(lines) if line.startswith("  # bind:"))
@@ -58,7 +102,8 @@ def file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def secured(command, testbed, file) -> Iterator[spec.Testbed]:
-    """The testbed with TLS; afterwards without."""
+    """The testbed with TLS; afterwards without. What a user stores before is there with it, and the other way round."""
+    before = _store(testbed, "http")
     done = command("up", "--yes", "--spec", str(file))
     try:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -70,6 +115,8 @@ def secured(command, testbed, file) -> Iterator[spec.Testbed]:
             assert word in done.stdout  # the whole chain went over TLS
         found = Vault(testbed.name).load()
         forward.trust(testbed.name, found.tls.authority)
+        assert _read(testbed, before) == "READ {'a': [1, 2, 3]}"
+        meanwhile = _store(testbed, "https")
         yield spec.load(file)
     finally:
         forward.trust(testbed.name, "")
@@ -81,6 +128,8 @@ def secured(command, testbed, file) -> Iterator[spec.Testbed]:
     assert httpx.get(f"{testbed.server.url('api')}/debug.ping").status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get("http://127.0.0.1:18008/debug.ping")
+    for task in (before, meanwhile):
+        assert _read(testbed, task) == "READ {'a': [1, 2, 3]}"
 
 
 @pytest.fixture
@@ -111,7 +160,8 @@ def test_confs_have_the_new_urls_and_the_ca(secured, testbed):
     for conf in (_conf(testbed), Path("/etc/testbed/agent-default.conf").read_text()):
         assert 'api_server: "https://127.0.0.1:8008"' in conf
         assert conf.count(f'verify_certificate: "{CA_BUNDLE}"') == 2
-        assert "http://" not in conf
+        [plain] = [line.strip() for line in conf.splitlines() if "http://" in line]
+        assert plain == '{ registered_prefix: "http://127.0.0.1:8081", local_prefix: "https://127.0.0.1:8081" }'
 
 
 def test_nobody_but_root_can_read_the_key_and_the_cas_is_on_no_host(secured, testbed):

@@ -1,17 +1,11 @@
-"""nginx as role tls_proxy sets it up, in front of a live clearml-lite: uploads, logins, redirects, renewal.
-
-nginx is the distribution's: that of this machine, or its package unpacked into a folder.
-"""
+"""nginx as role tls_proxy sets it up, in front of a live clearml-lite: uploads, logins, redirects, renewal."""
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,117 +18,20 @@ import httpx
 import jinja2
 import pytest
 
-from provision import certificates, forward
+from provision import forward
 from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError
 from provision.secrets import KeyPair
+from tests.integration.conftest import free_ports
+from tests.integration.tls.nginx import NAME, Proxy, services_at
 
 ROOT = Path(__file__).parents[3]
 ROLE = ROOT / "roles" / "tls_proxy"
-NAME = "localhost"
 MEGABYTE = 1 << 20
 BIG = 128  # megabytes
 GUESSES = 120
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="nginx gives up root, which it has to have first")
-
-
-@pytest.fixture(scope="session")
-def nginx(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The program."""
-    if found := shutil.which("nginx", path="/usr/sbin"):
-        return Path(found)
-    folder = tmp_path_factory.mktemp("package")
-    folder.chmod(0o777)  # apt fetches as a user of its own
-    for command in (["apt-get", "download", "nginx"], ["sh", "-c", "dpkg-deb --extract nginx_*.deb ."]):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"nginx is not here, and cannot be had: {done.stderr}"
-    found = folder / "usr/sbin/nginx"
-    assert found.exists(), "the package nginx of this distribution has no program in it"
-    return found
-
-
-class Proxy:
-    """nginx below the script that a service of ours starts, with the role's own configuration."""
-
-    def __init__(self, folder: Path, nginx: Path, render: Any, services: list[dict[str, Any]], **more: Any) -> None:
-        self.folder = folder
-        now = datetime.datetime.now(datetime.UTC)
-        self.authority = certificates.make_authority("lab", now)
-        self.pem, self.pid = folder / "pair.pem", folder / "nginx.pid"
-        self.pair = self.certify([NAME, "127.0.0.1"])
-        self.urls = {each["name"]: each["url"] for each in services}
-        folder.chmod(0o755)
-        (folder / "temporary").mkdir(mode=0o711)
-        (folder / "temporary" / "tls-proxy").mkdir(mode=0o711)
-        variables = {
-            "tls_proxy_services": services,
-            "tls_proxy_pem": str(self.pem),
-            "tls_proxy_pid": str(self.pid),
-            "tls_proxy_conf": str(folder / "nginx.conf"),
-            "common_data_dir": str(folder / "temporary"),
-            **more,
-        }
-        (folder / "nginx.conf").write_text(render("tls_proxy", "nginx.conf.j2", **variables))
-        script = render("tls_proxy", "run-tls-proxy.sh.j2", **variables).replace("/usr/sbin/nginx", str(nginx))
-        (folder / "run").write_text(script)
-        (folder / "run").chmod(0o755)
-        test = subprocess.run([nginx, "-t", "-q", "-c", folder / "nginx.conf"], capture_output=True, check=False)
-        assert test.returncode == 0, test.stderr.decode()
-        assert b"warn" not in test.stderr, test.stderr.decode()
-
-    def certify(self, names: list[str], life: datetime.timedelta = certificates.LIFE) -> certificates.Pair:
-        """Put another certificate into the file; whoever serves it does not know yet."""
-        self.pair = certificates.issue(self.authority, names, datetime.datetime.now(datetime.UTC), life)
-        self.pem.write_text(self.pair.key + self.pair.certificate)
-        self.pem.chmod(0o600)
-        return self.pair
-
-    def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([self.folder / "run"], stdout=log, stderr=log, start_new_session=True)
-        end = time.monotonic() + 10
-        while True:
-            try:
-                forward.connect(self.urls["api"]).close()
-                return
-            except OSError:
-                assert time.monotonic() < end, (self.folder / "log").read_text()
-                time.sleep(0.02)
-
-    def stop(self) -> int:
-        """Stop it as the service manager does: the whole group."""
-        os.killpg(self.process.pid, signal.SIGQUIT)
-        return self.process.wait(20)
-
-    def children(self) -> list[int]:
-        """Return the processes that listen for it."""
-        done = subprocess.run(
-            ["pgrep", "--session", str(self.process.pid)], capture_output=True, text=True, check=False
-        )
-        return [int(word) for word in done.stdout.split() if int(word) != self.process.pid]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
-def _services(ports: list[int], upstream: dict[str, int]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": name,
-            "host": NAME,
-            "port": port,
-            "url": f"https://{NAME}:{port}",
-            "upstream": f"127.0.0.1:{upstream[name]}",
-        }
-        for name, port in zip(("api", "web", "files"), ports, strict=True)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +40,7 @@ def lite(make_server):
     server = make_server()
     server.ports = {name: server.config[f"{name}_port"] for name in ("api", "web", "files")}
     server.plain = dict(server.urls)
-    public = _free_ports(4)
+    public = free_ports(4)
     server.public, server.redirect = public[:3], public[3]
     server.start()
     server.stop()
@@ -163,7 +60,7 @@ def lite(make_server):
 
 @pytest.fixture(scope="module")
 def proxy(lite, nginx, render_role, tmp_path_factory) -> Iterator[Proxy]:
-    services = _services(lite.public, lite.ports)
+    services = services_at(lite.public, lite.ports)
     folder = tmp_path_factory.mktemp("proxy")
     for above in folder.parents[:2]:
         above.chmod(0o755)  # nginx' workers look for their folder below it
@@ -175,14 +72,8 @@ def proxy(lite, nginx, render_role, tmp_path_factory) -> Iterator[Proxy]:
 
 @pytest.fixture
 def http(proxy: Proxy) -> Iterator[httpx.Client]:
-    with httpx.Client(verify=_context(proxy), timeout=60) as client:
+    with httpx.Client(verify=proxy.context, timeout=60) as client:
         yield client
-
-
-def _context(proxy: Proxy) -> Any:
-    import ssl
-
-    return ssl.create_default_context(cadata=proxy.authority.certificate)
 
 
 def _login(http: httpx.Client, proxy: Proxy, path: str = "/auth.login", guess: str = "alice-pass-1") -> httpx.Response:
@@ -261,6 +152,17 @@ def test_plain_http_is_led_to_the_canonical_url(proxy, lite):
         assert (answer.status_code, answer.headers["Location"]) == (308, f"{url}/a/b?c=d"), service
     answer = httpx.get(f"http://{NAME}:{lite.redirect}/projects/x")
     assert (answer.status_code, answer.headers["Location"]) == (308, f"{proxy.urls['web']}/projects/x")
+
+
+def test_a_browser_that_follows_a_link_of_before_tls_is_still_logged_in(http, proxy, token):
+    sent = http.post(proxy.urls["files"], files={"tls/link.txt": ("x", b"text")}, headers=token)
+    assert sent.status_code == 200
+    link = f"{proxy.urls['files'].replace('https', 'http')}/tls/link.txt"
+    assert http.get(link, follow_redirects=True).status_code == 401
+    assert _login(http, proxy).status_code == 200  # the client keeps its cookie
+    found = http.get(link, follow_redirects=True)
+    assert (found.status_code, found.content) == (200, b"text")
+    assert "Cookie" not in found.history[0].request.headers
 
 
 def test_answers_carry_security_headers_once_and_no_version(http, proxy):
@@ -389,10 +291,10 @@ def test_its_environment_still_tells_which_service_it_is(proxy):
 
 
 def test_three_names_on_one_port_lead_to_three_services(lite, nginx, render_role, tmp_path):
-    [port] = _free_ports(1)
+    [port] = free_ports(1)
     services = [
         {**each, "host": f"{each['name']}.example", "port": port, "url": f"https://{each['name']}.example:{port}"}
-        for each in _services(lite.public, lite.ports)
+        for each in services_at(lite.public, lite.ports)
     ]
     for above in tmp_path.parents[:2]:
         above.chmod(0o755)
@@ -401,7 +303,7 @@ def test_three_names_on_one_port_lead_to_three_services(lite, nginx, render_role
     found.urls["api"] = f"https://{NAME}:{port}"  # to wait for
     found.start()
     try:
-        with httpx.Client(verify=_context(found)) as http:
+        with httpx.Client(verify=found.context) as http:
 
             def get(name: str, path: str) -> httpx.Response:
                 return http.get(

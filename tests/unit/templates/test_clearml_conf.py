@@ -13,6 +13,8 @@ from clearml.utilities.pyhocon import ConfigFactory, ConfigTree
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from provision import inventory, spec
+
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pyparsing, which the SDK's parser calls
 
 TEMPLATES = Path(__file__).parents[3] / "templates"
@@ -106,6 +108,44 @@ def test_pickles_are_neither_made_nor_loaded(conf: dict[str, Any]) -> None:
     assert sdk["development.artifacts.auto_pickle"] is False
 
 
+def test_data_under_another_url_of_the_file_server_are_looked_for_where_it_is_now() -> None:
+    former = ["https://files.example.org:8081", "http://old.example.org:8081"]
+    for conf in (USER, {**USER, "agent": AGENT}):
+        rules = parse({**conf, "former_files_urls": former})["sdk"]["storage.path_substitution"]
+        assert rules == [{"registered_prefix": url, "local_prefix": USER["files_url"]} for url in former]
+        for none in (conf, {**conf, "former_files_urls": []}):
+            assert parse(none)["sdk"]["storage.path_substitution"] == []
+
+
+@pytest.mark.parametrize(
+    ("stored", "found"),
+    [
+        ("http://lab.example:8081/a%20b/c", "https://lab.example:8081/a%20b/c"),
+        ("https://lab.example:8081/a", "https://lab.example:8081/a"),
+        ("https://lab.example/a", "https://lab.example:8081/a"),
+        ("https://elsewhere.example/a", "https://elsewhere.example/a"),
+        ("http://lab.example:9000/a", "http://lab.example:9000/a"),
+        ("s3://bucket/a", "s3://bucket/a"),
+        ("https://lab.example", "https://lab.example:8081"),
+    ],
+)
+def test_the_sdk_finds_by_the_rules_what_is_the_file_servers_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, stored: str, found: str
+) -> None:
+    from clearml.storage.helper import _StorageHelper
+
+    server = spec.Server.model_validate({"host": "lab.example", "tls": {}})
+    now = server.url("files")
+    former = inventory.former_files_urls(server, ["https://lab.example", "http://lab.example:8081"])
+    rules = parse({**USER, "files_url": now, "former_files_urls": former})["sdk"]["storage.path_substitution"]
+    known = [
+        _StorageHelper._PathSubstitutionRule(rule["registered_prefix"], rule["local_prefix"], False, False)
+        for rule in rules
+    ]
+    monkeypatch.setattr(_StorageHelper, "_path_substitutions", known)
+    assert _StorageHelper._apply_url_substitutions(stored) == found
+
+
 def test_the_cache_of_environments_is_on_and_bounded() -> None:
     cache = parse({**USER, "agent": AGENT})["agent"]["venvs_cache"]
     assert (cache["max_entries"], cache["free_space_threshold_gb"]) == (10, 2)
@@ -124,7 +164,8 @@ def test_the_first_line_tells_whose_file_it_is() -> None:
 
 
 def test_ansible_renders_the_same_file_as_python(tmp_path: Path) -> None:
-    conf = {**dict.fromkeys([*USER, "ca_file"], 'a"b\\c\\n $HOME # ${HOME} \t\n'), "agent": AGENT}
+    odd = 'a"b\\c\\n $HOME # ${HOME} \t\n'
+    conf = {**dict.fromkeys([*USER, "ca_file"], odd), "former_files_urls": [odd, odd], "agent": AGENT}
     variables, rendered = tmp_path / "variables.json", tmp_path / "clearml.conf"
     variables.write_text(json.dumps({"conf": conf}))
     command = [sys.executable, "-m", "ansible", "adhoc", "localhost", "--module-name", "ansible.builtin.template"]

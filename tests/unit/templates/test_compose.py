@@ -76,6 +76,10 @@ CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "older": {"clearml_server_version": "2.3.0"},
     "tls": {"clearml_server_urls": urls("https")},
+    "moved": {
+        "clearml_server_urls": urls("https"),
+        "clearml_server_former_files_urls": ["https://lab.example:8081", "http://old.example:8081"],
+    },
     "ipv6": {"clearml_server_bind": "::1"},
     "registry": {
         "clearml_server_registry": "registry.example:5000/hub",
@@ -204,6 +208,20 @@ class TestServices:
     )
     def test_a_version_is_a_set_of_images(self, cases: dict[str, Rendered], name: str, images: set[str]) -> None:
         assert {settings["image"] for settings in cases[name].services.values()} == images
+
+    @pytest.mark.parametrize(
+        ("name", "prefixes"),
+        [
+            ("plain", ["http://lab.example:8081"]),
+            ("moved", ["https://lab.example:8081", "http://old.example:8081"]),
+        ],
+    )
+    def test_files_that_were_stored_under_an_earlier_url_are_deleted_with_their_tasks(
+        self, cases: dict[str, Rendered], name: str, prefixes: list[str]
+    ) -> None:
+        for service in ("apiserver", "async_delete"):
+            told = cases[name].environment(service)["CLEARML__services__async_urls_delete__fileserver__url_prefixes"]
+            assert ConfigFactory.parse_string(f"told: {told}")["told"] == prefixes
 
     def test_images_come_from_the_sites_registry_unless_one_is_named_whole(self, cases: dict[str, Rendered]) -> None:
         services = cases["registry"].services
