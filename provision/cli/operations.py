@@ -122,11 +122,15 @@ def backup(
 
 @dataclass(frozen=True)
 class PutBack:
-    """What a restore did: the testbed as it is up now, files compared while it ran, the vault that was replaced."""
+    """What a restore did: the testbed as it is up now, files compared while it ran, the vault that was replaced.
+
+    `data`: the folder, on the server's host, of the data that were replaced, where checks failed; else they are gone.
+    """
 
     up: UpReport
     compared: int
     kept: Path | None
+    data: str | None
 
 
 def put_back(session: Session, folder: Path, manifest: Manifest, opened: Opened) -> PutBack:
@@ -142,8 +146,9 @@ def put_back(session: Session, folder: Path, manifest: Manifest, opened: Opened)
         compared = backups.compare(session, folder, place)
 
     up = bring_up(session, prove=True, proven=compare)
-    deploy.forget_replaced(session)
-    return PutBack(up, compared, kept)
+    if up.healthy:
+        deploy.forget_replaced(session)
+    return PutBack(up, compared, kept, None if up.healthy else f"{place['path']}.before")
 
 
 @main.command()
@@ -218,6 +223,13 @@ def restore(
         opened = backups.open_secrets(folder, session.vault, testbed, backup_password_file)
         done = put_back(session, folder, found, opened)
     up, kept = done.up, done.kept
+    if done.data:
+        console.print(
+            f"Checks failed, so the data of before stay on the server's host, in {done.data}. The next command that "
+            "changes the testbed removes them: move them away to keep them.",
+            soft_wrap=True,
+            markup=False,
+        )
     if as_json:
         show_json(
             reports.RestoreReport(
