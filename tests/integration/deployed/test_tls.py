@@ -6,10 +6,8 @@ import datetime
 import hashlib
 import json
 import os
-import pwd
 import signal
 import stat
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ from provision import certificates, forward, spec
 from provision.clearml_api import ClearmlApi
 from provision.inventory import CA_BUNDLE
 from provision.secrets import Vault
+from tests.integration.deployed.stored import is_there, store
 
 pytestmark = [pytest.mark.deployed, pytest.mark.long]
 
@@ -44,48 +43,6 @@ def _conf(testbed: spec.Testbed) -> str:
     return Path(f"~{testbed.users[0].name}/clearml.conf").expanduser().read_text()
 
 
-STORE = """
-from clearml import Task
-task = Task.init("tests of tls", "stores", output_uri=True, auto_resource_monitoring=False)
-task.upload_artifact("numbers", {"a": [1, 2, 3]}, wait_on_upload=True)
-task.close()
-print("STORED", task.id, task.artifacts["numbers"].url)
-"""
-READ = """
-from clearml import Task
-print("READ", Task.get_task(task_id="TASK").artifacts["numbers"].get())
-"""
-
-
-def _as_user(testbed: spec.Testbed, script: str) -> list[str]:
-    """Return the words of the last line of a script that the testbed's first user runs."""
-    user = pwd.getpwnam(testbed.users[0].name)
-    done = subprocess.run(
-        [f"{user.pw_dir}/clearml-venv/bin/python", "-c", script],
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-        cwd=user.pw_dir,
-        env={"HOME": user.pw_dir, "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return next(line for line in done.stdout.splitlines() if line.startswith(("STORED ", "READ "))).split(" ", 2)
-
-
-def _store(testbed: spec.Testbed, scheme: str) -> str:
-    """Return the task in which the user has stored something under a URL of `scheme`."""
-    _, task, url = _as_user(testbed, STORE)
-    assert url.startswith(f"{scheme}://127.0.0.1:8081/")
-    return task
-
-
-def _read(testbed: spec.Testbed, task: str) -> str:
-    return " ".join(_as_user(testbed, READ.replace("TASK", task)))
-
-
 def _text() -> str:
     lines = spec.EXAMPLE.read_text().splitlines()
     here = next(number for number, line in enumerate(lines) if line.startswith("  # bind:"))
@@ -103,7 +60,7 @@ def file(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def secured(command, testbed, file) -> Iterator[spec.Testbed]:
     """The testbed with TLS; afterwards without. What a user stores before is there with it, and the other way round."""
-    before = _store(testbed, "http")
+    before = store(testbed, "http://127.0.0.1:8081")
     done = command("up", "--yes", "--spec", str(file))
     try:
         assert done.returncode == 0, done.stdout + done.stderr
@@ -115,8 +72,8 @@ def secured(command, testbed, file) -> Iterator[spec.Testbed]:
             assert word in done.stdout  # the whole chain went over TLS
         found = Vault(testbed.name).load()
         forward.trust(testbed.name, found.tls.authority)
-        assert _read(testbed, before) == "READ {'a': [1, 2, 3]}"
-        meanwhile = _store(testbed, "https")
+        assert is_there(testbed, before)
+        meanwhile = store(testbed, "https://127.0.0.1:8081")
         yield spec.load(file)
     finally:
         forward.trust(testbed.name, "")
@@ -128,8 +85,8 @@ def secured(command, testbed, file) -> Iterator[spec.Testbed]:
     assert httpx.get(f"{testbed.server.url('api')}/debug.ping").status_code == 200
     with pytest.raises(httpx.ConnectError):
         httpx.get("http://127.0.0.1:18008/debug.ping")
-    for task in (before, meanwhile):
-        assert _read(testbed, task) == "READ {'a': [1, 2, 3]}"
+    assert is_there(testbed, before)
+    assert is_there(testbed, meanwhile)
 
 
 @pytest.fixture
@@ -198,6 +155,12 @@ def test_a_file_of_many_megabytes_comes_back_whole(http, secured, token):
             found.update(chunk)
     assert found.hexdigest() == digest.hexdigest()
     assert http.delete(f"{url}/{path}", headers=token).status_code == 200
+
+
+def test_who_may_not_upload_is_told_so_however_large_it_is(http, secured):
+    parts = {"tls/refused.bin": ("x", bytes(BIG * MEGABYTE))}
+    refused = http.post(secured.server.url("files"), files=parts, headers={"Authorization": "Bearer nobody"})
+    assert refused.status_code == 401, refused.text
 
 
 def test_plain_http_is_led_to_https(secured):

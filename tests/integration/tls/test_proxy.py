@@ -120,6 +120,16 @@ def test_a_file_of_many_megabytes_goes_up_and_comes_down_whole(http, proxy, toke
     assert http.delete(f"{proxy.urls['files']}/{path}", headers=token).status_code == 200
 
 
+def test_who_may_not_upload_is_told_so_however_large_it_is(http, proxy):
+    parts = {"tls/refused.bin": ("x", bytes(40 * MEGABYTE))}
+
+    def upload(_: int) -> int:
+        return http.post(proxy.urls["files"], files=parts, headers={"Authorization": "Bearer nobody"}).status_code
+
+    with ThreadPoolExecutor(4) as pool:  # one alone may be lucky
+        assert {*pool.map(upload, range(24))} == {401}
+
+
 @pytest.mark.parametrize("path", ["/auth.login", "/v2.23/auth.login", "/v999.0/auth.login", "/tasks.get_all"])
 def test_who_guesses_passwords_is_refused_and_who_has_a_token_goes_on(http, proxy, token, path):
     def guess(number: int) -> httpx.Response:
@@ -158,6 +168,7 @@ def test_a_browser_that_follows_a_link_of_before_tls_is_still_logged_in(http, pr
     sent = http.post(proxy.urls["files"], files={"tls/link.txt": ("x", b"text")}, headers=token)
     assert sent.status_code == 200
     link = f"{proxy.urls['files'].replace('https', 'http')}/tls/link.txt"
+    http.cookies.clear()
     assert http.get(link, follow_redirects=True).status_code == 401
     assert _login(http, proxy).status_code == 200  # the client keeps its cookie
     found = http.get(link, follow_redirects=True)

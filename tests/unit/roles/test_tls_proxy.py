@@ -51,8 +51,8 @@ def _parse(text: str) -> Block:
             words = []
         elif match["mark"] == "}":
             stack.pop()
-        elif (word := match["double"] or match["single"] or match["word"]) is not None:
-            words.append(word)
+        else:
+            words += [word for word in match.group("double", "single", "word") if word is not None]
     assert len(stack) == 1
     return top
 
@@ -138,6 +138,11 @@ def test_files_of_any_size_go_through_unbuffered(conf):
         for server in _servers(http)
     }
     assert buffering == {"_8008": [], "_8080": [["off"]], "_8081": [["off"]]}
+
+
+def test_a_server_is_not_told_to_close_before_it_has_read_what_it_refuses(conf):
+    http, _ = conf()
+    assert dict(_all(http, "proxy_set_header"))["Connection"] == ""
     for name in ("client_body_timeout", "send_timeout", "proxy_read_timeout", "proxy_send_timeout"):
         assert int(_one(http, name)[0].rstrip("s")) >= 600
 
