@@ -193,7 +193,16 @@ def test_five_machines_make_a_testbed_over_tls_that_survives_reboots(five: lab.L
 
 def until_well(there: lab.Lab, what: str) -> None:
     """Wait until `status` finds nothing to say."""
-    lab.wait_for(lambda: not official.problems(there), f"after {what}: {official.problems(there)}", 300)
+    found: list[str] = []
+
+    def is_well() -> bool:
+        found[:] = official.problems(there)
+        return not found
+
+    try:
+        lab.wait_for(is_well, what, 300)
+    except AssertionError:
+        pytest.fail(f"after {what}: {found}")
 
 
 def begun_again(api: ClearmlApi, task: str) -> bool:
