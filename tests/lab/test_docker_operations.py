@@ -9,6 +9,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +70,17 @@ class Bed:
         """Return what a command says as JSON."""
         found: dict[str, Any] = json.loads(self.lab.testbed(*arguments, "--json", progress=False, code=code))
         return found
+
+    @contextmanager
+    def saying(self, words: str) -> Iterator[None]:
+        """Have testbed.yaml say more of the server while the block runs."""
+        path = f"{lab.CHECKOUT}/testbed.yaml"
+        before = self.lab.desk.run("cat", path)
+        self.lab.desk.write(path, before.replace("version:", f"{words}, version:").encode())
+        try:
+            yield
+        finally:
+            self.lab.desk.write(path, before.encode())
 
     def key(self) -> KeyPair:
         """Return the key that the user has."""
@@ -165,12 +177,11 @@ def test_status_names_what_does_not_run_or_answer_and_up_mends_it(bed: Bed) -> N
         bed.lab.testbed("up", "--yes")
         assert official.are_healthy(bed.server), official.containers(bed.server)
 
-    bed.lab.describe(SPEC.replace("version:", "ports: {{api: 9008, web: 9080, files: 9081}}, version:"))
-    silent = [each for each in problems() if "does not answer" in each["message"]]
+    with bed.saying("ports: {api: 9008, web: 9080, files: 9081}"):
+        silent = [each for each in problems() if "does not answer" in each["message"]]
     host = bed.lab.addresses["server"]
     assert [each["message"].split()[0] for each in silent] == [f"http://{host}:{port}" for port in (9008, 9080, 9081)]
     assert all("testbed up" in each["remedy"] for each in silent)
-    bed.lab.describe(SPEC)
     assert official.status(bed.lab)["healthy"]
 
 
@@ -178,26 +189,26 @@ def test_redis_may_be_on_another_host(bed: Bed) -> None:
     image = build.build(bed.server.engine, read_indexes())["redis"]
     name, address = f"{bed.server.engine.name}-redis", f"{bed.server.engine.subnet}.99"
     network = ("--network", bed.lab.gateway.network, "--ip", address)
-    starts = "exec docker-entrypoint.sh redis-server - <<EOF\nrequirepass $REDISCLI_AUTH\nEOF"
+    starts = 'exec docker-entrypoint.sh redis-server - <<EOF\nrequirepass "$REDISCLI_AUTH"\nEOF'
     password = "a 'password' of the site's own"  # noqa: S105
-    elsewhere = f"stores: {{{{redis: {{{{host: {address}, password_file: ./redis.pw}}}}}}}}, version:"
+    elsewhere = f"stores: {{redis: {{host: {address}, password_file: ./redis.pw}}}}"
     bed.lab.desk.write(f"{lab.CHECKOUT}/redis.pw", password.encode())
     bed.lab.desk.run("chown", "ada:", f"{lab.CHECKOUT}/redis.pw")
     bed.server.engine.run(
         *("run", "--detach", "--name", name, *network, "--env", f"REDISCLI_AUTH={password}"),
-        *(image, "sh", "-c", starts.replace("$REDISCLI_AUTH", '"$REDISCLI_AUTH"')),
+        *(image, "sh", "-c", starts),
     )
     try:
-        bed.lab.describe(SPEC.replace("version:", elsewhere))
-        bed.lab.testbed("up", "--yes")
-        assert sorted(official.containers(bed.server)) == sorted({*official.CONTAINERS} - {"testbed-clearml-redis"})
-        asked = shlex.join(["redis-cli", "-n", "8", "get", "lab"])
-        assert bed.server.engine.run("exec", name, "sh", "-c", asked) == "seen", "the file server uses that one"
-        written = bed.server.run("sh", "-c", 'grep -rl "site\'s own" /etc/testbed/clearml | xargs stat -c %a')
-        assert set(written.split()) == {"600"}
-        assert password not in bed.server.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
-        official.assert_nothing_changed(bed.lab.testbed("up", "--yes"))
-        bed.lab.describe(SPEC)
+        with bed.saying(elsewhere):
+            bed.lab.testbed("up", "--yes")
+            own = {*official.CONTAINERS} - {"testbed-clearml-redis"}
+            assert sorted(official.containers(bed.server)) == sorted(own)
+            asked = shlex.join(["redis-cli", "-n", "8", "get", "lab"])
+            assert bed.server.engine.run("exec", name, "sh", "-c", asked) == "seen", "the file server uses that one"
+            written = bed.server.run("sh", "-c", 'grep -rl "of the site" /etc/testbed/clearml | xargs stat -c %a')
+            assert set(written.split()) == {"600"}
+            assert password not in bed.server.run("sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+            official.assert_nothing_changed(bed.lab.testbed("up", "--yes"))
         bed.lab.testbed("up", "--yes")
         assert official.are_healthy(bed.server), official.containers(bed.server)
     finally:
