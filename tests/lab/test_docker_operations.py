@@ -72,11 +72,13 @@ class Bed:
         return found
 
     @contextmanager
-    def saying(self, words: str) -> Iterator[None]:
-        """Have testbed.yaml say more of the server while the block runs."""
+    def saying(self, words: str, instead_of: str = "") -> Iterator[None]:
+        """Have testbed.yaml say more of the server, or something else, while the block runs."""
         path = f"{lab.CHECKOUT}/testbed.yaml"
         before = self.lab.desk.run("cat", path)
-        self.lab.desk.write(path, before.replace("version:", f"{words}, version:").encode())
+        after = before.replace(instead_of, words) if instead_of else before.replace("version:", f"{words}, version:")
+        assert after != before
+        self.lab.desk.write(path, after.encode())
         try:
             yield
         finally:
@@ -176,6 +178,11 @@ def test_status_names_what_does_not_run_or_answer_and_up_mends_it(bed: Bed) -> N
         assert found["remedy"] == "See its last words, testbed logs clearml-redis, and start it: testbed up"
         bed.lab.testbed("up", "--yes")
         assert official.are_healthy(bed.server), official.containers(bed.server)
+
+    with bed.saying("registry: mirror.lab:9", instead_of="registry: mirror.lab:8443"):
+        [found] = problems()
+    assert "mirror https://mirror.lab:9 (server.registry) does not answer" in found["message"]
+    assert "name another one in server.registry of testbed.yaml" in found["remedy"]
 
     with bed.saying("ports: {api: 9008, web: 9080, files: 9081}"):
         silent = [each for each in problems() if "does not answer" in each["message"]]
