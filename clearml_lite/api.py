@@ -5,7 +5,9 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,7 +22,7 @@ from clearml_lite.auth import API_VERSION, COOKIE, Authenticator, Identity
 from clearml_lite.config import Config
 from clearml_lite.dispatch import ENDPOINTS, Call, Endpoint
 from clearml_lite.errors import ApiError
-from clearml_lite.storage import Document, Storage
+from clearml_lite.storage import Document, Storage, Transaction
 
 LOG = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ LARGEST_BODY = 256 * 1024 * 1024
 _PATH = re.compile(r"/(?:v(?P<version>\d+(?:\.\d+)?)/)?(?P<name>\w+\.\w+)/?")
 _MALFORMED = "The browser (or proxy) sent a request that this server could not understand."
 _NOBODY = Identity("", "", "")
+
+Ask = Callable[..., Document]
 
 
 class ApiServer:
@@ -79,6 +83,29 @@ class ApiServer:
             )
         return response
 
+    @contextmanager
+    def asking(self, identity: Identity, address: str, *, writes: bool = False) -> Iterator[Ask]:
+        """Endpoints for whoever asks inside this process: `ask(name, **parameters)`, all in one transaction.
+
+        Args:
+            writes: the transaction may change data; all of it is undone by an error.
+
+        Raises:
+            ApiError: by `ask`, as the endpoint would answer.
+        """
+        with self._storage.write() if writes else self._storage.read() as transaction:
+
+            def ask(name: str, **parameters: Any) -> Document:
+                endpoint = ENDPOINTS[name]
+                if endpoint.writes and not writes:
+                    raise RuntimeError(f"{name} needs a transaction that writes")
+                _require_role(endpoint, identity)
+                data = {key: value for key, value in parameters.items() if value is not None}
+                endpoint.validator.check(data)
+                return _handled(self._new_call(endpoint, identity, transaction, data, address))
+
+            yield ask
+
     def _call(
         self, request: Request, endpoint: Endpoint, version: str, body: bytes, form: FormData | None
     ) -> tuple[Document, Call]:
@@ -86,34 +113,52 @@ class ApiServer:
         identity = _NOBODY
         if not endpoint.anonymous:
             identity = self._authenticator.identify(request.headers, request.cookies, address)
-            if endpoint.roles and identity.role not in endpoint.roles:
-                raise ApiError(
-                    403,
-                    20,
-                    f"Forbidden (not allowed for role): role={identity.role}, allowed=({', '.join(endpoint.roles)})",
-                )
+            _require_role(endpoint, identity)
         sent = {} if endpoint.takes_lines else _parameters(request, endpoint, body, form)
         data = {name: value for name, value in sent.items() if value is not None}
         endpoint.validator.check(data)
-        major, _, minor = version.partition(".")
         with self._storage.write() if endpoint.writes else self._storage.read() as transaction:
-            call = Call(
-                data=data,
-                identity=identity,
-                transaction=transaction,
-                config=self._config,
-                authenticator=self._authenticator,
-                endpoint=endpoint,
-                version=(int(major), int(minor or 0)),
-                body=body,
-                address=address,
-                worker=request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or "",
-                nulls=frozenset(sent.keys() - data.keys()),
-            )
-            try:
-                return endpoint.handler(call), call
-            except OverflowError as error:
-                raise ApiError(400, 12, "Validation error (a number is too large)") from error
+            call = self._new_call(endpoint, identity, transaction, data, address, version)
+            call.body = body
+            call.worker = request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or ""
+            call.nulls = frozenset(sent.keys() - data.keys())
+            return _handled(call), call
+
+    def _new_call(
+        self,
+        endpoint: Endpoint,
+        identity: Identity,
+        transaction: Transaction,
+        data: Document,
+        address: str,
+        version: str = API_VERSION,
+    ) -> Call:
+        major, _, minor = version.partition(".")
+        return Call(
+            data=data,
+            identity=identity,
+            transaction=transaction,
+            config=self._config,
+            authenticator=self._authenticator,
+            endpoint=endpoint,
+            version=(int(major), int(minor or 0)),
+            body=b"",
+            address=address,
+            worker="",
+        )
+
+
+def _require_role(endpoint: Endpoint, identity: Identity) -> None:
+    if endpoint.roles and identity.role not in endpoint.roles:
+        allowed = ", ".join(endpoint.roles)
+        raise ApiError(403, 20, f"Forbidden (not allowed for role): role={identity.role}, allowed=({allowed})")
+
+
+def _handled(call: Call) -> Document:
+    try:
+        return call.endpoint.handler(call)
+    except OverflowError as error:
+        raise ApiError(400, 12, "Validation error (a number is too large)") from error
 
 
 def _is_form(request: Request) -> bool:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import secrets
 import string
 import time
@@ -21,6 +22,7 @@ from clearml_lite.config import Config
 from clearml_lite.errors import ApiError
 from clearml_lite.query import now
 from clearml_lite.storage import Document, Storage, Transaction
+from clearml_lite.throttle import Throttle
 
 COMPANY = "d1bd92a3b039400cbafc60a7a5b1e52b"
 COMPANY_NAME = "clearml"
@@ -30,6 +32,9 @@ SERVER_BUILD = f"clearml-lite-{__version__}"
 COOKIE = "clearml_token_basic"
 DEFAULT_TOKEN_LIFE = 30 * 24 * 3600
 LONGEST_TOKEN_LIFE = 31536000
+# wrong passwords that an address may send at once for one user, and the seconds until it may send one more
+GUESSES = 10
+GUESS_SECONDS = 6.0
 
 # The official server in fixed-users mode refuses its webserver's key; so do we.
 _INTERNAL_ROLES = {"apiserver": "system", "fileserver": "system", "services_agent": "admin"}
@@ -79,6 +84,7 @@ class Authenticator:
             for name, pair in config.credentials.items()
             if name in _INTERNAL_ROLES
         }
+        self._guesses = Throttle(GUESSES, GUESS_SECONDS)
         self._decode = lru_cache(maxsize=1024)(self._decoded)  # a client sends the same token with every call
         with storage.write() as transaction:
             self._synchronise_users(transaction)
@@ -93,6 +99,18 @@ class Authenticator:
         if target := headers.get("x-clearml-impersonate-as"):
             return self._impersonated(identity, target)
         return identity
+
+    def by_credentials(self, name: str, secret: str, address: str) -> Identity:
+        """Whoever has this username and password, or this key pair.
+
+        Raises:
+            ApiError: 401/22 when they are wrong; 429 after too many wrong passwords from an address for one user.
+        """
+        return (
+            self._by_password(name, secret, address)
+            or self._by_internal_key(name, secret)
+            or self._by_key(name, secret, address)
+        )
 
     def identify_bearer(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> Identity:
         """The caller of the file server, where only tokens count.
@@ -187,22 +205,22 @@ class Authenticator:
             name, _, secret = base64.b64decode(value, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError) as error:
             raise _unknown_credentials() from error
-        return (
-            self._by_password(name, secret)
-            or self._by_internal_key(name, secret)
-            or self._by_key(name, secret, address)
-        )
+        return self.by_credentials(name, secret, address)
 
-    def _by_password(self, username: str, password: str) -> Identity | None:
+    def _by_password(self, username: str, password: str, address: str) -> Identity | None:
         hashed = self._passwords.get(username)
         if hashed is None:
             return None
+        who = (address, username)
+        if wait := self._guesses.take(who):
+            raise ApiError(429, 0, f"Too many wrong passwords for this user; wait {math.ceil(wait)} s")
         try:
             correct = bcrypt.checkpw(password.encode(), hashed)
         except ValueError:
             correct = False
         if not correct:
             raise ApiError(401, 22, "Unauthorized (invalid credentials) (bad username or password)")
+        self._guesses.forgive(who)
         return self._of_user(user_id(username))
 
     def _by_internal_key(self, key: str, secret: str) -> Identity | None:

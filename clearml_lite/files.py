@@ -57,7 +57,7 @@ class FileServer:
                 Route("/", self._upload, methods=["POST"]),
                 Route("/delete_many", self._delete_many, methods=["POST"]),
                 Route("/{path:path}", self._options, methods=["OPTIONS"]),
-                Route("/{path:path}", self._download, methods=["GET"]),
+                Route("/{path:path}", self.download, methods=["GET"]),
                 Route("/{path:path}", self._delete, methods=["DELETE"]),
             ],
             exception_handlers={ApiError: _refused, OSError: _failed, ClientDisconnect: _gone},
@@ -94,7 +94,8 @@ class FileServer:
             upload.discard()
         return JSONResponse(stored, headers={"Content-Type": _HTML})
 
-    async def _download(self, request: Request) -> Response:
+    async def download(self, request: Request) -> Response:
+        """The file that the request's path names, or a part of it."""
         await self._authenticated(request)
         path = self._resolved(request.path_params["path"])
         file = await self._in_thread(lambda: path.open("rb") if path.is_file() else None)

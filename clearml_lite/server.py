@@ -23,7 +23,7 @@ from clearml_lite.errors import ConfigError
 from clearml_lite.files import FileServer
 from clearml_lite.services.queues import ensure_default_queue
 from clearml_lite.storage import Storage
-from clearml_lite.web import web_app
+from clearml_lite.web import WebServer
 
 LOG = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ def serve(config: Config) -> None:
             raise ConfigError(f"data_dir {config.data_dir}: cannot be used: {error}") from error
         with storage.write() as transaction:
             ensure_default_queue(transaction)
-        apps: list[ASGIApp] = [ApiServer(config, storage, authenticator, threads).app, files.app, web_app(config)]
+        api = ApiServer(config, storage, authenticator, threads)
+        web = WebServer(config, api, files, authenticator, threads)
+        apps: list[ASGIApp] = [api.app, files.app, web.app]
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve_all(apps, sockets, config))
 

@@ -1,6 +1,7 @@
 """The process: start, configuration, stop, and what it gives away."""
 
 import http.client
+import re
 import signal
 import subprocess
 import sys
@@ -147,11 +148,34 @@ def test_the_cookie_is_for_this_site_only(lite: Any) -> None:
     assert "max-age=0" in answer.headers["set-cookie"].lower()
 
 
-def test_the_page_says_what_this_is(lite: Any) -> None:
+def test_the_page_says_what_this_is_and_lets_nobody_in_without_a_login(lite: Any) -> None:
     page = httpx.get(lite.urls["web"])
+    assert page.status_code == 200
     assert lite.urls["api"] in page.text
     assert "does not replace the official ClearML server" in page.text
-    assert httpx.get(f"{lite.urls['web']}/projects/1/tasks/2/output/log").text == page.text
+    assert httpx.get(f"{lite.urls['web']}/projects").headers["location"] == "/login?next=/projects"
+
+
+def test_a_browser_logs_in_sees_a_task_and_its_file_and_logs_out(lite: Any) -> None:
+    task = lite.call("tasks.create", {"name": "seen in a browser", "type": "testing"})["id"]
+    httpx.post(lite.urls["files"], files={"/seen/it": b"content"}, headers={"Authorization": f"Bearer {lite.token()}"})
+
+    def form_token(text: str) -> str:
+        found = re.search(r'name="form_token" value="(\w+)"', text)
+        assert found
+        return found[1]
+
+    with httpx.Client(base_url=lite.urls["web"]) as browser:
+        link = f"/projects/*/experiments/{task}/output/log"  # as the SDK prints it
+        asked = browser.get(link, follow_redirects=True)
+        fields = {"form_token": form_token(asked.text), "next": f"/tasks/{task}", "username": "alice"}
+        page = browser.post("/login", data=fields | {"password": "alice-pass-1"}, follow_redirects=True)
+        assert page.url.path == f"/tasks/{task}"
+        assert "seen in a browser" in page.text
+        assert browser.get("/files/seen/it").content == b"content"
+        browser.post("/logout", data={"form_token": form_token(page.text)})
+        assert browser.get(f"/tasks/{task}").status_code == 303
+    assert "Traceback" not in lite.log.read_text()
 
 
 def test_a_client_that_goes_away_does_no_harm(lite: Any) -> None:

@@ -25,6 +25,9 @@ def test_equal_sources_give_equal_bytes(built, tmp_path):
     [
         ("lite", "clearml_lite/cli.py"),
         ("lite", "clearml_lite/schemas.json"),
+        ("lite", "clearml_lite/web/pages.py"),
+        ("lite", "clearml_lite/web/static/charts.js"),
+        ("lite", "clearml_lite/web/templates/base.html"),
         ("workload", "workload/__init__.py"),
     ],
 )
