@@ -90,6 +90,12 @@ def test_new_secrets_know_the_same_urls(vault, replace):
     assert vault.load().files_urls == ["http://old.example:8081"]
 
 
+def test_a_backup_brings_them_along(vault):
+    testbed = _testbed("{}")
+    found = vault.ensure(testbed).model_copy(update={"files_urls": ["http://old.example:8081"]})
+    assert vault.completed(secrets.plain(found), testbed).files_urls == ["http://old.example:8081"]
+
+
 def test_urls_are_no_secret_and_roles_get_them_in_clear(vault):
     found = vault.ensure(_testbed("{}")).model_copy(update={"files_urls": ["http://old.example:8081"]})
     assert "files_urls" not in deploy._secret_variables(_testbed("{}"), found, None)["testbed_secrets"]
