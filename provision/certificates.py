@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -114,7 +115,7 @@ def faults(certificate: str, key: str, names: Iterable[str], now: datetime.datet
     except (ValueError, TypeError):  # no key, or one with a passphrase
         return ["key_file holds no private key in PEM form without a passphrase"]
     spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    told = []
+    told = [f"certificate_file: {fault}" for fault in _gaps(certificate)]
     if private.public_key().public_bytes(*spki) != found.public_key().public_bytes(*spki):
         told.append("key_file is not the key of the first certificate in certificate_file")
     if missing := [name for name in names if not _covers(_names(found), name)]:
@@ -125,6 +126,20 @@ def faults(certificate: str, key: str, names: Iterable[str], now: datetime.datet
         told.append(f"certificate_file expired on {found.not_valid_after_utc:%Y-%m-%d}")
     if found.not_valid_before_utc > now:
         told.append(f"certificate_file is not valid before {found.not_valid_before_utc:%Y-%m-%d}")
+    return told
+
+
+def _gaps(certificates: str) -> list[str]:
+    """Return in words where a certificate and its chain do not follow from one another."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+
+    found, told = x509.load_pem_x509_certificates(certificates.encode()), []
+    for number, (below, above) in enumerate(itertools.pairwise(found), start=2):
+        try:
+            below.verify_directly_issued_by(above)
+        except (InvalidSignature, ValueError, TypeError):
+            told.append(f"certificate {number} did not sign the one before it")
     return told
 
 

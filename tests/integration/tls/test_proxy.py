@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -18,11 +19,12 @@ import httpx
 import jinja2
 import pytest
 
-from provision import forward
+from provision import certificates, forward
 from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError
 from provision.secrets import KeyPair
 from tests.integration.conftest import free_ports
+from tests.integration.given import Given
 from tests.integration.tls.nginx import NAME, Proxy, services_at
 
 ROOT = Path(__file__).parents[3]
@@ -260,6 +262,25 @@ def test_a_new_certificate_is_taken_without_a_restart_and_without_a_word_when_th
     assert size == 8 * MEGABYTE
     assert not _serve(proxy)["changed"]
     assert proxy.pid.read_text() == before
+
+
+def test_a_chain_that_comes_later_is_shown_without_a_restart(proxy, tmp_path):
+    given = Given(tmp_path)
+    given.make()
+    leaf, whole = given.put([NAME, "127.0.0.1"]), (tmp_path / "server.pem").read_text()
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "root.crt"))
+    before = proxy.pair
+    try:
+        for certificate, changes in ((leaf.certificate, True), (whole, True), (whole, False)):
+            proxy.pair = certificates.Pair(certificate, leaf.key)
+            proxy.pem.write_text(leaf.key + certificate)
+            assert _serve(proxy, "--check")["changed"] is changes
+            assert _serve(proxy)["changed"] is changes
+        assert httpx.get(f"{proxy.urls['web']}/", verify=trusted).status_code == 200
+    finally:
+        proxy.pair = before
+        proxy.pem.write_text(before.key + before.certificate)
+        _serve(proxy)
 
 
 def test_while_the_server_is_away_clients_are_told_to_wait(http, proxy, lite):

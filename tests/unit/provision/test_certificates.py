@@ -121,6 +121,14 @@ def _given(names, life=90 * DAY):
     return certificates.issue(certificates.make_authority("theirs", NOW), names, NOW, life)
 
 
+def test_a_given_chain_leads_from_each_certificate_to_the_one_that_signed_it():
+    authority, another = (certificates.make_authority(name, NOW) for name in ("lab", "another"))
+    given = certificates.issue(authority, ["x.example"], NOW)
+    assert certificates.faults(given.certificate + authority.certificate, given.key, ["x.example"], NOW) == []
+    [fault] = certificates.faults(given.certificate + another.certificate, given.key, ["x.example"], NOW)
+    assert fault == "certificate_file: certificate 2 did not sign the one before it"
+
+
 def test_a_given_certificate_that_fits_has_no_fault():
     given = _given(["clearml.lab.example"])
     assert certificates.faults(given.certificate, given.key, ["clearml.lab.example"], NOW) == []

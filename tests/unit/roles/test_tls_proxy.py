@@ -294,12 +294,17 @@ def served(tmp_path):
 
 
 def test_the_very_certificate_is_known_and_no_other_even_of_the_same_ca(served):
-    module, (port, first, second, authority) = _module(), served
-    assert module.serves("127.0.0.1", port, module.only(first.certificate))
-    assert module.serves("127.0.0.1", port, module.only(first.certificate + authority.certificate))
-    assert not module.serves("127.0.0.1", port, module.only(second.certificate))
+    port, first, second, authority = served
+
+    def is_served(certificate: str, port: int = port) -> bool:
+        return _module().Wanted(certificate, "127.0.0.1", port).is_served()
+
+    assert is_served(first.certificate)
+    assert is_served(f"text\n{first.certificate}")
+    assert not is_served(first.certificate + authority.certificate)  # its chain is not shown
+    assert not is_served(second.certificate)
     with pytest.raises(OSError, match="refused"):
-        module.serves("127.0.0.1", 1, module.only(first.certificate))
+        is_served(first.certificate, 1)
 
 
 def test_the_module_is_python_3_8():
