@@ -33,6 +33,8 @@ LONG_SECRET = 12
 PUBLIC = {"username", "access_key", "user_key", "id", "certificate", "authority"}
 # what programs of Ansible's may see of the administrator's environment: nothing that could hold a password
 ENVIRONMENT = {"HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "SSH_AUTH_SOCK", "TERM", "TZ", "USER"}
+# the tag of tasks that tell what those before them would change
+ANNOUNCE = "announce"
 FAILED_EVENTS = {"runner_on_failed", "runner_on_unreachable", "runner_item_on_failed"}
 
 
@@ -172,7 +174,8 @@ def _run(
     verbosity: int,
 ) -> Any:
     arguments = ["-e", f"@{folder / 'variables.json'}", "-e", f"@{secrets}", "--vault-password-file", str(password)]
-    arguments += ["--check", "--diff"] if check else []
+    # tasks that only tell what a check has found would be skipped on every host, at a price
+    arguments += ["--check", "--diff"] if check else ["--skip-tags", ANNOUNCE]
     return ansible_runner.run(
         private_data_dir=str(folder),
         project_dir=str(playbook.parent),
@@ -182,6 +185,8 @@ def _run(
         envvars=environment,
         verbosity=verbosity or None,
         event_handler=watch.event,
+        # what one playbook of a command has gathered of the hosts, the next one knows; it goes with the command
+        fact_cache=str(folder.parent / "facts"),
         cancel_callback=lambda: False,  # else ansible-runner takes the signals for itself
         quiet=True,
     )

@@ -200,6 +200,8 @@ def build(
     if with_group(machines, "inference"):
         groups["inference"] = {}
     groups["watchdogs"] = {}
+    # hosts that are not to have a server of the testbed's own any longer
+    groups["former_servers"] = {}
     everywhere = {
         "common_testbed_name": testbed.name,
         "common_data_dir": testbed.data_dir,
@@ -236,7 +238,9 @@ def build(
                     "hosts": {
                         machine.name: {}
                         for machine in machines
-                        if name in _groups(machine) or (name == "watchdogs" and machine.name in watched)
+                        if name in _groups(machine)
+                        or (name == "watchdogs" and machine.name in watched)
+                        or (name == "former_servers" and testbed.server.is_external)
                     },
                     "vars": found,
                 }

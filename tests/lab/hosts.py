@@ -132,14 +132,22 @@ def running(engine: Engine, kinds: Mapping[str, Kind], spec: str) -> Iterator[La
                 engine.run("rm", "--force", "--volumes", name)
 
 
-def _start(engine: Engine, name: str, gateway: lab.Gateway, kind: Kind) -> Host:
+def machine(engine: Engine, name: str, gateway: lab.Gateway, image: str = IMAGE) -> tuple[Host, str]:
+    """Start a machine that lets the lab's key in; return it and its address."""
+    host = _start(engine, f"{engine.name}-{name}", gateway, Kind(), image)
+    if image == IMAGE:
+        _let_in(host, (engine.folder / "key.pub").read_bytes())
+    return host, _address(host, gateway)
+
+
+def _start(engine: Engine, name: str, gateway: lab.Gateway, kind: Kind, image: str = IMAGE) -> Host:
     known = f"{lab.MIRROR}:{gateway.address}"
     number = sum(container.startswith(f"{engine.name}-") for container in _containers(engine)) + 10
     options = ["--network", gateway.network, "--ip", f"{engine.subnet}.{number}"]
     options += ["--add-host", known, "--hostname", name, "--restart", "always"]
     if kind.engine:
         options += ["--volume", "/var/lib/docker"]  # overlay on overlay does not work
-    host = engine.start(name, *options, image=OLD_IMAGE if kind.old_python else IMAGE)
+    host = engine.start(name, *options, image=OLD_IMAGE if kind.old_python else image)
     host.write("/etc/systemd/system/lab-routeless.service", ROUTELESS.encode())
     host.run("systemctl", "enable", "--now", "--quiet", "lab-routeless")
     host.write("/etc/apt/apt.conf.d/99lab", lab.apt_settings().encode())

@@ -44,12 +44,12 @@ options:
   user: {type: str, default: root, description: Account that it runs as}
   environment: {type: dict, default: {}, description: 'Its environment; lies in a file of mode 0600'}
   directory: {type: str, default: /, description: Working directory}
-  log: {type: str, description: File that stdout and stderr go to}
+  log: {type: str, default: '', description: 'File that stdout and stderr go to; /var/log/testbed/<name>.log'}
   files: {type: list, elements: str, default: [], description: 'Settings read at start; their change restarts it'}
   trigger: {type: raw, description: Any value; the service is restarted when it changes}
   stop_signal: {type: str, default: TERM, description: Signal that ends it cleanly}
   stop_timeout: {type: int, default: 30, description: Seconds after which it is killed}
-  health_url: {type: str, description: URL that answers below 500 when the service works}
+  health_urls: {type: list, elements: str, default: [], description: URLs that answer below 500 when the service works}
   health_port: {type: int, description: Port on loopback that accepts connections when the service works}
   health_timeout: {type: int, default: 60, description: Seconds to wait for that}
   needs:
@@ -57,6 +57,17 @@ options:
     elements: str
     default: []
     description: "What must be there first, such as `package x`: told in check mode"
+  instances:
+    type: list
+    elements: dict
+    default: []
+    description: 'Several services in one step: name, and what differs from the rest that is said here'
+    suboptions:
+      name: {type: str, required: true, description: 'The service, testbed-<what>'}
+      description: {type: str, description: One line for the machine's administrator}
+      command: {type: list, elements: str, description: Absolute program and its arguments; no secret}
+      environment: {type: dict, description: 'Its environment; lies in a file of mode 0600'}
+      files: {type: list, elements: str, description: 'Settings read at start; their change restarts it'}
   prefix: {type: str, description: 'With absent: every service whose name starts so goes'}
   keep: {type: list, elements: str, default: [], description: Names that stay all the same}
 author: [The testbed's authors (@clearml-testbed)]
@@ -70,15 +81,27 @@ SPEC = {
     "user": {"type": "str", "default": "root"},
     "environment": {"type": "dict", "default": {}},
     "directory": {"type": "str", "default": "/"},
-    "log": {"type": "str"},
+    "log": {"type": "str", "default": ""},
     "files": {"type": "list", "elements": "str", "default": []},
     "trigger": {"type": "raw"},
     "stop_signal": {"type": "str", "default": "TERM"},
     "stop_timeout": {"type": "int", "default": 30},
-    "health_url": {"type": "str"},
+    "health_urls": {"type": "list", "elements": "str", "default": []},
     "health_port": {"type": "int"},
     "health_timeout": {"type": "int", "default": 60},
     "needs": {"type": "list", "elements": "str", "default": []},
+    "instances": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "name": {"type": "str", "required": True},
+            "description": {"type": "str"},
+            "command": {"type": "list", "elements": "str"},
+            "environment": {"type": "dict"},
+            "files": {"type": "list", "elements": "str"},
+        },
+    },
     "prefix": {"type": "str"},
     "keep": {"type": "list", "elements": "str", "default": []},
 }
@@ -385,17 +408,22 @@ def write(path: Path, content: str, mode: int) -> None:
     replace_file(path, content, mode)
 
 
+def answers(url: str) -> bool:
+    """Tell whether the URL answers below 500, without any proxy."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with direct.open(url, timeout=5):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except OSError:
+        return False
+
+
 def healthy(service: dict) -> bool:
-    """Tell whether the service works: its URL answers, its port accepts; without either, that it runs."""
-    if service["health_url"]:
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with direct.open(service["health_url"], timeout=5):
-                return True
-        except urllib.error.HTTPError as error:
-            return error.code < 500
-        except OSError:
-            return False
+    """Tell whether the service works: its URLs answer, its port accepts; without either, that it runs."""
+    if not all(answers(url) for url in service["health_urls"]):
+        return False
     if service["health_port"]:
         try:
             socket.create_connection(("127.0.0.1", service["health_port"]), timeout=5).close()
@@ -422,8 +450,24 @@ def needs_of(service: dict) -> list[str]:
     return [*manager, *service["needs"], f"account {service['user']}", *paths]
 
 
-def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dict) -> None:
-    """Write the definition, (re)start the service when it runs with another one, wait until it works."""
+def services_of(params: dict) -> list[dict]:
+    """Return the services that are described: the instances, or else the one. Raises ServiceError for half a one."""
+    found = []
+    for instance in params["instances"] or [{}]:
+        service = {**params, **{key: value for key, value in instance.items() if value is not None}}
+        lacking = [key for key in ("name", "description", "command") if not service[key]]
+        if lacking:
+            raise ServiceError(f"{service['name'] or 'a service'}: say {' and '.join(lacking)} of it, too")
+        service["log"] = service["log"] or f"/var/log/testbed/{service['name']}.log"
+        found.append(service)
+    return found
+
+
+def converge(manager: Systemd | Supervisord, service: dict, dry: bool) -> tuple[bool, list[dict], list[dict]]:
+    """Write the definition and (re)start the service when it runs with another one.
+
+    Return whether that changes anything, what it changes, and the diffs.
+    """
     refuse_what_cannot_be_written(service)
     name, wanted, changes = service["name"], digest(service), []
     files = manager.files(service)
@@ -437,7 +481,7 @@ def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dic
             changes.append({**header, "before": shown[0], "after": shown[1]})
             file = {"kind": "file", "name": str(path), "action": "change" if path.exists() else "add"}
             told.append({**file, "diff": {"before": shown[0], "after": shown[1]}})
-            if not module.check_mode:
+            if not dry:
                 write(path, content, mode)
     pid = manager.pid(name)
     stale = running_digest(pid) != wanted or not manager.at_boot(name)
@@ -450,10 +494,15 @@ def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dic
             "files": service["files"],
         }
     )
-    if module.check_mode:
-        module.exit_json(changed=bool(changes) or stale, testbed_changes=told, diff=changes)
-    if changes or stale:
+    changed = bool(changes) or stale
+    if changed and not dry:
         manager.restart(name)
+    return changed, told, changes
+
+
+def wait_for(manager: Systemd | Supervisord, service: dict) -> None:
+    """Wait until the service works. Raises ServiceError with the end of its log."""
+    name, wanted = service["name"], digest(service)
 
     def works() -> bool:
         return running_digest(manager.pid(name)) == wanted and healthy(service)
@@ -463,7 +512,18 @@ def bring_up(module: AnsibleModule, manager: Systemd | Supervisord, service: dic
             f"{name} does not work {service['health_timeout']} s after its start. "
             f"The end of its log, {service['log']}:\n{last_words(service['log'])}"
         )
-    module.exit_json(changed=bool(changes) or stale, testbed_changes=told, diff=changes)
+
+
+def bring_up(module: AnsibleModule, manager: Systemd | Supervisord) -> None:
+    """Bring all services to what is wanted, then wait until each works."""
+    services = services_of(module.params)
+    changed, told, diff = False, [], []
+    for service in services:
+        one_changed, one_told, one_diff = converge(manager, service, module.check_mode)
+        changed, told, diff = changed or one_changed, told + one_told, diff + one_diff
+    for service in services if not module.check_mode else []:
+        wait_for(manager, service)
+    module.exit_json(changed=changed, testbed_changes=told, diff=diff)
 
 
 def take_down(module: AnsibleModule, manager: Systemd | Supervisord) -> None:
@@ -486,10 +546,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec=SPEC,
         supports_check_mode=True,
-        required_if=[
-            ("state", "present", ["name", "description", "command", "log"]),
-            ("state", "absent", ["prefix"]),
-        ],
+        required_if=[("state", "absent", ["prefix"])],
     )
     manager = Systemd() if service_manager() == "systemd" else Supervisord()
     try:
@@ -501,7 +558,7 @@ def main() -> None:
         elif not hasattr(signal, f"SIG{module.params['stop_signal']}"):
             raise ServiceError(f"stop_signal {module.params['stop_signal']!r} is no signal; say TERM, INT or QUIT")
         else:
-            bring_up(module, manager, dict(module.params))
+            bring_up(module, manager)
     except ServiceError as error:
         module.fail_json(msg=str(error))
 

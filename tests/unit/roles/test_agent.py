@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jinja2
 import pytest
 import yaml
 
@@ -124,14 +123,38 @@ print(taken, answer.read_text())
     ],
 )
 def test_gpus_reach_the_agent_and_its_tasks(gpus, options, environment):
+    [service] = services({"name": "gpu", "queues": ["q"], "prepared": False} | ({"gpus": gpus} if gpus else {}))
+    assert service["command"][-2 - len(options) :] == ["--queue", "q", *options]
+    seen = {name: value for name, value in service["environment"].items() if name.endswith("VISIBLE_DEVICES")}
+    assert seen == environment
+
+
+def services(*workers):
+    """Return the services of these workers, as the role describes them."""
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.template import Templar, trust_as_template
+
     variables = yaml.safe_load((ROLE / "vars/main.yml").read_text())
-    worker = {"name": "gpu"} | ({"gpus": gpus} if gpus else {})
+    expression = trust_as_template(variables.pop("clearml_agent_instances"))
+    given = {"clearml_agent_workers": list(workers), "clearml_agent_home": "/data/agent", "common_environment": {}}
+    given |= {"clearml_agent_poll_seconds": 1, "python_venv_constraints": "/x/hosts.txt"}
+    given |= {"clearml_agent_venv": "/venv", "clearml_agent_prepared_environment": {"PREPARED": "1"}}
+    given |= {"clearml_agent_building_environment": {"BUILDING": "1"}}
+    return Templar(DataLoader(), variables=given).template(expression)
 
-    def rendered(name):
-        return yaml.safe_load(jinja2.Template(variables[name]).render(clearml_agent_worker=worker).replace("'", '"'))
 
-    assert rendered("clearml_agent_gpu_options") == options
-    assert rendered("clearml_agent_gpu_environment") == environment
+def test_each_worker_is_a_service_with_settings_of_its_own():
+    first, second = services(
+        {"name": "a", "queues": ["x", "y"], "prepared": False}, {"name": "b", "queues": ["z"], "prepared": True}
+    )
+    assert [first["name"], second["name"]] == ["testbed-agent-a", "testbed-agent-b"]
+    assert first["command"][1:3] == ["--config-file", "/etc/testbed/agent-a.conf"]
+    assert first["command"][-3:] == ["--queue", "x", "y"]
+    assert second["environment"]["TMPDIR"] == "/data/agent/tmp/b"
+    assert ("BUILDING" in first["environment"], "PREPARED" in first["environment"]) == (True, False)
+    assert ("BUILDING" in second["environment"], "PREPARED" in second["environment"]) == (False, True)
+    assert "/etc/testbed/agent-b.conf" in second["files"]
+    assert "/etc/testbed/agent-a.conf" not in second["files"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +162,7 @@ def test_gpus_reach_the_agent_and_its_tasks(gpus, options, environment):
     [("0", 0, False), ("all", 0, False), ("0", 1, True), ("all", 1, True), ("0,2", 2, False), ("1", 2, True)],
 )
 def test_gpus_that_are_not_there_are_refused(gpus, count, fits):
-    tasks = yaml.safe_load((ROLE / "tasks/validate.yml").read_text())
+    tasks = yaml.safe_load((ROLE / "tasks/gpus.yml").read_text())
     [check] = [task for task in tasks if task["name"] == "Check that the workers' GPUs are there"]
     from ansible.parsing.dataloader import DataLoader
     from ansible.template import Templar, trust_as_template

@@ -122,6 +122,31 @@ def test_in_check_mode_what_a_task_writes_is_told_by_the_next(file: Path) -> Non
     assert not untold, f"{file.relative_to(ROOT)}: `testbed up --check` could not name the files of {untold}"
 
 
+@pytest.mark.parametrize("file", TASK_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_in_check_mode_what_a_hidden_task_does_is_told_by_the_next(file: Path) -> None:
+    found = list(tasks(yaml.safe_load(file.read_text())))
+    untold = [
+        task.get("name")
+        for (task, hidden), (following, _) in zip(found, [*found[1:], ({}, False)], strict=True)
+        if "testbed_files" in task
+        and hidden
+        and f"{task.get('register')}.testbed_changes" not in str(following.get("ansible.builtin.debug"))
+    ]
+    assert not untold, f"{file.relative_to(ROOT)}: `testbed up --check` could not name the files of {untold}"
+
+
+@pytest.mark.parametrize("file", TASK_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_what_only_tells_in_a_check_is_skipped_by_its_tag_not_on_every_host(file: Path) -> None:
+    wrong = [
+        task["name"]
+        for task, _ in tasks(yaml.safe_load(file.read_text()))
+        if re.search(r"(?<!not )ansible_check_mode", str(task.get("when", ""))) and task.get("tags") != ["announce"]
+    ]
+    assert not wrong, (
+        f"{file.relative_to(ROOT)}: say `tags: [announce]` in {wrong} (provision/converge.py leaves these out)"
+    )
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 class TestRole:
     def test_it_can_be_checked_run_and_removed(self, role: Path) -> None:

@@ -868,6 +868,33 @@ class TestService:
             digests.add(service.digest(a_service(files=[str(settings)])))
         assert len(digests) == 3
 
+    def test_several_are_described_by_what_differs(self) -> None:
+        params = {
+            **a_service(),
+            "log": "",
+            "instances": [{"name": "testbed-a"}, {"name": "testbed-b", "command": ["/b"]}],
+        }
+        first, second = service.services_of(params)
+        assert (first["name"], first["command"], first["log"]) == (
+            "testbed-a",
+            a_service()["command"],
+            "/var/log/testbed/testbed-a.log",
+        )
+        assert (second["command"], second["environment"]) == (["/b"], a_service()["environment"])
+        assert service.services_of({**params, "instances": []})[0]["name"] == "testbed-x"
+
+    def test_half_a_description_is_refused(self) -> None:
+        params = {**a_service(), "log": "", "command": None, "instances": [{"name": "testbed-a"}]}
+        with pytest.raises(service.ServiceError, match="testbed-a: say command of it, too"):
+            service.services_of(params)
+
+    def test_it_works_when_all_of_its_urls_answer(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as closed:
+            port = closed.getsockname()[1]
+        described = {"health_urls": [], "health_port": 0}
+        assert service.healthy(described)
+        assert not service.healthy({**described, "health_urls": [f"http://127.0.0.1:{port}/"]})
+
     def test_what_runs_tells_what_it_was_started_with(self) -> None:
         with subprocess.Popen(
             ["/bin/cat"], stdin=subprocess.PIPE, env={"TESTBED_DIGEST": "d", "TESTBED_SERVICE": "testbed-unit"}
