@@ -99,6 +99,7 @@ def test_hosts_are_told_where_it_is_and_whom_to_trust_and_run_none_themselves():
     assert everywhere["clearml_conf_ca_file"] == inventory.CA_BUNDLE
     assert everywhere["common_environment"]["REQUESTS_CA_BUNDLE"] == inventory.CA_BUNDLE
     assert found["all"]["children"]["server"] == {"hosts": {}, "vars": {}}
+    assert inventory.hosts(found, "former_servers") == ["local"], "one of the testbed's own goes from there"
     assert {entry["service"] for entry in found["all"]["hosts"]["local"]["common_ports"]} == {"testbed-influxdb"}
     assert "testbed-clearml-lite" not in {name for _, name in inventory.services(testbed, found)}
 

@@ -27,7 +27,8 @@ def test_the_local_host_is_in_every_group():
     testbed, found = _build()
     assert list(found["all"]["hosts"]) == ["local"]
     assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
-        group: ["local"] for group in ("server", "telemetry", "agents", "clients", "watchdogs")
+        **{group: ["local"] for group in ("server", "telemetry", "agents", "clients", "watchdogs")},
+        "former_servers": [],
     }
 
 
@@ -247,7 +248,8 @@ def _hosts(text, more="", environment=None):
 def test_what_no_machine_has_lives_on_the_servers():
     _, found = _hosts(ONE)
     assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
-        group: ["one"] for group in ("server", "telemetry", "agents", "clients", "inference", "watchdogs")
+        **{group: ["one"] for group in ("server", "telemetry", "agents", "clients", "inference", "watchdogs")},
+        "former_servers": [],
     }
 
 
@@ -260,6 +262,7 @@ def test_each_host_has_its_groups_its_way_there_and_its_ports():
         "clients": ["desk", "try"],
         "inference": ["try"],
         "watchdogs": ["gpu", "server"],
+        "former_servers": [],
     }
     there = found["all"]["hosts"]
     shown = ("ansible_host", "ansible_port", "ansible_user", "ansible_become", "common_account")
