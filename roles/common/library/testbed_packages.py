@@ -284,6 +284,15 @@ def unneeded(ours: set[str], deadline: float, private: str | None = None) -> lis
     return sorted(ours & {name for name, _ in listed})
 
 
+def remove_groups(record: dict) -> None:
+    """Remove the groups that packages leave behind, each when none of the programs that use it is there any more."""
+    for group, programs in list(record["groups"].items()):
+        if not any(Path(program).exists() for program in programs):
+            subprocess.run(["groupdel", group], capture_output=True, check=False)  # it may be gone
+            del record["groups"][group]
+    save(record)
+
+
 def mend(module: AnsibleModule, broken: str, deadline: float) -> str:
     """Repair what a killed dpkg left, and return what it was; another's package may stay broken, and is told."""
     try:
@@ -343,6 +352,7 @@ def main() -> None:
             private = module.tmpdir if module.check_mode else None
             gone = unneeded(installed, deadline, private) if installed else []
             names = gone + [name for name in names if there[name] == "rc"]
+            leavings = list(record["groups"]) if names else []
             if not module.check_mode:
                 put_policy_back()
                 if "supervisor" in gone:
@@ -352,9 +362,16 @@ def main() -> None:
                 if "supervisor" in names:
                     clear_supervisor()
                 if recorded:
-                    save({**record, "packages": [], "dependencies": []})
+                    record.update(packages=[], dependencies=[])
+                    save(record)
+                if record["groups"]:
+                    remove_groups(record)
             changed = bool(names or broken)
             changes = [{"kind": "package", "name": name, "action": "remove"} for name in names]
+            changes += [
+                {"kind": "account", "name": name, "action": "remove", "detail": "a group that a package made"}
+                for name in leavings
+            ]
     except AptError as error:
         module.fail_json(msg=f"{error}. Put that right (network, apt sources, free space), then run this again")
     lines = "".join(f"{name}\n" for name in names)

@@ -13,7 +13,7 @@ MARKER = Path("/etc/testbed/testbed.json")
 def load() -> dict:
     """Return the record: testbed and id (or None), and what was installed, made or switched on."""
     record = {"testbed": None, "id": None, "packages": [], "dependencies": [], "accounts": {}, "directories": []}
-    record.update({"let_in": {}, "user_keys": {}, "names": [], "time": {}, "updates": {}})
+    record.update({"let_in": {}, "user_keys": {}, "names": [], "time": {}, "updates": {}, "groups": {}})
     if RECORD.exists():
         record.update(json.loads(RECORD.read_text()))
     return record

@@ -7,6 +7,7 @@ and restart is made good. Settings of an engine that was there before stay, but 
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import ipaddress
 import json
@@ -48,6 +49,7 @@ SETTINGS = Path("/etc/docker/daemon.json")
 PLUGINS = [Path(f"/usr/{lib}/docker/cli-plugins") for lib in ("local/lib", "local/libexec", "lib", "libexec")]
 ASIDE = Path("/etc/docker/daemon.json.before-testbed")
 DROP_IN = Path("/etc/systemd/system/docker.service.d/testbed.conf")
+GROUP = "docker"  # the packages make it, and leave it behind
 ENGINES = ("/usr/bin/dockerd", "/usr/sbin/dockerd")
 FOLDERS = ("/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/opt/containerd")
 UNITS = ("docker.service", "docker.socket", "containerd.service")
@@ -185,15 +187,36 @@ def look(module: AnsibleModule) -> dict:
 
 
 def write_down(module: AnsibleModule) -> None:
-    """Record the engine's folders that are not there yet, as long as there is no engine."""
+    """Record, as long as there is no engine, which of its folders are not there or empty, and whether its group is."""
     record = load()
-    missing = [] if any(Path(path).exists() for path in ENGINES) else [p for p in FOLDERS if not Path(p).exists()]
+    there = any(Path(path).exists() for path in ENGINES)
+    missing = [] if there else [path for path in FOLDERS if not Path(path).exists()]
+    empty = [] if there else [path for path in FOLDERS if Path(path).is_dir() and not content(Path(path))]
     new = sorted({*missing} - {*record.get("engine", [])})
-    if new and not module.check_mode:
+    to_fill = sorted({*empty} - {*record.get("engine_fills", []), *record.get("engine", [])})
+    brings_group = not there and GROUP not in record["groups"] and not has_group(GROUP)
+    if (new or to_fill or brings_group) and not module.check_mode:
         record["engine"] = sorted({*record.get("engine", []), *new})
+        record["engine_fills"] = sorted({*record.get("engine_fills", []), *to_fill})
+        if brings_group:
+            record["groups"][GROUP] = list(ENGINES)
         save(record)
     # the record itself is told where the machine is taken
-    module.exit_json(changed=bool(new), testbed_changes=[])
+    module.exit_json(changed=bool(new or to_fill or brings_group), testbed_changes=[])
+
+
+def content(folder: Path) -> list[Path]:
+    """Return what is in a folder, such as the root of a disk of its own."""
+    return [path for path in folder.iterdir() if path.name != "lost+found"]
+
+
+def has_group(name: str) -> bool:
+    """Tell whether the host has a group."""
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def keep_aside(record: dict) -> None:
@@ -260,28 +283,36 @@ def give_back(module: AnsibleModule) -> None:
     """Take our settings away; an engine that is ours stops, and its folders go with purge."""
     record = load()
     ours = [path for path in map(Path, record.get("engine", [])) if path.exists()]
+    filled = [path for path in map(Path, record.get("engine_fills", [])) if path.is_dir() and content(path)]
     touched = bool(record.get("engine_settings"))
     changes = []
     if touched:
         action = "change" if ASIDE.exists() else "remove"
         files = {DROP_IN: "remove", SETTINGS: action}
         changes += [{"kind": "file", "name": str(path), "action": files[path]} for path in files if path.exists()]
-    stops = bool(record.get("engine")) and run("systemctl", "is-active", "--quiet", "docker.service").returncode == 0
+    brought = bool(record.get("engine") or record.get("engine_fills"))
+    stops = brought and run("systemctl", "is-active", "--quiet", "docker.service").returncode == 0
     if stops:
         changes.append({"kind": "service", "name": "docker", "action": "remove"})
-    gone = ours if module.params["purge"] else []
+    gone, emptied = (ours, filled) if module.params["purge"] else ([], [])
     changes += [{"kind": "folder", "name": str(path), "action": "remove"} for path in gone]
+    changes += [{"kind": "folder", "name": str(path), "action": "change", "detail": "empty again"} for path in emptied]
     if not module.check_mode and (changes or touched):
-        if record.get("engine"):
+        if brought:
             stop_ours()
         if touched:
-            put_back(restart=not record.get("engine"))
+            put_back(restart=not brought)
         for path in gone:
             unmount_below(path)
             shutil.rmtree(path)
+        for path in emptied:
+            unmount_below(path)
+            for inside in content(path):
+                shutil.rmtree(inside) if inside.is_dir() and not inside.is_symlink() else inside.unlink()
         record.pop("engine_settings", None)
         if module.params["purge"]:
             record.pop("engine", None)
+            record.pop("engine_fills", None)
         save(record)
     module.exit_json(changed=bool(changes), testbed_changes=changes)
 

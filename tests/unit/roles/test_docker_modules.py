@@ -247,6 +247,49 @@ class TestEngine:
         result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
         assert [folder.exists() for folder in folders] == [False, False, True]
 
+    def test_a_folder_that_was_there_and_empty_such_as_a_disk_is_emptied_again(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = self.files(tmp_path, monkeypatch)
+        disk, used = tmp_path / "disk", tmp_path / "used"
+        (disk / "lost+found").mkdir(parents=True)
+        used.mkdir()
+        (used / "somebody's").touch()
+        monkeypatch.setattr(engine, "FOLDERS", (str(disk), str(used)))
+        monkeypatch.setattr(engine, "ENGINES", (str(commands / "dockerd"),))
+        for name in ("systemctl", "ip", "umount"):
+            program(commands, name, "true")
+        program(commands, "docker", "echo 2.30.0")
+        assert result(engine.write_down, Module())["changed"]
+        result(engine.set_up, Module(**self.PARAMS))
+        (disk / "overlay2").mkdir()
+        (disk / "engine-id").touch()
+        result(engine.give_back, Module(**self.PARAMS))
+        assert (disk / "engine-id").exists(), "images stay without purge"
+        told = result(engine.give_back, Module(check_mode=True, **{**self.PARAMS, "purge": True}))
+        assert {"kind": "folder", "name": str(disk), "action": "change", "detail": "empty again"} in told[
+            "testbed_changes"
+        ]
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert [path.name for path in disk.iterdir()] == ["lost+found"]
+        assert [path.name for path in used.iterdir()] == ["somebody's"]
+
+    def test_a_group_that_comes_with_the_engine_is_written_down_and_one_that_was_there_is_not(
+        self, commands: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(engine, "FOLDERS", ())
+        monkeypatch.setattr(engine, "ENGINES", (str(commands / "dockerd"),))
+        monkeypatch.setattr(engine, "GROUP", "root")
+        assert not result(engine.write_down, Module())["changed"]
+        assert record.load()["groups"] == {}
+        monkeypatch.setattr(engine, "GROUP", "nobody-has-this")
+        assert result(engine.write_down, Module(check_mode=True))["changed"]
+        assert record.load()["groups"] == {}
+        assert result(engine.write_down, Module())["changed"]
+        assert record.load()["groups"] == {"nobody-has-this": [str(commands / "dockerd")]}
+        program(commands, "dockerd", "true")
+        assert not result(engine.write_down, Module())["changed"], "the engine is there now, and its group is its"
+
 
 def container(digest: str, status: str = "running", health: str | None = "healthy", code: int = 0) -> dict[str, Any]:
     state: dict[str, Any] = {"Status": status, "ExitCode": code}

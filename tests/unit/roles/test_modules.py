@@ -791,6 +791,26 @@ class TestSupervisor:
         assert list(tmp_path.iterdir()) == []
 
 
+class TestGroups:
+    def test_a_group_that_packages_leave_goes_when_no_program_uses_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program, asked, command = tmp_path / "dockerd", tmp_path / "asked", tmp_path / "bin" / "groupdel"
+        command.parent.mkdir()
+        command.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+        command.chmod(0o755)
+        monkeypatch.setenv("PATH", str(command.parent))
+        monkeypatch.setattr(record, "RECORD", tmp_path / "record/installed.json")
+        record.save({**record.load(), "groups": {"docker": [str(program)]}})
+        program.touch()
+        packages.remove_groups(record.load())
+        assert not asked.exists(), "the package stays: something else on the machine needs it"
+        program.unlink()
+        packages.remove_groups(record.load())
+        assert asked.read_text() == "docker\n"
+        assert record.load()["groups"] == {}
+
+
 class TestServiceManager:
     @pytest.fixture(autouse=True)
     def _elsewhere(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
