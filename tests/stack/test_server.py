@@ -12,21 +12,8 @@ import pytest
 from provision import forward
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
-from provision.secrets import KeyPair
+from provision.credentials.public import PUBLIC_KEYS
 
-# Published with the official server; no deployment may accept them.
-PUBLIC_KEYS = {
-    "apiserver": (
-        "62T8CP7HGBC6647XF9314C2VY67RJO",
-        "gaOfhDX2-bpkeI7-cwEcaMuGijxaG2UG3jbIvg4DxmVGF0LNI7rgvCb1-ne38IlBo1w",
-    ),
-    "fileserver": ("GSQWPEKSKNKF354LC9V6BHXKTYFD5I", "tuBXcGQBECsEhcNiK2kiWi750z9r8Z85XrQ9V0c24huTuCb2xf2X1nKG"),
-    "webserver": (
-        "EYVQ385RW7Y2QQUH88CZ7DWIQ1WUHP",
-        "XhkH6a6ds9JBnM_MrahYyYdO-wS2bqFSm8gl-V0UZXH26Ydd6Eyi28TeBEoSr6Z3Bes",
-    ),
-    "tests": ("EGRTCO8JMSIGI6S39GTP43NFWXDQOW", "LPEJbGJ6bK4tujQcmrD3i1dbMBDdwUwelVa-LG0K0FFmY9bzH_H0Sw"),
-}
 PUBLIC_TOKEN_SECRET = "Rq8FW84sSqVgq7WvBB_4EzNl9y8z8IGiDXX3C345_a5AZfcwZcwCIA"  # noqa: S105 (published, too)
 
 
@@ -69,9 +56,8 @@ def test_strangers_stay_out(http, stack):
 
 @pytest.mark.parametrize("identity", PUBLIC_KEYS)
 def test_public_default_key_is_dead(stack, identity):
-    access_key, secret_key = PUBLIC_KEYS[identity]
     url = stack.testbed.server.url("api")
-    alive = ensure.works(url, KeyPair(access_key=access_key, secret_key=secret_key))
+    alive = ensure.works(url, PUBLIC_KEYS[identity])
     if alive and stack.testbed.server.is_external:
         pytest.skip(f"{url} accepts the public default key of {identity}: anyone can log in with it; tell who runs it")
     assert not alive, f"{url} accepts the public default key of {identity}: anyone can log in with it; run `testbed up`"

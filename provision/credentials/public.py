@@ -1,0 +1,27 @@
+"""The keys that are published with the official server, by identity: no deployment may accept them."""
+
+from __future__ import annotations
+
+from provision.secrets import KeyPair
+
+_PUBLISHED = {
+    "apiserver": (
+        "62T8CP7HGBC6647XF9314C2VY67RJO",
+        "gaOfhDX2-bpkeI7-cwEcaMuGijxaG2UG3jbIvg4DxmVGF0LNI7rgvCb1-ne38IlBo1w",
+    ),
+    "fileserver": (
+        "GSQWPEKSKNKF354LC9V6BHXKTYFD5I",
+        "tuBXcGQBECsEhcNiK2kiWi750z9r8Z85XrQ9V0c24huTuCb2xf2X1nKG",
+    ),
+    "webserver": (
+        "EYVQ385RW7Y2QQUH88CZ7DWIQ1WUHP",
+        "XhkH6a6ds9JBnM_MrahYyYdO-wS2bqFSm8gl-V0UZXH26Ydd6Eyi28TeBEoSr6Z3Bes",
+    ),
+    "tests": (
+        "EGRTCO8JMSIGI6S39GTP43NFWXDQOW",
+        "LPEJbGJ6bK4tujQcmrD3i1dbMBDdwUwelVa-LG0K0FFmY9bzH_H0Sw",
+    ),
+}
+PUBLIC_KEYS = {
+    name: KeyPair(access_key=access_key, secret_key=secret_key) for name, (access_key, secret_key) in _PUBLISHED.items()
+}
