@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from provision import certificates, forward
+from provision import spec as specs
 from provision.errors import SecretsError, SpecError
 from provision.machines import Machine, with_group
 from provision.reports import CertificateState
@@ -78,6 +79,18 @@ def trust(testbed: Testbed, vault: Vault) -> None:
             return
         if secrets is not None and secrets.tls is not None:
             forward.trust(testbed.name, secrets.tls.authority)
+
+
+def authority(testbed: Testbed, secrets: Secrets) -> str:
+    """Return the CA that clients of the server are to trust beside the public ones, as PEM; empty for none."""
+    if testbed.server.ca_file is not None:
+        return specs.certificates(testbed.server.ca_file, "server.ca_file")
+    tls = testbed.server.tls
+    if tls is None:
+        return ""
+    if tls.ca_file is not None:
+        return _read(tls.ca_file, "ca_file")
+    return secrets.tls.authority if tls.own_authority and secrets.tls is not None else ""
 
 
 def look(testbed: Testbed) -> list[CertificateState]:

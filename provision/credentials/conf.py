@@ -1,11 +1,13 @@
-"""The keys in clearml.conf files: the toolkit's own, and what the web app shows when it makes one."""
+"""clearml.conf files: rendered for a user, and read again, as the web app shows them, too."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+from provision.paths import TEMPLATES
 from provision.secrets import KeyPair
+from provision.spec import Testbed
 
 HELD_URL = re.compile(r'"?api_server"?\s*[:=]\s*"([^"]*)"')
 HELD_KEY = re.compile(r'"?(access_key|secret_key)"?\s*[:=]\s*"([^"]*)"')
@@ -36,3 +38,25 @@ def parse_key(conf: str) -> KeyPair | None:
     """Return the key pair in the text of a clearml.conf, or None where there is none."""
     found = dict(HELD_KEY.findall(conf))
     return KeyPair(**found) if found.get("access_key") and found.get("secret_key") else None
+
+
+def ca_name(testbed: Testbed) -> str:
+    """Return the name that the file with the CA of the server's certificate has in a user's home."""
+    return f"clearml-{testbed.name}-ca.pem"
+
+
+def render(testbed: Testbed, key: KeyPair, *, with_ca: bool) -> str:
+    """Return a user's clearml.conf for any machine; `with_ca`: the CA's file is in the home there."""
+    import jinja2
+
+    conf = {
+        "api_url": testbed.server.url("api"),
+        "web_url": testbed.server.url("web"),
+        "files_url": testbed.server.url("files"),
+        **key.model_dump(),
+        **({"ca_name": ca_name(testbed)} if with_ca else {}),
+    }
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    # what it renders is no HTML
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    return environment.get_template("clearml.conf.j2").render(conf=conf)

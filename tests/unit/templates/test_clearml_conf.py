@@ -93,6 +93,13 @@ def test_the_sdks_file_transfers_trust_the_same_ca() -> None:
     assert parse(USER)["sdk"]["api"]["verify_certificate"] is True
 
 
+def test_a_ca_in_the_home_is_found_in_whichever_home_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    conf = parse({**USER, "ca_name": "clearml-lab-ca.pem"})
+    assert conf["api"]["verify_certificate"] == "/home/ada/clearml-lab-ca.pem"
+    assert conf["sdk"]["api"]["verify_certificate"] == "/home/ada/clearml-lab-ca.pem"
+
+
 def test_without_a_ca_file_the_certificate_is_still_checked() -> None:
     assert parse(USER)["api"]["verify_certificate"] is True
 
