@@ -425,6 +425,96 @@ class RotateReport(Report):
     log: str = Field(description="The whole log.")
 
 
+class KeyState(Report):
+    """A key as the server tells of it; never its secret."""
+
+    user: str = Field(description="Whose it is, as testbed.yaml or the server names them.")
+    purpose: str = Field(description="What for; empty where its label does not say.")
+    access_key: str = Field(description="The access key, which is no secret.")
+    issued: str | None = Field(description="The day on which it was issued (UTC); null: not known.")
+    expires: str | None = Field(description="The first day on which it is to work no more (UTC); null: none.")
+    last_used: str | None = Field(description="When it was last exchanged for a token, ISO 8601, UTC; null: never.")
+    last_used_from: str | None = Field(description="From which address; null: never.")
+    state: Literal["good", "expired", "unwritten", "edited", "own", "other"] = Field(
+        description="good; expired: past its day; unwritten: nobody has it; edited: somebody changed its label; own: "
+        "made by the user; other: issued by another testbed."
+    )
+    label: str = Field(description="Its label on the server.")
+
+
+class KeysReport(Report):
+    """`testbed credentials list --json`: keys on the server."""
+
+    testbed: str = Field(description="The testbed's name.")
+    keys: list[KeyState] = Field(description="The keys, by user and purpose.")
+
+
+class IssueReport(Report):
+    """`testbed credentials issue --json` and `rotate`: the key that was issued; never its secret."""
+
+    testbed: str = Field(description="The testbed's name.")
+    user: str = Field(description="Whose it is.")
+    purpose: str = Field(description="What for.")
+    access_key: str = Field(description="The access key, which is no secret.")
+    expires: str | None = Field(description="The first day on which it is to work no more (UTC); null: none.")
+    file: str = Field(description="The clearml.conf that was written.")
+    ca_file: str | None = Field(description="The file with the server's CA beside it; null where none is needed.")
+    revoked: int = Field(description="Keys that were revoked: replaced ones, and what killed commands left.")
+
+
+class RevokeReport(Report):
+    """`testbed credentials revoke --json` and `expire`: the keys that were revoked."""
+
+    testbed: str = Field(description="The testbed's name.")
+    revoked: list[KeyState] = Field(description="The keys, as they were.")
+    tokens: Literal["ended", "live on"] = Field(description="What became of tokens that they were exchanged for.")
+
+
+class Finding(Report):
+    """What is not well with a key."""
+
+    kind: Literal[
+        "expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere", "public"
+    ] = Field(description="What it is, in a word; public: one that is published with the official server, and works.")
+    user: str = Field(description="Whose key it is.")
+    access_key: str = Field(description="The access key, which is no secret.")
+    message: str = Field(description="What is not well.")
+    remedy: str = Field(description="What to do.")
+
+
+class AuditReport(Report):
+    """`testbed credentials audit --json`: what is not well with the keys on the server."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether nothing was found.")
+    keys: int = Field(description="How many keys were looked at.")
+    findings: list[Finding] = Field(description="What was found, by user.")
+
+
+class Onboarded(Report):
+    """A user of a class, and the key that there is now; never its secret."""
+
+    name: str = Field(description="The user.")
+    full_name: str = Field(description="The person's name in the CSV; may be empty.")
+    purpose: str = Field(description="What the key is for.")
+    access_key: str = Field(description="The access key, which is no secret.")
+    expires: str | None = Field(description="The first day on which it is to work no more (UTC); null: none.")
+    state: Literal["issued", "there", "elsewhere"] = Field(
+        description="issued: by this run; there: by an earlier one, into the same folder; elsewhere: the user has a "
+        "key for this purpose, and its file is not in the folder."
+    )
+    file: str | None = Field(description="The clearml.conf; null where it is elsewhere.")
+
+
+class OnboardReport(Report):
+    """`testbed onboard --json`: what became of everybody in the CSV."""
+
+    testbed: str = Field(description="The testbed's name.")
+    sheet: str = Field(description="The summary, as CSV and without secrets.")
+    ca_file: str | None = Field(description="The file with the server's CA; null where none is needed.")
+    users: list[Onboarded] = Field(description="Everybody, in the order of the CSV.")
+
+
 class VersionReport(Report):
     """`testbed version --json`: what runs here."""
 

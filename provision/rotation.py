@@ -33,16 +33,21 @@ def check_theirs(testbed: Testbed, secrets: Secrets) -> None:
         )
 
 
-def check_idle(testbed: Testbed, secrets: Secrets) -> None:
-    """Raise `BusyError` where a task runs. `secrets` are those that the server takes."""
+def running(testbed: Testbed, secrets: Secrets) -> list[str]:
+    """Return the tasks that run, in words. `secrets` are those that the server takes. Raises `ApiError`."""
     if secrets.toolkit is None:
-        return
+        return []
     with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
         fields = ["id", "name", "last_worker"]
-        running = api.call("tasks.get_all", status=["in_progress"], only_fields=fields, search_hidden=True)["tasks"]
-    if not running:
+        found = api.call("tasks.get_all", status=["in_progress"], only_fields=fields, search_hidden=True)["tasks"]
+    return [f"{task.get('name')} ({task['id']}, {task.get('last_worker') or 'no agent'})" for task in found]
+
+
+def check_idle(testbed: Testbed, secrets: Secrets) -> None:
+    """Raise `BusyError` where a task runs. `secrets` are those that the server takes."""
+    told = running(testbed, secrets)
+    if not told:
         return
-    told = [f"{task.get('name')} ({task['id']}, {task.get('last_worker') or 'no agent'})" for task in running]
     more = f" and {len(told) - SHOWN_TASKS} more" if len(told) > SHOWN_TASKS else ""
     raise BusyError(
         f"{len(told)} tasks run, and would fail: their keys end, and agents restart with new ones: "

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from provision.changes import Change
     from provision.cloud.plan import Action as CloudAction
     from provision.cloud.plan import Plan
-    from provision.reports import Check, DrainReport, ListReport, Report, SecretsReport, StatusReport, UpReport
+    from provision.reports import (
+        AuditReport,
+        Check,
+        DrainReport,
+        KeyState,
+        ListReport,
+        Report,
+        SecretsReport,
+        StatusReport,
+        UpReport,
+    )
 
 WIDEST = 10_000
 SHOWN_OFFSET_S = 5.0  # a clock that differs by less is nothing to tell
@@ -398,3 +408,45 @@ def show_secrets(console: Console, found: SecretsReport) -> None:
         console.print(f"{mark} {escape(check.name)}: {check.result}", soft_wrap=True)
         if check.remedy:
             console.print(f"    {escape(check.remedy)}", soft_wrap=True)
+
+
+def show_keys(console: Console, keys: list[KeyState]) -> None:
+    """Print keys as a table, and below it what their states mean where these are not good."""
+    from rich.text import Text
+
+    from provision.credentials.keys import STATES
+
+    if not keys:
+        console.print("No keys.")
+        return
+    show_rows(
+        console,
+        "",
+        ["User", "Purpose", "Key", "Issued", "Expires", "Last used", "From", "State"],
+        [
+            [
+                Text(key.user),
+                Text(key.purpose or key.label or "no label"),
+                Text(key.access_key),
+                Text(key.issued or ""),
+                Text(key.expires or ""),
+                Text((key.last_used or "never").removesuffix("Z").replace("T", " ")),
+                Text(key.last_used_from or ""),
+                Text(key.state),
+            ]
+            for key in keys
+        ],
+    )
+    for state in dict.fromkeys(key.state for key in keys if key.state != "good"):
+        console.print(f"{state}: {STATES[state]}", soft_wrap=True, markup=False)
+
+
+def show_findings(console: Console, found: AuditReport) -> None:
+    """Print what is not well with keys, each with what to do."""
+    from rich.markup import escape
+
+    for finding in found.findings:
+        console.print(f"[bold red]✗[/] {finding.kind}: {escape(finding.message)}", soft_wrap=True)
+        console.print(f"    {escape(finding.remedy)}", soft_wrap=True)
+    if found.healthy:
+        console.print(f"[green]✓[/] {found.keys} keys, and all is well.")

@@ -77,7 +77,7 @@ def find_stale(url: str, issuer: Issuer, testbed: str, identities: Collection[Id
     stale = []
     with ClearmlApi(url, issuer.key) as admin:
         for user in {*issuer.users(admin)} - at_home:
-            for entry in _credentials(admin, issuer, user):
+            for entry in credentials_of(admin, issuer, user):
                 holder = of_label(entry.get("label") or "", testbed)
                 if holder is None or issuer.id_of(holder.user) != user or (holder.user, holder.purpose) in wanted:
                     continue
@@ -104,7 +104,7 @@ def revoke_others(url: str, issuer: Issuer, keep: Collection[str]) -> int:
     revoked = 0
     with ClearmlApi(url, issuer.key) as admin:
         for user in issuer.users(admin):
-            for entry in _credentials(admin, issuer, user):
+            for entry in credentials_of(admin, issuer, user):
                 if entry["access_key"] not in keep:
                     _revoke(admin, issuer, user, entry["access_key"])
                     revoked += 1
@@ -120,8 +120,8 @@ def _revoke(admin: ClearmlApi, issuer: Issuer, user: str, access_key: str) -> No
     admin.call("auth.revoke_credentials", impersonate=issuer.acting_for(user), access_key=access_key)
 
 
-def _credentials(admin: ClearmlApi, issuer: Issuer, user: str) -> list[dict[str, Any]]:
-    """Return a user's keys; one that cannot be impersonated (an internal one of the server's) has none of ours."""
+def credentials_of(admin: ClearmlApi, issuer: Issuer, user: str) -> list[dict[str, Any]]:
+    """Return a user's keys; one that cannot be impersonated (an internal one, or none of the server's) has none."""
     try:
         return list(admin.call("auth.get_credentials", impersonate=issuer.acting_for(user))["credentials"])
     except ApiError as error:

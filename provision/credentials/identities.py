@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from provision import inventory
+from provision.credentials.labels import CLIENT, TOOLKIT, Label
 from provision.spec import Testbed
 
-TOOLKIT = "toolkit"
+__all__ = ["TOOLKIT"]
+
 WORKER = "agent@"  # beginning of the purpose of a worker's key
 WATCHDOG = "watchdog@"  # and of a watchdog's
 LABEL = re.compile(r"testbed:(\S+) user:(\S+) purpose:(\S+)")
@@ -30,7 +32,7 @@ class Identity:
 
     def label(self, testbed: str) -> str:
         """Return the label that the key carries on the server."""
-        return f"testbed:{testbed} user:{self.user} purpose:{self.purpose}"
+        return Label(testbed, self.user, self.purpose).text
 
 
 def of_label(label: str, testbed: str) -> Identity | None:
@@ -48,7 +50,7 @@ def of_label(label: str, testbed: str) -> Identity | None:
 
 def of(testbed: Testbed, hosts: dict[str, Any]) -> list[Identity]:
     """Return every identity of `testbed`; `hosts` is its inventory."""
-    people = [Identity(f"user/{user.name}", user.name, "client") for user in testbed.users]
+    people = [Identity(f"user/{user.name}", user.name, CLIENT) for user in testbed.users]
     agents = [
         Identity(f"agent/{host}/{worker.name}", testbed.agent_user, f"{WORKER}{host}/{worker.name}")
         for host, worker in inventory.workers(testbed, hosts)

@@ -49,6 +49,12 @@ class Issuer:
         else:
             yield from (str(user["id"]) for user in _users(api))
 
+    def people(self, api: ClearmlApi) -> dict[str, str]:
+        """Return those for whom keys can be issued: their names by ID."""
+        if self.alone:
+            return {self.alone: self.alone}
+        return {str(user["id"]): str(user.get("name") or user["id"]) for user in _users(api)}
+
 
 def user_id(username: str) -> str:
     """Return the ClearML ID of a fixed user."""

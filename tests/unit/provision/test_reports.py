@@ -53,6 +53,16 @@ KEYS = {
     "RotateReport": {
         *("testbed", "healthy", "id", "rotated", "issued", "revoked", "away_seconds", "kept", "checks", "log"),
     },
+    "KeysReport": {"testbed", "keys"},
+    "KeyState": {
+        *("user", "purpose", "access_key", "issued", "expires", "last_used", "last_used_from", "state", "label"),
+    },
+    "IssueReport": {"testbed", "user", "purpose", "access_key", "expires", "file", "ca_file", "revoked"},
+    "RevokeReport": {"testbed", "revoked", "tokens"},
+    "AuditReport": {"testbed", "healthy", "keys", "findings"},
+    "Finding": {"kind", "user", "access_key", "message", "remedy"},
+    "OnboardReport": {"testbed", "sheet", "ca_file", "users"},
+    "Onboarded": {"name", "full_name", "purpose", "access_key", "expires", "state", "file"},
     "VersionReport": {"version", "python", "ansible_core", "data"},
     "ErrorReport": {"error"},
     "Problem": {"message", "remedy", "exit_code"},

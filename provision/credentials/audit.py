@@ -1,0 +1,65 @@
+"""What is not well with the keys on a server, and what to do about it. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from typing import Literal
+
+from provision.credentials.keys import Key
+from provision.credentials.labels import CLIENT
+from provision.reports import Finding
+
+Kind = Literal["expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere"]
+
+
+def findings(keys: Iterable[Key], now: datetime.datetime, unused_days: int, hosts: Collection[str]) -> list[Finding]:
+    """Return what is not well with `keys`; `hosts`: the addresses of the testbed's own.
+
+    `unused_days`: a key that was not used for so long is told, and so is one that never was, since it was issued.
+    """
+    keys = [key for key in keys if key.state(now.date()) != "other"]
+    held = Counter((key.user, key.purpose) for key in keys if key.state(now.date()) == "good")
+    return [finding for key in keys for finding in _of(key, now, unused_days, hosts, held)]
+
+
+def _of(
+    key: Key, now: datetime.datetime, unused_days: int, hosts: Collection[str], held: Counter[tuple[str, str]]
+) -> Iterator[Finding]:
+    state, revoke = key.state(now.date()), f"testbed credentials revoke {key.access_key}"
+
+    def found(kind: Kind, message: str, remedy: str) -> Finding:
+        return Finding(kind=kind, user=key.user, access_key=key.access_key, message=message, remedy=remedy)
+
+    whose = f"{key.user}: key {key.access_key}"
+    named = f"{whose} for {key.purpose}" if key.purpose else whose
+    if state == "expired":
+        yield found("expired", f"{named} is past its day", "testbed credentials expire")
+    if state == "unwritten":
+        yield found("unwritten", f"{named} was issued by a command that was killed", "testbed credentials expire")
+    if state == "edited":
+        yield found("edited", f"{whose} has a label that somebody changed: {key.text!r}", f"Ask, then: {revoke}")
+    if state == "own":
+        what = f"was made by the user: {key.text!r}" if key.text else "has no label"
+        yield found("unlabelled", f"{whose} {what}", f"Ask what it is for; one with an end in its place: {_issue(key)}")
+    if state == "good" and held[key.user, key.purpose] > 1:
+        yield found("twice", f"{named} is one of {held[key.user, key.purpose]}", f"{_rotate(key)} leaves one")
+    if key.last_used is None:
+        issued = key.label.issued if key.label else None
+        if issued is not None and (now.date() - issued).days >= unused_days:
+            yield found("never used", f"{named} was never used since {issued}", revoke)
+    elif (now - key.last_used).days >= unused_days and not key.is_service:
+        yield found("unused", f"{named} was last used on {key.last_used:%Y-%m-%d}", revoke)
+    stays = key.is_service or key.purpose == CLIENT  # it is on the testbed's hosts, and nowhere else by us
+    if stays and hosts and key.last_used_from and key.last_used_from not in hosts:
+        remedy = "Where nobody copied it on purpose: testbed secrets rotate"
+        yield found("elsewhere", f"{named} was last used from {key.last_used_from}, which is no host", remedy)
+
+
+def _issue(key: Key) -> str:
+    return f"testbed credentials issue {key.user} --purpose WORD"
+
+
+def _rotate(key: Key) -> str:
+    return f"testbed credentials rotate {key.user} --purpose {key.purpose}"

@@ -1,0 +1,156 @@
+"""A whole class at once: users out of a CSV, a key and a clearml.conf for each, and a sheet of what was done."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import difflib
+import io
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from provision.credentials import labels
+from provision.credentials.conf import parse_key
+from provision.credentials.keys import AT_ONCE, Issued, Keys, today
+from provision.credentials.labels import Label
+from provision.errors import InputError
+from provision.paths import write_atomic
+from provision.reports import Onboarded
+from provision.secrets import KeyPair
+from provision.spec import Testbed
+
+COLUMNS = ("name", "full_name", "purpose", "expires")
+SHEET = "summary.csv"
+Write = Callable[[Path, KeyPair], None]
+
+
+@dataclass(frozen=True)
+class Person:
+    """A row of the CSV: a user of the testbed, and the key that is wanted."""
+
+    name: str
+    full_name: str
+    purpose: str
+    expires: datetime.date | None
+
+    @property
+    def file(self) -> str:
+        """The name of the clearml.conf."""
+        return f"{self.name}-{self.purpose}.conf"
+
+
+def read(path: Path, testbed: Testbed, purpose: str, expires: str) -> list[Person]:
+    """Return the people in the CSV at `path`; `purpose` and `expires` count where a row has none.
+
+    Raises `InputError`, which names every line that is wrong.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", "Save it as CSV in UTF-8.") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    _check_columns(path, rows.fieldnames or [])
+    people: list[Person] = []
+    wrong: list[str] = []
+    for row in rows:
+        if any(row.values()):
+            try:
+                people.append(_person(row, testbed, purpose, expires, people))
+            except InputError as error:
+                wrong.append(f"{path}:{rows.line_num}: {error.message}")
+    if wrong:
+        raise InputError("\n".join(wrong), "Mend these lines; nothing was done.")
+    if not people:
+        raise InputError(
+            f"{path}: names nobody", f"Below the line of columns ({', '.join(COLUMNS)}), write one a user."
+        )
+    return people
+
+
+def _check_columns(path: Path, columns: Sequence[str]) -> None:
+    if unknown := [column for column in columns if column not in COLUMNS]:
+        near = difflib.get_close_matches(unknown[0], COLUMNS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"allowed here: {', '.join(COLUMNS)}"
+        raise InputError(f"{path}:1: column {unknown[0]!r} is unknown; {hint}", "Columns are separated by commas.")
+    if "name" not in columns:
+        raise InputError(f"{path}:1: has no column `name`", f"The first line has the columns: {', '.join(COLUMNS)}.")
+
+
+def _person(
+    row: dict[str, str | None], testbed: Testbed, purpose: str, expires: str, people: Sequence[Person]
+) -> Person:
+    cells = {column: (row.get(column) or "").strip() for column in COLUMNS}
+    if None in row:
+        raise InputError("has more cells than there are columns")
+    if cells["name"] not in {user.name for user in testbed.users}:
+        raise InputError(f"testbed {testbed.name} has no user {cells['name']!r}: add the user to testbed.yaml first")
+    person = Person(
+        cells["name"],
+        cells["full_name"],
+        cells["purpose"] or purpose,
+        labels.expiry(cells["expires"] or expires, today()),
+    )
+    labels.check_purpose(person.purpose)
+    if any(other.file == person.file for other in people):
+        raise InputError(f"{person.name} is there twice for {person.purpose}")
+    return person
+
+
+def onboard(
+    keys: Keys, testbed: str, people: Sequence[Person], folder: Path, write: Write, tell: Callable[[int], None]
+) -> list[Onboarded]:
+    """Issue a key for each of `people` who has none for the purpose, some at once; return what became of each.
+
+    `write` puts a key into a file of `folder`; `tell` is called with how many are done. What an earlier run has done
+    is left as it is. Raises `ApiError`, `InputError`; those who are done then stay done.
+    """
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        begun = [pool.submit(_one, keys, testbed, person, folder, write) for person in people]
+        try:
+            for done in _counted(begun, tell):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return [done.result() for done in begun]
+
+
+def _counted(begun: list[Future[Onboarded]], tell: Callable[[int], None]) -> Iterator[Future[Onboarded]]:
+    for count, done in enumerate(as_completed(begun), start=1):
+        yield done
+        tell(count)
+
+
+def _one(keys: Keys, testbed: str, person: Person, folder: Path, write: Write) -> Onboarded:
+    path = folder / person.file
+    label = Label(testbed, person.name, person.purpose, today(), person.expires)
+    found = keys.ensure(label, lambda key: write(path, key))
+    state: Literal["issued", "there", "elsewhere"]
+    if isinstance(found, Issued):
+        state, access_key, expires = "issued", found.key.access_key, person.expires
+    else:
+        held = parse_key(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else None
+        access_key, expires = found.access_key, found.label.expires if found.label else None
+        state = "there" if held is not None and held.access_key == access_key else "elsewhere"
+    return Onboarded(
+        name=person.name,
+        full_name=person.full_name,
+        purpose=person.purpose,
+        access_key=access_key,
+        expires=str(expires) if expires else None,
+        state=state,
+        file=None if state == "elsewhere" else str(path),
+    )
+
+
+def write_sheet(path: Path, people: Sequence[Onboarded]) -> None:
+    """Write what became of everybody as CSV; it holds no secret."""
+    sheet = io.StringIO(newline="")
+    rows = csv.DictWriter(sheet, list(Onboarded.model_fields), lineterminator="\n")
+    rows.writeheader()
+    for person in people:
+        rows.writerow(person.model_dump())
+    write_atomic(path, sheet.getvalue().encode())
