@@ -363,10 +363,11 @@ class Paper:
     """The clearml.conf of one key: its text once it is issued, and its file, with the CA beside it."""
 
     def __init__(self, testbed: Testbed, secrets: Secrets, path: Path) -> None:
-        from provision import tls
+        from provision import inventory, tls
         from provision.credentials.conf import ca_name
 
         self.path, self.text = path, ""
+        self._former = inventory.former_files_urls(testbed.server, secrets.files_urls)
         self._testbed, self._authority = testbed, tls.authority(testbed, secrets)
         self.ca_file = path.with_name(ca_name(testbed)) if self._authority else None
 
@@ -374,7 +375,7 @@ class Paper:
         """Have the text of the conf with `key`."""
         from provision.credentials.conf import render
 
-        self.text = render(self._testbed, key, with_ca=self.ca_file is not None)
+        self.text = render(self._testbed, key, self._former, with_ca=self.ca_file is not None)
 
     def write(self, key: KeyPair) -> None:
         """Write it to its file (0600 from the first byte)."""

@@ -43,7 +43,7 @@ def onboard(
     \b
     Examples:
       testbed onboard class.csv
-      testbed onboard class.csv --out autumn --purpose workshop --expires 2027-02-01
+      testbed onboard class.csv --out ./autumn --purpose workshop --expires 2027-02-01
     """
     from provision import reports
     from provision.credentials import onboarding

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from provision.paths import TEMPLATES
@@ -45,18 +46,22 @@ def ca_name(testbed: Testbed) -> str:
     return f"clearml-{testbed.name}-ca.pem"
 
 
-def render(testbed: Testbed, key: KeyPair, *, with_ca: bool) -> str:
-    """Return a user's clearml.conf for any machine; `with_ca`: the CA's file is in the home there."""
+def render(testbed: Testbed, key: KeyPair, former_files_urls: Sequence[str] = (), *, with_ca: bool) -> str:
+    """Return a user's clearml.conf for any machine; `with_ca`: the CA's file is in the home there.
+
+    `former_files_urls`: other URLs of the file server, which stored data may carry.
+    """
     import jinja2
 
     conf = {
         "api_url": testbed.server.url("api"),
         "web_url": testbed.server.url("web"),
         "files_url": testbed.server.url("files"),
+        "former_files_urls": list(former_files_urls),
         **key.model_dump(),
         **({"ca_name": ca_name(testbed)} if with_ca else {}),
     }
     loader = jinja2.FileSystemLoader(TEMPLATES)
     # what it renders is no HTML
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)  # noqa: S701
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True)  # noqa: S701
     return environment.get_template("clearml.conf.j2").render(conf=conf)
