@@ -288,4 +288,5 @@ def opened(testbed: Testbed, secrets: Secrets) -> Iterator[Keys]:
     """Yield the keys of the users of `testbed`. Raises `TestbedError`, `ApiError`."""
     issuer = issuers.of(testbed, secrets)
     with ClearmlApi(testbed.server.url("api"), issuer.key) as api:
+        api.login()  # once, before some work at a time
         yield Keys(api, issuer, testbed)
