@@ -10,7 +10,6 @@ import shutil
 import stat
 import subprocess
 import sys
-import time
 from collections import Counter
 
 import pytest
@@ -302,17 +301,15 @@ def test_a_new_key_that_does_not_work_leaves_the_old_one(server, testbed, tmp_pa
 
 
 @BOTH
-def test_a_revoked_key_is_refused_within_a_second_and_its_tokens_with_it(server, testbed, tmp_path):
+def test_a_revoked_key_is_refused_from_the_next_call_on_and_its_tokens_with_it(server, testbed, tmp_path):
     _run("issue", "alice")
     key = conf.parse_key((tmp_path / "clearml-alice-laptop.conf").read_text())
     with ClearmlApi(server.urls["api"], key) as api:
         api.login()
         api.call("users.get_current_user")
         done = _run("revoke", key.access_key, "--yes")
-        began = time.monotonic()
         with pytest.raises(ApiError) as refused:
             api.call("users.get_current_user")  # with its token, then with the key
-        assert time.monotonic() - began < 1
     assert refused.value.code == 401
     assert "Revoked 1 keys." in done.output
     assert ("live on" in done.output) == testbed.server.is_external
