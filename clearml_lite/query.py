@@ -19,9 +19,10 @@ DATES = frozenset(
     | {"last_worker_report", "last_report_time", "last_activity_time", "register_time"}
 )
 PAGING = frozenset({"order_by", "page", "page_size", "refresh_scroll", "scroll_id", "size"})
+# Conditions on several fields at once, and how they are joined; the SDK sends `_or_`, too.
+_MULTIPLE = {"_all_": " AND ", "_and_": " AND ", "_any_": " OR ", "_or_": " OR "}
 NO_FILTER = PAGING | {
-    "_all_",
-    "_any_",
+    *_MULTIPLE,
     "only_fields",
     "max_task_entries",
     "search_hidden",
@@ -30,6 +31,7 @@ NO_FILTER = PAGING | {
 }
 PATTERNS = frozenset({"name", "description"})
 SEARCHED_TEXT = ("id", "name", "comment", "description", "tags", "uri")
+_SCALAR = (str, int, float)
 _COMPARISON = re.compile(r"(>=|>|<=|<)(.*)", re.DOTALL)
 _LITERAL = re.compile(r"\^((?:[^\\.^$*+?{}\[\]|()]|\\\W)*)\$")
 
@@ -99,6 +101,19 @@ class Query:
         for operator, terms in [*groups, ("AND", excluded)]:
             self._group(field, operator, terms)
 
+    def dotted(self, field: str, value: Any) -> None:
+        """A filter by a path: a value, any of a list, or two numbers as bounds, of which one may be null."""
+        if isinstance(value, list) and len(value) == 2 and _are_bounds(value):
+            for sign, bound in zip((">=", "<="), value, strict=True):
+                if bound is not None:
+                    self.add(f"{path_expression(field)} {sign} ?", bound)
+        elif isinstance(value, list) and all(item is None or isinstance(item, _SCALAR) for item in value):
+            self.one_of(field, value)
+        elif isinstance(value, _SCALAR):
+            self.equal(field, value)
+        else:
+            raise validation_error(field, "must be a value, a list, or bounds")
+
     @property
     def condition(self) -> str:
         """All conditions as one."""
@@ -108,9 +123,25 @@ class Query:
         """How many documents meet all conditions."""
         return transaction.count(collection, self.condition, self.params)
 
-    def values(self, transaction: Transaction, collection: str, field: str) -> list[Any]:
-        """What a field holds in the documents that meet all conditions, each value once, sorted."""
-        return transaction.values(collection, field, self.condition, self.params)
+    def values(self, transaction: Transaction, collection: str, *path: str) -> list[Any]:
+        """What a field holds in the documents that meet all conditions, each value once, sorted.
+
+        Raises:
+            ApiError: 400/12 when the names that lead to it are none of a field.
+        """
+        try:
+            return transaction.values(collection, path, self.condition, self.params)
+        except ValueError as error:
+            raise validation_error("name", str(error)) from error
+
+    def names(self, transaction: Transaction, collection: str, *path: str) -> list[str]:
+        """The names of an object's members in the documents that meet all conditions, sorted."""
+        return [name for name, _ in transaction.pairs(collection, path, self.condition, self.params)]
+
+    def names_below(self, transaction: Transaction, collection: str, *path: str) -> list[tuple[str, str]]:
+        """The names of an object's members with those of their own members."""
+        found = transaction.pairs(collection, path, self.condition, self.params, keys=True)
+        return [(name, own) for name, own in found if own is not None]
 
     def run(
         self, transaction: Transaction, collection: str, order: str = "seq", limit: int = -1, offset: int = 0
@@ -130,6 +161,22 @@ class Query:
         self.add(condition, *(_cased(field, value) for _, value in terms))
 
 
+def _add_multiple(query: Query, wanted: Mapping[str, Any], joined: str) -> None:
+    """A condition on each of several fields: a `pattern`, or bounds in time (`datetime`)."""
+    fields, pattern, bounds = _texts(wanted, "fields"), _texts(wanted, "pattern"), _texts(wanted, "datetime")
+    each = Query()
+    for field in fields:
+        of_field = Query()
+        if pattern:
+            of_field.matches(field, pattern[0])
+        if bounds:
+            of_field.one_of(field, bounds)
+        if of_field.conditions:
+            each.add(of_field.condition, *of_field.params)
+    if each.conditions:
+        query.add(joined.join(each.conditions), *each.params)
+
+
 def path_expression(field: str) -> str:
     """SQL for a dotted field.
 
@@ -140,6 +187,19 @@ def path_expression(field: str) -> str:
         return unchecked_expression(field)
     except ValueError as error:
         raise validation_error("fields", str(error)) from error
+
+
+def _texts(wanted: Mapping[str, Any], name: str) -> list[str]:
+    value = wanted.get(name)
+    texts = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(text, str) for text in texts):
+        raise validation_error(name, "must be text!")
+    return texts
+
+
+def _are_bounds(values: Sequence[Any]) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    return bool(numbers) and all(value is None or value in numbers for value in values)
 
 
 def _cased(field: str, value: Any) -> Any:
@@ -197,7 +257,7 @@ def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Quer
     Args:
         parameters: the validated request.
         known: the properties of the endpoint's schema; those that are no control (paging, order, …) filter by the
-            field of their name.
+            field of their name. So do others whose name is a path, such as `metadata.owner.value`.
     """
     query = Query()
     for field in known:
@@ -212,14 +272,12 @@ def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Quer
             query.one_of(field, [value])
         else:
             query.equal(field, value)
-    for operator, joined in (("_all_", " AND "), ("_any_", " OR ")):
-        if multi := parameters.get(operator):
-            fields, pattern = multi.get("fields") or [], multi.get("pattern") or ""
-            if fields:
-                any_field = Query()
-                for field in fields:
-                    any_field.matches(field, pattern)
-                query.add(joined.join(any_field.conditions), *any_field.params)
+    for field in parameters.keys() - set(known):
+        if "." in field:
+            query.dotted(field, parameters[field])
+    for operator, joined in _MULTIPLE.items():
+        if isinstance(wanted := parameters.get(operator), Mapping):
+            _add_multiple(query, wanted, joined)
     if text := parameters.get("search_text"):
         found = " OR ".join(f"instr(lower({path_expression(field)}), lower(?))" for field in SEARCHED_TEXT)
         query.add(found, *[text] * len(SEARCHED_TEXT))

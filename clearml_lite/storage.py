@@ -49,15 +49,14 @@ CREATE INDEX worker_stats_timestamp ON worker_stats (timestamp)
 """
 
 
-def json_path(field: str) -> str:
-    """A dotted field of a document as a path of SQLite's JSON functions.
+def json_path(parts: Sequence[str]) -> str:
+    """The names that lead to a field of a document, as a path of SQLite's JSON functions.
 
     Raises:
-        ValueError: a name in it has a quote, a backslash or a null character.
+        ValueError: a name has a quote, a backslash or a null character.
     """
-    parts = field.split(".")
     if not all(_FIELD_PART.fullmatch(part) for part in parts):
-        raise ValueError(f"{field!r} is not the name of a field")
+        raise ValueError(f"{'.'.join(parts)!r} is not the name of a field")
     names = (part if part.isascii() and part.isidentifier() else f'"{part}"' for part in parts)
     return f"$.{'.'.join(names)}"
 
@@ -68,7 +67,7 @@ def path_expression(field: str) -> str:
     Raises:
         ValueError: a name in it has a quote, a backslash or a null character.
     """
-    return f"json_extract(doc, '{json_path(field)}')"
+    return f"json_extract(doc, '{json_path(field.split('.'))}')"
 
 
 def _first_migration() -> str:
@@ -82,7 +81,28 @@ def _first_migration() -> str:
     return ";\n".join([*documents, *indexes, _TABLES])
 
 
-MIGRATIONS = (_first_migration(),)
+_HISTORY = """
+CREATE TABLE queue_metrics (queue TEXT NOT NULL, timestamp INTEGER NOT NULL, length INTEGER NOT NULL,
+    waiting REAL NOT NULL);
+CREATE INDEX queue_metrics_queue ON queue_metrics (queue, timestamp);
+CREATE INDEX queue_metrics_timestamp ON queue_metrics (timestamp);
+CREATE TABLE worker_activity (worker TEXT NOT NULL, timestamp INTEGER NOT NULL, works INTEGER NOT NULL);
+CREATE INDEX worker_activity_timestamp ON worker_activity (timestamp)
+"""
+
+
+def _second_migration() -> str:
+    project, last_update = path_expression("project"), path_expression("last_update")
+    return ";\n".join(
+        [
+            f"CREATE INDEX tasks_project_last_update ON tasks ({project}, {last_update})",
+            f"CREATE INDEX tasks_last_update ON tasks ({last_update})",
+            _HISTORY.strip(),
+        ]
+    )
+
+
+MIGRATIONS = (_first_migration(), _second_migration())
 
 
 class Transaction:
@@ -129,15 +149,32 @@ class Transaction:
             (document["id"], json.dumps(document, separators=(",", ":"))),
         )
 
-    def values(self, collection: str, field: str, where: str, params: Sequence[Any]) -> list[Any]:
+    def values(self, collection: str, path: Sequence[str], where: str, params: Sequence[Any]) -> list[Any]:
         """What a field holds in the documents that meet an SQL condition, each value once, sorted; a list's items."""
         rows = self.execute(
-            f"""SELECT DISTINCT found.value FROM {collection} AS one, json_each(one.doc, ?) AS found
-                WHERE found.value IS NOT NULL AND one.id IN (SELECT id FROM {collection} WHERE {where})
-                ORDER BY found.value""",  # noqa: S608
-            (json_path(field), *params),
+            f"""SELECT DISTINCT found.value FROM (SELECT doc FROM {collection} WHERE {where}) AS one,
+                    json_each(one.doc, ?) AS found
+                WHERE found.value IS NOT NULL ORDER BY found.value""",  # noqa: S608
+            (*params, json_path(path)),
         )
         return [row[0] for row in rows]
+
+    def pairs(
+        self, collection: str, path: Sequence[str], where: str, params: Sequence[Any], *, keys: bool = False
+    ) -> list[tuple[str, str | None]]:
+        """The names of an object's members in the documents that meet an SQL condition, each once, sorted.
+
+        Args:
+            keys: with the names of the members' own members.
+        """
+        inner = ", json_each(member.value) AS own" if keys else ""
+        rows = self.execute(
+            f"""SELECT DISTINCT member.key, {"own.key" if keys else "NULL"}
+                FROM (SELECT doc FROM {collection} WHERE {where}) AS one, json_each(one.doc, ?) AS member{inner}
+                ORDER BY 1, 2""",  # noqa: S608
+            (*params, json_path(path)),
+        )
+        return rows.fetchall()
 
     def count(self, collection: str, where: str, params: Sequence[Any]) -> int:
         """How many documents meet an SQL condition."""

@@ -14,6 +14,7 @@ TASKS: list[dict[str, Any]] = [
     {"id": "2", "name": "Train 2", "tags": ["b"], "status": "failed", "n": 9, "status_changed": SECOND},
     {"id": "3", "name": "eval.x", "tags": [], "status": "created", "n": 100, "parent": "1", "comment": "on Training"},
 ]
+TASKS[0]["last"], TASKS[1]["last"] = {"n": 1}, {"n": 5}
 for _task, _value in zip(TASKS, ("10", "9", "none"), strict=True):
     _task |= {"type": "training", "hyperparams": {"Args": {"lr": {"value": _value}}}}
 
@@ -27,7 +28,7 @@ def filled(storage: Storage) -> Storage:
 
 
 def found(storage: Storage, **parameters: Any) -> list[str]:
-    known = [*parameters, "tags", "status"]
+    known = [name for name in [*parameters, "tags", "status"] if "." not in name]
     with storage.read() as transaction:
         documents, _ = find(transaction, "tasks", parameters, compile_filters(parameters, known))
     return [document["id"] for document in documents]
@@ -69,6 +70,14 @@ def found(storage: Storage, **parameters: Any) -> list[str]:
         ({"search_text": "training"}, ["3"]),
         ({"_any_": {"fields": ["name", "comment"], "pattern": "rain"}}, ["1", "2", "3"]),
         ({"_all_": {"fields": ["name", "id"], "pattern": "2"}}, ["2"]),
+        ({"_or_": {"fields": ["status_changed", "parent"], "datetime": [">2026-01-01T12:00:00"]}}, ["2"]),
+        ({"_and_": {"fields": ["status_changed"], "datetime": ["<2026-01-01T12:00:00"], "pattern": "^2026"}}, ["1"]),
+        ({"_or_": {"fields": ["name"]}}, ["1", "2", "3"]),
+        ({"hyperparams.Args.lr.value": "9"}, ["2"]),
+        ({"hyperparams.Args.lr.value": ["9", "10"]}, ["1", "2"]),
+        ({"last.n": [5, None]}, ["2"]),
+        ({"last.n": [None, 4]}, ["1"]),
+        ({"last.n": [1, 5]}, ["1", "2"]),
         ({"order_by": ["n"]}, ["2", "1", "3"]),
         ({"order_by": ["-n"]}, ["3", "1", "2"]),
         ({"order_by": ["hyperparams.Args.lr.value"]}, ["2", "1", "3"]),
@@ -90,6 +99,11 @@ def test_finds(filled: Storage, parameters: dict[str, Any], ids: list[str]) -> N
         {"order_by": ['na"me']},
         {"status_changed": [">=yesterday"]},
         {"status_changed": [">=1e300"]},
+        {"last.n": {"gt": 5}},
+        {'last."n': 5},
+        {"last.n": [{}]},
+        {"_or_": {"fields": ["name"], "pattern": 5}},
+        {"_or_": {"fields": 5}},
         {"scroll_id": "not ours"},
     ],
 )
