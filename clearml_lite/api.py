@@ -26,6 +26,7 @@ from clearml_lite.storage import Document, Storage, Transaction
 
 LOG = logging.getLogger(__name__)
 
+TOO_MANY = 429
 LARGEST_BODY = 256 * 1024 * 1024
 _PATH = re.compile(r"/(?:v(?P<version>\d+(?:\.\d+)?)/)?(?P<name>\w+\.\w+)/?")
 _MALFORMED = "The browser (or proxy) sent a request that this server could not understand."
@@ -71,6 +72,8 @@ class ApiServer:
             response = _attached(*call.attachment) if call.attachment else _envelope(name, version, 200, 0, "OK", data)
         except ApiError as error:
             response = _envelope(name, version, error.code, error.subcode, str(error), {})
+            if error.code == TOO_MANY:
+                response.headers["Retry-After"] = "1"
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:

@@ -24,6 +24,7 @@ TYPES = frozenset({SCALAR, LOG, PLOT, IMAGE, VECTOR})
 # Reported anew for the same metric, variant and iteration, these replace what was there.
 REPLACED = frozenset({PLOT, IMAGE})
 LARGEST_INTEGER = 2**62
+LATEST_MILLISECOND = 253402300799999  # of the year 9999
 
 _INSERT_SCALAR = "INSERT INTO scalars (series, iter, timestamp, value, worker) VALUES (?, ?, ?, ?, ?)"
 _INSERT_EVENT = "INSERT INTO events (task, type, metric, variant, iter, timestamp, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"
@@ -102,8 +103,8 @@ class EventBatch:
         series = self._series_of((event["task"], metric, variant))
         worker = str(event.get("worker") or self._worker)
         self._scalars.append((series, event.get("iter") or 0, event["timestamp"], value, worker))
-        last = owner["last_metrics"].setdefault(_md5(metric), {})
-        last[_md5(variant)] = _last_metric(last.get(_md5(variant)), metric, variant, value)
+        last = owner["last_metrics"].setdefault(hashed(metric), {})
+        last[hashed(variant)] = _last_metric(last.get(hashed(variant)), metric, variant, value)
 
     def _series_of(self, key: tuple[str, str, str]) -> int:
         if key not in self._series:
@@ -127,7 +128,7 @@ class EventBatch:
     def _note_statistics(self, event: Document) -> None:
         metric = event["metric"]
         statistics = self._statistics.setdefault(event["task"], {})
-        of_metric: Document = statistics.setdefault(_md5(metric), {"metric": metric, "event_stats_by_type": {}})
+        of_metric: Document = statistics.setdefault(hashed(metric), {"metric": metric, "event_stats_by_type": {}})
         of_type = of_metric["event_stats_by_type"].setdefault(event["type"], {"last_update": 0})
         of_type["last_update"] = max(of_type["last_update"], event["timestamp"])
 
@@ -138,7 +139,7 @@ def _malformed(event: Document) -> str | None:
         return "Invalid event type"
     if not isinstance(event.get("task"), str):
         return "Event must have a task"
-    if any(not _fits_integer(event.get(name)) for name in ("iter", "timestamp")):
+    if not _fits_integer(event.get("iter")) or not _is_moment(event.get("timestamp")):
         return "Invalid iteration or timestamp"
     if any(not isinstance(event.get(name) or "", str) for name in ("metric", "variant", "plot_str")):
         return "Invalid metric, variant or plot"
@@ -150,6 +151,11 @@ def _malformed(event: Document) -> str | None:
 def _fits_integer(value: Any) -> bool:
     """Whether this is nothing or a number that, cut to an integer, SQLite can keep."""
     return value is None or (isinstance(value, int | float) and abs(value) <= LARGEST_INTEGER)
+
+
+def _is_moment(value: Any) -> bool:
+    """Whether this is nothing or a time in milliseconds."""
+    return value is None or (isinstance(value, int | float) and 0 <= value <= LATEST_MILLISECOND)
 
 
 def _is_finite(value: Any) -> bool:
@@ -175,5 +181,6 @@ def _last_metric(previous: Document | None, metric: str, variant: str, value: fl
 
 
 @lru_cache(maxsize=4096)
-def _md5(text: str) -> str:
+def hashed(text: str) -> str:
+    """The name of a metric or variant as the key of a task's last metrics."""
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
