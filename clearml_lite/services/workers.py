@@ -5,12 +5,16 @@ from typing import Any
 
 from clearml_lite.auth import COMPANY, COMPANY_NAME
 from clearml_lite.dispatch import Call, endpoint
+from clearml_lite.errors import validation_error
 from clearml_lite.query import compile_filters, now
+from clearml_lite.services.entities import given
 from clearml_lite.services.queues import count_entries
 from clearml_lite.storage import Document
 
 TIMEOUT_SECONDS = 600
 STATS_KEPT_DAYS = 30
+LATEST_SECOND = 10**11
+MOST_INTERVALS = 10_000
 
 
 @endpoint("workers.register", writes=True)
@@ -38,17 +42,18 @@ def status_report(call: Call) -> Document:
         "last_activity_time": moment,
         "last_report_time": moment,
         "queue": call.data.get("queue"),
-        "queues": call.data.get("queues") or worker["queues"],
+        "queues": call.data.get("queues", worker["queues"]),
         "task": task["id"] if task else None,
     }
-    if isinstance(tags := call.data.get("tags"), list):
-        worker["tags"] = tags
+    worker |= given(call.data, ("tags", "system_tags"))
     _save(call, worker)
     if task:
         call.transaction.put(
             "tasks", task | {"last_worker": worker["id"], "last_worker_report": moment, "last_update": moment}
         )
-    _save_stats(call, worker["id"], call.data.get("machine_stats") or {})
+    timestamp = _milliseconds(call.data["timestamp"])
+    call.transaction.execute("INSERT INTO worker_activity VALUES (?, ?, ?)", (worker["id"], timestamp, bool(task)))
+    _save_stats(call, worker["id"], timestamp, call.data.get("machine_stats") or {})
     return {}
 
 
@@ -83,6 +88,41 @@ def get_stats(call: Call) -> Document:
         if metrics:
             workers.append({"worker": worker, "metrics": metrics})
     return {"workers": workers}
+
+
+@endpoint("workers.get_metric_keys")
+def get_metric_keys(call: Call) -> Document:
+    """What workers report about their machines, by category (the first word: cpu, gpu, memory, …)."""
+    wanted = call.data.get("worker_ids")
+    condition = f"WHERE worker IN ({', '.join('?' * len(wanted))})" if wanted else ""
+    rows = call.transaction.execute(
+        f"SELECT DISTINCT metric FROM worker_stats {condition} ORDER BY metric",  # noqa: S608
+        wanted or (),
+    )
+    categories: dict[str, list[str]] = {}
+    for (metric,) in rows:
+        categories.setdefault(metric.partition("_")[0], []).append(metric)
+    return {"categories": [{"name": name, "metric_keys": keys} for name, keys in categories.items()]}
+
+
+@endpoint("workers.get_activity_report")
+def get_activity_report(call: Call) -> Document:
+    """How many workers reported, and how many of these worked on a task, by interval."""
+    start, end = int(call.data["from_date"] * 1000), int(call.data["to_date"] * 1000)
+    interval = max(call.data["interval"], 1) * 1000
+    count = -((start - end) // interval)
+    if count > MOST_INTERVALS:
+        raise validation_error("interval", f"makes more than {MOST_INTERVALS} points!")
+    rows = call.transaction.execute(
+        """SELECT (timestamp - ?) / ? AS bucket, count(DISTINCT worker), count(DISTINCT CASE WHEN works THEN worker END)
+           FROM worker_activity WHERE timestamp >= ? AND timestamp < ? GROUP BY bucket""",
+        (start, interval, start, end),
+    )
+    counts = {bucket: (total, active) for bucket, total, active in rows}
+    dates = [(start + number * interval) // 1000 for number in range(count)]
+    series = zip(*(counts.get(number, (0, 0)) for number in range(count)), strict=True) if count > 0 else ((), ())
+    total, active = ({"dates": dates, "counts": list(each)} for each in series)
+    return {"total": total, "active": active}
 
 
 def _metric_stats(call: Call, worker: str, item: Document, start: int, end: int, interval: int) -> list[Document]:
@@ -173,8 +213,12 @@ def _queue(call: Call, identifier: str) -> Document:
     return {"id": identifier, "name": queue["name"], "num_tasks": count_entries(call, queue)}
 
 
-def _save_stats(call: Call, worker: str, stats: dict[str, Any]) -> None:
-    timestamp = call.data["timestamp"]
+def _milliseconds(timestamp: int) -> int:
+    """The schema wants seconds, the agent sends milliseconds."""
+    return timestamp * 1000 if abs(timestamp) < LATEST_SECOND else timestamp
+
+
+def _save_stats(call: Call, worker: str, timestamp: int, stats: dict[str, Any]) -> None:
     rows = [
         (worker, timestamp, metric, str(variant), float(number))
         for metric, value in stats.items()
@@ -183,4 +227,5 @@ def _save_stats(call: Call, worker: str, stats: dict[str, Any]) -> None:
     ]
     call.transaction.executemany("INSERT INTO worker_stats VALUES (?, ?, ?, ?, ?)", rows)
     oldest = int((datetime.now(UTC) - timedelta(days=STATS_KEPT_DAYS)).timestamp() * 1000)
-    call.transaction.execute("DELETE FROM worker_stats WHERE timestamp < ?", (oldest,))
+    for table in ("worker_stats", "worker_activity"):
+        call.transaction.execute(f"DELETE FROM {table} WHERE timestamp < ?", (oldest,))  # noqa: S608
