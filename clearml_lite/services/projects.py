@@ -4,15 +4,14 @@ from clearml_lite.auth import COMPANY
 from clearml_lite.dispatch import Call, endpoint
 from clearml_lite.errors import ApiError, validation_error
 from clearml_lite.query import now
-from clearml_lite.services.entities import checked_name, filters, given, new_id, require
-from clearml_lite.services.entities import get_all as get_all_entities
+from clearml_lite.services.entities import checked_name, given, new_id, require, tree
 from clearml_lite.storage import Document
 
 
 @endpoint("projects.create", writes=True)
 def create(call: Call) -> Document:
     """A project, and the parents that are not there yet."""
-    name = _checked_path(call.data["name"])
+    name = checked_path(call.data["name"])
     if call.transaction.first("projects", name=name):
         raise ApiError(400, 801, "Value combination is already in use", name=name, company=COMPANY)
     fields = given(call.data, ("description", "tags", "system_tags", "default_output_destination"))
@@ -31,29 +30,21 @@ def get_by_id(call: Call) -> Document:
     return {"project": project | {"path": path}}
 
 
-@endpoint("projects.get_all")
-def get_all(call: Call) -> Document:
-    """Projects; `shallow_search` looks at the top of the tree only."""
-    query = filters(call)
-    if call.data.get("shallow_search"):
-        query.equal("parent", None)
-    return get_all_entities(call, "projects", query)
-
-
 @endpoint("projects.update", writes=True)
 def update(call: Call) -> Document:
     """Changes a project; a new name moves its sub-projects along."""
     project = require(call, "projects", call.data["project"])
     fields = given(call.data, ("description", "tags", "system_tags", "default_output_destination"))
     if (name := call.data.get("name")) and name != project["name"]:
-        fields |= _renamed(call, project, _checked_path(name))
+        fields |= _renamed(call, project, checked_path(name))
+        project = require(call, "projects", project["id"])
     call.transaction.put("projects", project | fields | {"last_update": now()})
     return {"updated": 1, "fields": fields}
 
 
 def project_named(call: Call, name: str) -> Document:
     """The project with this name, made where it is not there."""
-    path = _checked_path(name)
+    path = checked_path(name)
     return call.transaction.first("projects", name=path) or _make(call, path, {})
 
 
@@ -85,7 +76,12 @@ def touch(call: Call, project: str | None) -> None:
         call.transaction.put("projects", document | {"last_update": now()})
 
 
-def _checked_path(name: str) -> str:
+def checked_path(name: str) -> str:
+    """A project's whole name, each part without blanks around it.
+
+    Raises:
+        ApiError: 400/800 when a part is too short.
+    """
     return "/".join(checked_name(part) for part in name.strip("/").split("/"))
 
 
@@ -103,9 +99,27 @@ def _make(call: Call, name: str, fields: Document) -> Document:
     return project
 
 
-def _renamed(call: Call, project: Document, name: str) -> Document:
+def relocate(call: Call, project: Document, name: str) -> int:
+    """Gives a project another name, which may be below another parent, and tells how many projects moved along.
+
+    Raises:
+        ApiError: 400/801 when the name is taken, 400/12 when it is below the project itself.
+    """
     if call.transaction.first("projects", name=name):
         raise ApiError(400, 801, "Value combination is already in use", name=name, company=COMPANY)
+    if name.startswith(f"{project['name']}/"):
+        raise ApiError(400, 12, "A project cannot be moved below itself", id=project["id"], name=name)
+    parent_name, _, basename = name.rpartition("/")
+    below = [require(call, "projects", child) for child in tree(call.transaction, [project["id"]])[1:]]
+    for child in below:
+        call.transaction.put("projects", child | {"name": name + child["name"].removeprefix(project["name"])})
+    project = {key: value for key, value in project.items() if key != "parent"}
+    parent = {"parent": project_named(call, parent_name)["id"]} if parent_name else {}
+    call.transaction.put("projects", project | {"name": name, "basename": basename, "last_update": now()} | parent)
+    return 1 + len(below)
+
+
+def _renamed(call: Call, project: Document, name: str) -> Document:
     old_parent, _, _ = project["name"].rpartition("/")
     new_parent, _, basename = name.rpartition("/")
     if old_parent != new_parent:
@@ -116,11 +130,5 @@ def _renamed(call: Call, project: Document, name: str) -> Document:
             field="name",
             reason="projects.update cannot move a project to another parent",
         )
-    for child in _descendants(call, project["id"]):
-        call.transaction.put("projects", child | {"name": name + child["name"].removeprefix(project["name"])})
+    relocate(call, project, name)
     return {"name": name, "basename": basename}
-
-
-def _descendants(call: Call, project: str) -> list[Document]:
-    children = call.transaction.all("projects", parent=project)
-    return children + [below for child in children for below in _descendants(call, child["id"])]

@@ -15,13 +15,13 @@ from clearml_lite.services.entities import (
     require,
     retag,
 )
-from clearml_lite.services.events import delete_events, image_urls
+from clearml_lite.services.event_queries import delete_events, image_urls
 from clearml_lite.services.projects import touch
 from clearml_lite.services.tasks import empty_contents, without_results
-from clearml_lite.storage import Document
+from clearml_lite.storage import Document, Transaction
 
 # From which status a task comes into another one without force; from itself always.
-_BEFORE = {
+BEFORE = {
     "queued": {"created", "stopped", "failed", "completed"},
     "in_progress": {"created", "queued", "stopped", "failed", "completed"},
     "stopped": {"created", "queued", "in_progress", "failed", "closed"},
@@ -40,21 +40,21 @@ _OF_A_RUN = (
 @endpoint("tasks.enqueue", writes=True)
 def enqueue(call: Call) -> Document:
     """Puts a task into a queue (by ID, or by name, and then made if need be; without either the default one)."""
-    queue = _queue(call)
-    answer = {"queued": 1} | _enqueue(call, queue, call.data["task"])
+    queue = wanted_queue(call)
+    answer = {"queued": 1} | enqueue_task(call, queue, call.data["task"])
     return answer | _watched(call, queue)
 
 
 @endpoint("tasks.enqueue_many", writes=True)
 def enqueue_many(call: Call) -> Document:
     """Puts tasks into a queue; `validate_tasks`: only those whose input models are there."""
-    queue = _queue(call)
+    queue = wanted_queue(call)
 
     def act(identifier: str) -> Document:
         if call.data.get("validate_tasks"):
             for entry in require(call, "tasks", identifier)["models"]["input"]:
                 require(call, "models", entry["model"])
-        return {"queued": True} | _enqueue(call, queue, identifier)
+        return {"queued": True} | enqueue_task(call, queue, identifier)
 
     return for_each(call, call.data["ids"], act) | _watched(call, queue)
 
@@ -232,7 +232,12 @@ def delete_task(call: Call, task: Document, *, force: bool = False) -> Document:
     return answer | {"updated_children": len(children), "updated_models": len(kept_models)}
 
 
-def _enqueue(call: Call, queue: Document, identifier: str) -> Document:
+def enqueue_task(call: Call, queue: Document, identifier: str) -> Document:
+    """Puts a task into a queue; what changed.
+
+    Raises:
+        ApiError: 400/706 when it waits in one already, 400/110 when its status forbids it.
+    """
     task = require(call, "tasks", identifier)
     if task["status"] == "queued":
         raise ApiError(400, 706, "Task already queued", task=task["id"])
@@ -258,7 +263,7 @@ def _dequeue(call: Call, identifier: str) -> Document:
         or task.get("enqueue_status")
         or ("created" if task["status"] == "queued" else task["status"])
     )
-    if status not in _BEFORE:
+    if status not in BEFORE:
         raise validation_error("new_status", f"{status!r} is not a status")
     return {"updated": 1, "fields": _change_status(call, task, status, also={"enqueue_status": None}, force=True)}
 
@@ -308,12 +313,18 @@ def _drop_results(call: Call, task: Document) -> Document:
         uris, count = _delete_output_models(call, task)
     urls: Document = {}
     if call.data.get("return_file_urls"):
-        artifacts = [artifact for artifact in task["execution"]["artifacts"] if artifact.get("mode") != "input"]
-        artifact_urls = sorted({artifact["uri"] for artifact in artifacts if artifact.get("uri")})
-        events = image_urls(call.transaction, task["id"])
-        urls = {"urls": {"model_urls": uris, "event_urls": events, "artifact_urls": artifact_urls}}
+        urls = {"urls": {"model_urls": uris} | file_urls(call, task)}
     delete_events(call.transaction, task["id"])
     return {"deleted_models": count} | urls
+
+
+def file_urls(call: Call, task: Document) -> dict[str, list[str]]:
+    """Where a task's artifacts and debug images are."""
+    artifacts = [artifact for artifact in task["execution"]["artifacts"] if artifact.get("mode") != "input"]
+    return {
+        "event_urls": image_urls(call.transaction, task["id"]),
+        "artifact_urls": sorted({artifact["uri"] for artifact in artifacts if artifact.get("uri")}),
+    }
 
 
 def _delete_output_models(call: Call, task: Document) -> tuple[list[str], int]:
@@ -330,19 +341,25 @@ def _delete_output_models(call: Call, task: Document) -> tuple[list[str], int]:
     return sorted({model["uri"] for model in drafts if model["uri"]}), len(drafts)
 
 
-def _used_elsewhere(call: Call, task: Document, model: str) -> bool:
-    query = Query()
-    query.add("id != ?", task["id"])
-    query.add("instr(doc, ?)", model)  # cheaper than to parse every document
-    query.add(
+def used_as_input(transaction: Transaction, model: str, by: Query) -> bool:
+    """Whether a model is the input of a task that meets these conditions."""
+    by.add("instr(doc, ?)", model)  # cheaper than to parse every document
+    by.add(
         """EXISTS (SELECT 1 FROM json_each(doc, '$.models.input') AS entry
                    WHERE json_extract(entry.value, '$.model') = ?)""",
         model,
     )
-    return bool(query.run(call.transaction, "tasks", limit=1))
+    return bool(by.run(transaction, "tasks", limit=1))
 
 
-def _queue(call: Call) -> Document:
+def _used_elsewhere(call: Call, task: Document, model: str) -> bool:
+    others = Query()
+    others.add("id != ?", task["id"])
+    return used_as_input(call.transaction, model, others)
+
+
+def wanted_queue(call: Call) -> Document:
+    """The queue that a request names by ID or name, or the default one."""
     identifier, name = call.data.get("queue"), call.data.get("queue_name")
     if identifier and name:
         raise validation_error("queue_name", "cannot be used together with queue!")
@@ -385,7 +402,7 @@ def _change_status(
         ApiError: 400/110 when this status does not follow on the present one.
     """
     present = task["status"]
-    if not (force or call.data.get("force")) and status != present and present not in _BEFORE[status]:
+    if not (force or call.data.get("force")) and status != present and present not in BEFORE[status]:
         raise ApiError(400, 110, "Invalid status change", id=task["id"], current_status=present, new_status=status)
     stamp = change_stamp(call)
     fields = {

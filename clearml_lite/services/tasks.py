@@ -155,17 +155,8 @@ def share(call: Call) -> Document:
 @endpoint("tasks.clone", writes=True)
 def clone(call: Call) -> Document:
     """A new draft from a task: what it runs with, none of what it made."""
-    source = require(call, "tasks", call.data["task"])
     data = call.data
-    task = _new(call, data.get("new_task_name") or f"Clone of {source['name']}", source["type"])
-    copied = ("comment", "project", "tags", *_RUNS_WITH)
-    task |= {name: source[name] for name in copied if name in source}
-    task["parent"] = data.get("new_task_parent") or source.get("parent") or source["id"]
-    task |= without_results(source)
-    overridable = ("comment", "tags", "system_tags", "project", "hyperparams", "configuration", "container")
-    task |= given({name: data.get(f"new_task_{name}") for name in overridable}, overridable)
-    if isinstance(data.get("execution_overrides"), dict):
-        task["execution"] = _completed(task["execution"], data["execution_overrides"])
+    task = clone_task(call, require(call, "tasks", data["task"]), data)
     answer: Document = {"id": task["id"]}
     if data.get("new_project_name") and not data.get("new_task_project"):
         project = project_named(call, data["new_project_name"])
@@ -180,6 +171,20 @@ def clone(call: Call) -> Document:
     call.transaction.put("tasks", task)
     touch(call, task.get("project"))
     return answer
+
+
+def clone_task(call: Call, source: Document, data: Document) -> Document:
+    """A clone, not stored yet; `data` has the parameters of a clone request."""
+    task = _new(call, data.get("new_task_name") or f"Clone of {source['name']}", source["type"])
+    copied = ("comment", "project", "tags", *_RUNS_WITH)
+    task |= {name: source[name] for name in copied if name in source}
+    task["parent"] = data.get("new_task_parent") or source.get("parent") or source["id"]
+    task |= without_results(source)
+    overridable = ("comment", "tags", "system_tags", "project", "hyperparams", "configuration", "container")
+    task |= given({name: data.get(f"new_task_{name}") for name in overridable}, overridable)
+    if isinstance(data.get("execution_overrides"), dict):
+        task["execution"] = _completed(task["execution"], data["execution_overrides"])
+    return task
 
 
 def empty_contents() -> Document:

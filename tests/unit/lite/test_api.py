@@ -43,7 +43,7 @@ def test_parameters_come_from_anywhere(client: Any, call: Call) -> None:
         ({"method": "POST", "url": "/tasks.get_by_id", "content": '{"task": NaN}'}, 400, 0),
         ({"method": "POST", "url": "/tasks.get_by_id", "content": "[" * 100_000}, 400, 0),
         ({"method": "POST", "url": "/tasks"}, 400, 0),
-        ({"method": "GET", "url": "/pipelines.start_pipeline"}, 404, 0),
+        ({"method": "GET", "url": "/workers.get_runtime_properties"}, 404, 0),
     ],
 )
 def test_what_is_no_request(client: Any, request_: dict[str, Any], code: int, subcode: int) -> None:

@@ -94,7 +94,7 @@ def test_tasks_that_cannot_run_are_not_enqueued_when_that_is_asked_for(call: Cal
     good, lost = new_task(call), new_task(call)
     model = new_model(call)
     call("tasks.add_or_update_model", task=lost, name="in", model=model, type="input")
-    call("models.delete", model=model)
+    call("models.delete", model=model, force=True)
     answer = call("tasks.enqueue_many", ids=[good, lost], validate_tasks=True)
     assert [item["id"] for item in answer["succeeded"]] == [good]
     assert [(item["id"], item["error"]["codes"]) for item in answer["failed"]] == [(lost, [400, 201])]
