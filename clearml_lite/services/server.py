@@ -34,3 +34,9 @@ def config(call: Call) -> Document:
 def endpoints(call: Call) -> Document:
     """The endpoints that this server has."""
     return {"endpoints": sorted(ENDPOINTS)}
+
+
+@endpoint("server.report_stats_option", schema={"type": "object"})
+def report_stats_option(call: Call) -> Document:
+    """This server tells nobody how it is used, and cannot be told to."""
+    return {"supported": False, "enabled": False}
