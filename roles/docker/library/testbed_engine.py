@@ -51,7 +51,11 @@ ASIDE = Path("/etc/docker/daemon.json.before-testbed")
 DROP_IN = Path("/etc/systemd/system/docker.service.d/testbed.conf")
 GROUP = "docker"  # the packages make it, and leave it behind
 ENGINES = ("/usr/bin/dockerd", "/usr/sbin/dockerd")
-FOLDERS = ("/etc/docker", "/var/lib/docker", "/var/lib/containerd", "/opt/containerd")
+# key.json: where /etc/docker was there before
+FOLDERS = (
+    *("/etc/docker", "/etc/docker/key.json", "/etc/cni"),
+    *("/var/lib/docker", "/var/lib/containerd", "/opt/containerd"),
+)
 UNITS = ("docker.service", "docker.socket", "containerd.service")
 DIGEST = "TESTBED_DIGEST"
 # `up --wait` as it is used here; Ubuntu 20.04 has 2.20 and later
@@ -304,17 +308,25 @@ def give_back(module: AnsibleModule) -> None:
             put_back(restart=not brought)
         for path in gone:
             unmount_below(path)
-            shutil.rmtree(path)
+            remove(path)
         for path in emptied:
             unmount_below(path)
             for inside in content(path):
-                shutil.rmtree(inside) if inside.is_dir() and not inside.is_symlink() else inside.unlink()
+                remove(inside)
         record.pop("engine_settings", None)
         if module.params["purge"]:
             record.pop("engine", None)
             record.pop("engine_fills", None)
         save(record)
     module.exit_json(changed=bool(changes), testbed_changes=changes)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with what is in it, or a file; one that is gone already is left at that."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def stop_ours() -> None:

@@ -255,7 +255,7 @@ class TestEngine:
         (disk / "lost+found").mkdir(parents=True)
         used.mkdir()
         (used / "somebody's").touch()
-        monkeypatch.setattr(engine, "FOLDERS", (str(disk), str(used)))
+        monkeypatch.setattr(engine, "FOLDERS", (str(disk), str(used), str(used / "key.json")))
         monkeypatch.setattr(engine, "ENGINES", (str(commands / "dockerd"),))
         for name in ("systemctl", "ip", "umount"):
             program(commands, name, "true")
@@ -264,6 +264,7 @@ class TestEngine:
         result(engine.set_up, Module(**self.PARAMS))
         (disk / "overlay2").mkdir()
         (disk / "engine-id").touch()
+        (used / "key.json").touch()
         result(engine.give_back, Module(**self.PARAMS))
         assert (disk / "engine-id").exists(), "images stay without purge"
         told = result(engine.give_back, Module(check_mode=True, **{**self.PARAMS, "purge": True}))
