@@ -10,7 +10,7 @@ from typing import Any, Iterator
 
 from workload.errors import ServerError
 from workload.influx import InfluxDB
-from workload.ingest import ingest
+from workload.ingest import Wanted, ingest
 from workload.server import login
 
 LOG = logging.getLogger(__name__)
@@ -42,20 +42,18 @@ class Result:
         return self.status == "completed"
 
 
-def run_chain(
-    database: InfluxDB, days: int, project: str, dataset: str, queue: str, timeout: float, now: int
-) -> Iterator[Result]:
+def run_chain(database: InfluxDB, wanted: Wanted, queue: str, timeout: float) -> Iterator[Result]:
     """Yield the result of each step; the first that is not completed is the last. `timeout` in s is for all of them."""
     _need_queue(queue)
     began = time.monotonic()
-    version = ingest(database, days, project, dataset, now)
+    version = ingest(database, wanted)
     ids = {"ingest": version.id}
     details = {"rows": version.rows, "new_rows": version.new_rows, "version": version.version}
     yield Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
     parent = version.id
     for step, (kind, inputs) in STEPS.items():
         script = f"from workload.tasks import {step}\n\n{step}.main()\n"
-        task = _create(project, step, kind, script)
+        task = _create(wanted.project, step, kind, script)
         task.set_parameters({f"General/{name}": ids[source] for name, source in inputs.items()})
         task.set_parent(parent)
         ids[step] = parent = task.id

@@ -8,8 +8,8 @@ import json
 import logging
 import sys
 import time
-from dataclasses import asdict
-from datetime import datetime, timezone
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -17,6 +17,8 @@ from workload.errors import WorkloadError
 from workload.settings import DEFAULT_ENV_FILE, load_settings, source
 
 NS = 1_000_000_000
+EPOCH = datetime.fromtimestamp(0, timezone.utc)
+MICROSECOND = timedelta(microseconds=1)
 Print = Callable[..., None]
 
 
@@ -57,6 +59,15 @@ def _parser() -> argparse.ArgumentParser:
     window.add_argument("--days", type=_positive, default=30, help="how far back (default: %(default)s)")
     dataset = argparse.ArgumentParser(add_help=False)
     dataset.add_argument("--dataset", default="rapp_data", help="name of the Dataset (default: %(default)s)")
+    dataset.add_argument("--measurement", help="what is read (default: INFLUXDB_MEASUREMENT, else randata)")
+    dataset.add_argument("--fields", type=_names, help="NAME,NAME... (default: all)")
+    dataset.add_argument("--tags", type=_names, help="NAME,NAME..., or '' for none (default: all)")
+    dataset.add_argument("--start", type=_time, help="begin of the window, as 2026-11-01 or 2026-11-01T12:00:00Z")
+    dataset.add_argument("--end", type=_time, help="its end, which is not of the window (default: now)")
+    dataset.add_argument("--format", choices=("parquet", "csv"), default="parquet", help="default: %(default)s")
+    dataset.add_argument(
+        "--at-once", type=_positive, default=2, help="windows that are read at the same time (default: %(default)s)"
+    )
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument("--timeout", type=_positive, default=900, help="s until it is given up (default: %(default)s)")
 
@@ -99,10 +110,25 @@ def _positive(text: str) -> int:
     return number
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _time(text: str) -> int:
+    """ns since the epoch; UTC where nothing else is said."""
+    try:
+        found = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: expected a time as 2026-11-01 or 2026-11-01T12:00:00Z") from error
+    found = found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return (found - EPOCH) // MICROSECOND * 1000
+
+
 def _database(options: argparse.Namespace) -> Any:
     from workload.influx import InfluxDB
 
-    return InfluxDB(source(load_settings(options.env_file)))
+    found = source(load_settings(options.env_file))
+    return InfluxDB(replace(found, measurement=getattr(options, "measurement", None) or found.measurement))
 
 
 def _generate(options: argparse.Namespace, say: Print) -> int:
@@ -142,10 +168,25 @@ def _check(options: argparse.Namespace, say: Print) -> int:
     return 0
 
 
+def _wanted(options: argparse.Namespace) -> Any:
+    from workload.ingest import Wanted, last_days
+
+    start, end = last_days(options.days, int(time.time()))
+    start = options.start if options.start is not None else start
+    end = options.end if options.end is not None else end
+    if start >= end:
+        raise WorkloadError(
+            f"the window from {_iso(start // NS)} to {_iso(end // NS)} has no length: check --start and --end"
+        )
+    return Wanted(
+        options.project, options.dataset, start, end, options.fields, options.tags, options.format, options.at_once
+    )
+
+
 def _ingest(options: argparse.Namespace, say: Print) -> int:
     from workload.ingest import ingest
 
-    version = ingest(_database(options), options.days, options.project, options.dataset, int(time.time()))
+    version = ingest(_database(options), _wanted(options))
     say(json.dumps(asdict(version)) if options.json else version.id)
     return 0
 
@@ -154,15 +195,7 @@ def _chain(options: argparse.Namespace, say: Print) -> int:
     from workload.chain import run_chain
 
     ok = False
-    for result in run_chain(
-        _database(options),
-        options.days,
-        options.project,
-        options.dataset,
-        options.queue,
-        options.timeout,
-        int(time.time()),
-    ):
+    for result in run_chain(_database(options), _wanted(options), options.queue, options.timeout):
         ok = _say_result(result, options.json, say)
     return 0 if ok else 1
 

@@ -15,6 +15,10 @@ class SourceError(WorkloadError):
     """InfluxDB did not give what was asked of it."""
 
 
+class DiskError(WorkloadError):
+    """A file could not be written."""
+
+
 class ServerError(WorkloadError):
     """The ClearML server did not do what was asked of it."""
 

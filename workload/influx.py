@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import contextlib
 import logging
-from dataclasses import dataclass
-from typing import Any, BinaryIO, Iterable
+from typing import Any, Iterable, Iterator, Sequence
 
 import requests
+import urllib3
 from requests.auth import AuthBase, HTTPBasicAuth
 
+from workload.columns import TAG, Column, quoted
 from workload.errors import SourceError, reason
 from workload.settings import Source
 
@@ -18,17 +18,42 @@ LOG = logging.getLogger(__name__)
 
 TIMEOUT = (10, 300)  # s: to connect; between two pieces of an answer
 CHUNK_ROWS = 10_000
-BLOCK = 1 << 20  # bytes
+TAIL = 1000  # bytes, of what came last: an error of InfluxDB is there
 BATCH_LINES = 10_000
 
 
-@dataclass(frozen=True)
-class Export:
-    """What was read: number of rows, times of the first and the newest in ns since the epoch (0: none)."""
+class Answer:
+    """A file of the bytes that InfluxDB sends. `read` raises SourceError when they are not all there."""
 
-    rows: int = 0
-    first: int = 0
-    newest: int = 0
+    closed = False
+
+    def __init__(self, raw: Any, url: str) -> None:
+        self._raw = raw
+        self._url = url
+        self._tail = b""
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            block: bytes = self._raw.read(size)
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise self.broke_off() from error
+        if not block and self._tail and not self._tail.endswith(b"\n"):
+            raise self.broke_off()
+        self._tail = block[-TAIL:] or self._tail
+        return block
+
+    def close(self) -> None:
+        pass
+
+    def broke_off(self) -> SourceError:
+        return SourceError(f"InfluxDB at {self._url} broke off: see its log")
+
+    def unreadable(self, why: str) -> SourceError:
+        """Of what cannot be read as CSV: the error that InfluxDB put between the rows, else `why`."""
+        said = self._tail.rpartition(b"\nerror\n")
+        if said[1]:
+            return SourceError(f"InfluxDB at {self._url} gave up: {said[2].decode(errors='replace').strip()[:300]}")
+        return SourceError(f"InfluxDB at {self._url} sent what cannot be read ({why})")
 
 
 class _TokenAuth(AuthBase):
@@ -58,7 +83,7 @@ class InfluxDB:
             self._database = {"db": database, "org": source.org, **({"rp": policy} if policy else {})}
             self._where = f"bucket {source.database!r} of organisation {source.org!r}"
             self._credentials = "INFLUXDB_TOKEN and INFLUXDB_ORG"
-        self._measurement = '"{}"'.format(source.measurement.replace("\\", "\\\\").replace('"', '\\"'))
+        self._measurement = quoted(source.measurement)
 
     def check(self) -> None:
         """Reachable, authenticates, and has the measurement; else SourceError."""
@@ -93,40 +118,45 @@ class InfluxDB:
     def tag_values(self, tag: str) -> list[str]:
         return [row["value"] for row in self._rows(f'SHOW TAG VALUES FROM {self._measurement} WITH KEY = "{tag}"')]
 
-    def export(self, start: int, end: int, out: BinaryIO) -> Export:
-        """Stream every point from start to end (ns since the epoch) into `out` as CSV, with constant memory.
+    def fields(self) -> list[tuple[str, str]]:
+        """Each field with its type, as InfluxDB calls it; a field of several types comes once for each."""
+        rows = self._rows(f"SHOW FIELD KEYS FROM {self._measurement}")
+        return list(dict.fromkeys((row["fieldKey"], row["fieldType"]) for row in rows))
 
-        In order of time. The first column is `time`, in ns since the epoch; the others are fields and tags by name.
-        """
-        query = self._select("*", _window(start, end))
+    def tags(self) -> list[str]:
+        return [row["tagKey"] for row in self._rows(f"SHOW TAG KEYS FROM {self._measurement}")]
+
+    def end_point(self, columns: Sequence[Column], start: int, end: int, newest: bool) -> dict[str, Any] | None:
+        """The oldest or the newest point from start up to but without end: its values and `time`, or None."""
+        order = "ORDER BY time DESC LIMIT 1" if newest else "LIMIT 1"
+        rows = self._rows(f"{self.query(columns, start, end)} {order}")
+        return dict(zip(["time", *(column.name for column in columns)], rows[0].values())) if rows else None
+
+    def counts(self, field: str, start: int, end: int, width: int) -> dict[int, int]:
+        """The number of points that have this field, in each stretch of `width` ns, by the start of the stretch."""
+        rows = self._rows(
+            self._select(f"count({quoted(field)}::field)", f"{_up_to(start, end)} GROUP BY time({width}ns) fill(none)")
+        )
+        return {row["time"]: row["count"] for row in rows}
+
+    def totals(self, columns: Sequence[Column], start: int, end: int) -> dict[str, int]:
+        """The number of points that have a value, for each field, from start up to but without end."""
+        names = [column.name for column in columns if column.kind != TAG]
+        what = ", ".join(f"count({quoted(name)}::field) AS {quoted(f'n{number}')}" for number, name in enumerate(names))
+        rows = self._rows(self._select(what, _up_to(start, end)))
+        return {name: rows[0][f"n{number}"] or 0 if rows else 0 for number, name in enumerate(names)}
+
+    def query(self, columns: Sequence[Column], start: int, end: int) -> str:
+        """The InfluxQL that selects these columns from start up to but without end."""
+        return self._select(", ".join(column.query for column in columns), _up_to(start, end))
+
+    @contextlib.contextmanager
+    def answer(self, columns: Sequence[Column], start: int, end: int) -> Iterator[Answer]:
+        """Points in order of time as CSV: a header, then InfluxDB's own two columns, `time` in ns, and the columns."""
+        query = self.query(columns, start, end)
         response = self._query(query, chunked="true", chunk_size=str(CHUNK_ROWS), stream=True, csv=True)
-        # InfluxDB puts the measurement and an empty `tags` before every row
-        buffer = io.StringIO()
-        csv.writer(buffer, lineterminator="").writerow([self.source.measurement, ""])
-        row_start = b"\n" + buffer.getvalue().encode() + b","
-        rows, first, newest = 0, 0, 0
-        rest = b"\n"  # every line is looked at with the newline before it
         with response:
-            try:
-                for block in response.iter_content(BLOCK):
-                    lines, _, rest = (rest + block).rpartition(b"\n")
-                    rest = b"\n" + rest
-                    if not lines:
-                        continue
-                    if b"\nerror\n" in lines or lines.endswith(b"\nerror"):
-                        said = lines.partition(b"\nerror\n")[2].decode(errors="replace").strip('"')
-                        raise SourceError(f"InfluxDB at {self.source.url} gave up after {rows} rows: {said}")
-                    last = lines.rfind(row_start)
-                    if last >= 0:
-                        newest = _time(lines, last + len(row_start))
-                        first = first or _time(lines, lines.find(row_start) + len(row_start))
-                    rows += lines.count(row_start)
-                    out.write(lines.replace(row_start, b"\n").replace(b"\nname,tags,", b"\n", 1)[1:] + b"\n")
-            except requests.RequestException as error:
-                raise self._broke_off(rows) from error
-        if rest != b"\n":
-            raise self._broke_off(rows)
-        return Export(rows, first, newest)
+            yield Answer(response.raw, self.source.url)
 
     def write(self, lines: Iterable[str]) -> int:
         """Write line protocol with times in s, in batches; the number of points written."""
@@ -196,17 +226,16 @@ class InfluxDB:
             raise self._not_influxdb(f"HTTP {response.status_code} on {path}")
         raise SourceError(f"InfluxDB at {url} answers HTTP {response.status_code} on {path}: {said}")
 
-    def _broke_off(self, rows: int) -> SourceError:
-        return SourceError(
-            f"InfluxDB at {self.source.url} broke off after {rows} rows: see its log, then run this again"
-        )
-
     def _not_influxdb(self, why: str) -> SourceError:
         return SourceError(f"{self.source.url} does not answer as InfluxDB does ({why}): check INFLUXDB_URL")
 
 
 def _window(start: int, end: int) -> str:
     return f"WHERE time >= {start} AND time <= {end}"
+
+
+def _up_to(start: int, end: int) -> str:
+    return f"WHERE time >= {start} AND time < {end}"
 
 
 def _said(response: requests.Response) -> str:
@@ -216,8 +245,3 @@ def _said(response: requests.Response) -> str:
         return str(body.get("error") or body.get("message") or body)[:300]
     except (ValueError, AttributeError):
         return response.text.strip().split("\n")[-1].strip('"')[:300] or response.reason
-
-
-def _time(lines: bytes, at: int) -> int:
-    """The number that begins at this offset and ends before a comma."""
-    return int(lines[at : lines.index(b",", at)])

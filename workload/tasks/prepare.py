@@ -41,6 +41,9 @@ def read_folder(folder: Path) -> pd.DataFrame:
     if not files:
         raise ValueError(f"no CSV or Parquet file in the dataset ({folder})")
     frames = [pd.read_csv(path, low_memory=False) if path.suffix == ".csv" else pd.read_parquet(path) for path in files]
+    for frame in frames:
+        if "time" in frame and pd.api.types.is_datetime64_any_dtype(frame["time"]):
+            frame["time"] = frame["time"].dt.as_unit("ns").astype("int64")  # ns since the epoch, as in CSV
     frame = pd.concat(frames, ignore_index=True)
     return frame.sort_values("time", kind="stable", ignore_index=True) if "time" in frame else frame
 

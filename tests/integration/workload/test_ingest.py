@@ -16,8 +16,9 @@ import json
 from pathlib import Path
 from clearml import Dataset
 dataset = Dataset.get(dataset_project="rapp_examples", dataset_name="{name}")
-files = Path(dataset.get_local_copy()).glob("*.csv")
-print("ROWS", json.dumps({{path.name: len(path.read_text().splitlines()) - 1 for path in files}}))
+from pyarrow.parquet import read_metadata
+files = Path(dataset.get_local_copy()).glob("*.parquet")
+print("ROWS", json.dumps({{path.name: read_metadata(path).num_rows for path in files}}))
 """
 
 
@@ -54,7 +55,7 @@ def test_a_second_version_carries_only_what_is_new_and_a_third_is_none(influx, s
     assert (second["rows"], second["new_rows"], second["version"]) == (1550, 50, "1.0.1")
     third = workload(*command, conf=conf)
     assert results(third) == [{**second, "new_rows": 0}]
-    assert sorted(read_back(server, conf, "growing").values()) == [50, 1500]
+    assert sum(read_back(server, conf, "growing").values()) == 1550
     assert versions(server, "growing") == {first["id"]: "completed", second["id"]: "completed"}
 
 
@@ -63,7 +64,7 @@ def test_a_second_version_carries_only_what_is_new_and_a_third_is_none(influx, s
     [
         ({"INFLUXDB_PASSWORD": "wrong-pass-1"}, "refuses the credentials"),
         ({"INFLUXDB_MEASUREMENT": "nothing"}, "no measurement 'nothing'"),
-        ({"INFLUXDB_MEASUREMENT": "old"}, "no points of 'old' in the last 30 days"),
+        ({"INFLUXDB_MEASUREMENT": "old"}, "no points of 'old' from 2"),
     ],
 )
 def test_what_cannot_be_read_makes_no_dataset(influx, server, conf, workload, tmp_path, change, message):

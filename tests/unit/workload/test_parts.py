@@ -1,0 +1,243 @@
+"""Windows of an InfluxDB 2.x become files, whole or not at all. It answers as its documentation says (conftest.py)."""
+
+import csv
+import errno
+import hashlib
+import json
+import re
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from workload import parts
+from workload.columns import Column
+from workload.errors import DiskError, SourceError
+from workload.ingest import Wanted, progress, read_new
+from workload.windows import SECOND, Window
+
+START = 1_700_000_000 * SECOND + 7
+COLUMNS = [
+    Column("a", "float"),
+    Column("count", "integer"),
+    Column("note", "string"),
+    Column("total", "unsigned"),
+    Column("ue", "tag"),
+    Column("up", "boolean"),
+]
+HEADER = b"name,tags,time,a,count,note,total,ue,up\n"
+ROWS = [
+    b"randata,,%d,0.1,9007199254740993,NA,18446744073709551615,ue-1,true\n" % START,
+    b"randata,,%d,,,,,,\n" % (START + 1),
+    b'randata,,%d,1e+21,-1,"said ""a,b""\nand went",0,"ue,2",false\n' % (START + 2),
+]
+WINDOW = Window(START, START + 3, "a", 2)
+
+
+def read(database, folder, kind="parquet", window=WINDOW, columns=COLUMNS):
+    return parts.read_part(database, columns, window, folder, kind, lambda rows: None)
+
+
+def answers(*pieces):
+    return (200, "application/csv", list(pieces))
+
+
+@pytest.mark.parametrize("size", [1, 7, 31, 10_000])
+def test_types_are_kept_however_the_answer_is_cut(server, two, tmp_path, size):
+    body = HEADER + b"".join(ROWS)
+    server.answer = answers(*(body[at : at + size] for at in range(0, len(body), size)))
+    part = read(two, tmp_path)
+    table = pa.parquet.read_table(tmp_path / part.file)
+    assert table.schema.field("time").type == pa.timestamp("ns", "UTC")
+    assert table["time"].cast(pa.int64()).to_pylist() == [START, START + 1, START + 2]
+    assert table["a"].to_pylist() == [0.1, None, 1e21]
+    assert table["count"].to_pylist() == [2**53 + 1, None, -1]
+    assert table["note"].to_pylist() == ["NA", None, 'said "a,b"\nand went']
+    assert table["total"].to_pylist() == [2**64 - 1, None, 0]
+    assert table["ue"].to_pylist() == ["ue-1", None, "ue,2"]
+    assert table["up"].to_pylist() == [True, None, False]
+    assert (part.rows, part.first, part.newest) == (3, START, START + 2)
+    assert part.sha256 == hashlib.sha256((tmp_path / part.file).read_bytes()).hexdigest()
+    assert {name: found["count"] for name, found in part.columns.items()} == dict.fromkeys(part.columns, 2)
+
+
+def test_a_csv_part_holds_the_same(server, two, tmp_path):
+    server.answer = answers(HEADER, *ROWS)
+    part = read(two, tmp_path, "csv")
+    with (tmp_path / part.file).open(newline="") as file:
+        assert list(csv.reader(file)) == [
+            ["time", "a", "count", "note", "total", "ue", "up"],
+            [str(START), "0.1", str(2**53 + 1), "NA", str(2**64 - 1), "ue-1", "true"],
+            [str(START + 1), "", "", "", "", "", ""],
+            [str(START + 2), "1e+21", "-1", 'said "a,b"\nand went', "0", "ue,2", "false"],
+        ]
+    assert part.sha256 == hashlib.sha256((tmp_path / part.file).read_bytes()).hexdigest()
+
+
+def test_the_first_rows_are_those_of_the_file(server, two, tmp_path):
+    server.answer = answers(HEADER, *ROWS)
+    for kind in parts.FORMATS:
+        part = read(two, tmp_path, kind)
+        first = parts.head(tmp_path / part.file, 2)
+        assert first["count"].to_pylist() == [2**53 + 1, None]
+        assert parts.texts(first["note"]) == ["NA", ""]
+        time = "2023-11-14 22:13:20.000000007" if kind == "parquet" else str(START)
+        assert parts.texts(first["time"])[0] == time
+
+
+def test_a_window_without_points_has_no_file(server, two, tmp_path):
+    server.answer = answers()
+    part = read(two, tmp_path, window=Window(START, START + 3))
+    assert (part.rows, part.file) == (0, "")
+    assert [path.suffix for path in tmp_path.iterdir()] == [".json"]
+
+
+def test_a_window_that_is_whole_is_not_read_again_unless_it_has_more(server, two, tmp_path):
+    server.answer = answers(HEADER, *ROWS)
+    part = read(two, tmp_path)
+    server.requests.clear()
+    assert read(two, tmp_path) == part
+    assert server.requests == []
+    with pytest.raises(SourceError, match="gave up"):
+        read(two, tmp_path, window=Window(START, START + 3, "a", 3))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("pieces", "message"),
+    [
+        ([HEADER, ROWS[0], None], "broke off: see its log"),
+        ([HEADER, ROWS[0], ROWS[1][:-4]], "broke off: see its log"),
+        ([HEADER, ROWS[0], b"\nerror\nshard is gone\n"], "gave up: shard is gone"),
+        ([HEADER, ROWS[0]], "it sent 1 values of 'a' between 2023-11-14T22:13:20Z and .*, and counted 2 before"),
+        ([], "it sent 0 values of 'a'"),
+        ([HEADER, b"randata,,1,+Inf,1,x,1,x,true\n"], "field 'a' holds NaN or an infinite value"),
+        (
+            [HEADER, b"randata,,1,NaN,1,x,1,x,true\n"],
+            "field 'a' holds NaN or an infinite value .*leave it out of --fields",
+        ),
+        ([HEADER, b"randata,,1,0.5,1.5,x,1,x,true\n"], r"cannot be read \(column 'count'.*1.5"),
+    ],
+)
+@pytest.mark.parametrize("kind", parts.FORMATS)
+def test_an_answer_that_is_not_whole_is_one_line_and_leaves_nothing(server, two, tmp_path, pieces, message, kind):
+    server.answer = answers(*pieces)
+    with pytest.raises(SourceError, match=message) as error:
+        read(two, tmp_path, kind)
+    assert "\n" not in str(error.value)
+    assert "token-1" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(server, two, tmp_path):
+    server.answer = answers(HEADER, *ROWS)
+    with pytest.raises(DiskError, match="cannot write in .*/none .No such file"):
+        read(two, tmp_path / "none")
+
+
+def test_a_full_disk_is_named():
+    assert parts._disk(OSError(errno.ENOSPC, "x"), "/work") == "no space is left in /work: free some"
+
+
+class Source2:
+    """An InfluxDB 2.x with a point a second, that answers every query that ingest has; some windows may fail."""
+
+    def __init__(self, server, start, end):
+        self.start, self.end = start, end
+        self.read = []
+        self.fails = set()
+        server.answer = self.answer
+
+    def times(self, query):
+        low, high = (int(found) for found in re.search(r"time >= (\d+) AND time < (\d+)", query).groups())
+        return [at for at in range(self.start, self.end, SECOND) if low <= at < high]
+
+    def answer(self, query):
+        times = self.times(query)
+        if "count(" in query and "GROUP BY" in query:
+            width = int(re.search(r"time\((\d+)ns\)", query)[1])
+            cells = {}
+            for at in times:
+                cells[at - at % width] = cells.get(at - at % width, 0) + 1
+            return self.json(["time", "count"], [[at, count] for at, count in cells.items()])
+        if "count(" in query:
+            return self.json(["time", "n0"], [[0, len(times)]] if times else [])
+        if "LIMIT 1" in query:
+            times = times[-1:] if "DESC" in query else times[:1]
+            return self.json(["time", "a"], [[at, 0.5] for at in times])
+        self.read.append(len(times))
+        if len(self.read) in self.fails:
+            return answers(b"name,tags,time,a\n", None)
+        return answers(b"name,tags,time,a\n" if times else b"", *(b"randata,,%d,0.5\n" % at for at in times))
+
+    @staticmethod
+    def json(columns, values):
+        series = [{"name": "randata", "columns": columns, "values": values}] if values else []
+        return (200, "application/json", [json.dumps({"results": [{"statement_id": 0, "series": series}]}).encode()])
+
+
+DAY = 86_400 * SECOND
+BEGIN = 20_000 * DAY
+FLOATS = [Column("a", "float")]
+
+
+def wanted(start, end, at_once=1):
+    return Wanted("project", "dataset", start, end, at_once=at_once)
+
+
+@pytest.fixture
+def source(server, monkeypatch):
+    """Three hours of points, windows of an hour."""
+    monkeypatch.setattr("workload.windows.ROWS", 3600)
+    return Source2(server, BEGIN + 1800 * SECOND, BEGIN + 3 * 3600 * SECOND)
+
+
+def rows_of(folder):
+    return sum(len(pa.parquet.read_table(path)) for path in folder.glob("*.parquet"))
+
+
+@pytest.mark.parametrize(("at_once", "kept"), [(1, 2), (3, None)])
+def test_a_run_goes_on_after_the_windows_that_are_whole(source, two, tmp_path, at_once, kept):
+    source.fails = {3}
+    with pytest.raises(SourceError, match=r"broke off.*goes on from the \d of 3 windows that are whole"):
+        read_new(two, FLOATS, wanted(0, BEGIN + DAY, at_once), [], tmp_path)
+    found = len(list(tmp_path.glob("*.parquet")))
+    assert found == (found if kept is None else kept)  # the others are stopped
+    assert list(tmp_path.glob("*.half")) == []
+    source.read.clear()
+    source.fails = set()
+    # it is later by now, and what was asked for begins later, too
+    read = read_new(two, FLOATS, wanted(5 * SECOND, BEGIN + DAY + SECOND, at_once), [], tmp_path)
+    assert len(source.read) == 3 - found
+    assert sum(part.rows for part in read) == rows_of(tmp_path) == 9000
+
+
+def test_a_next_run_reads_what_is_new_and_windows_that_have_grown(source, two, tmp_path):
+    first = read_new(two, FLOATS, wanted(0, BEGIN + DAY), [], tmp_path)
+    assert [part.rows for part in first] == [0, 1800, 3600, 3600]
+    assert first[-1].end == source.end - SECOND + 1  # what comes late is behind the newest point
+    assert read_new(two, FLOATS, wanted(0, BEGIN + DAY), first, tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+    source.end += 60 * SECOND
+    assert [part.rows for part in read_new(two, FLOATS, wanted(0, BEGIN + DAY), first, tmp_path)] == [60]
+
+    source.start -= 10 * SECOND  # ten points that came late
+    grown, new = read_new(two, FLOATS, wanted(0, BEGIN + DAY), first, tmp_path)
+    assert (grown.start, grown.end, grown.rows, new.rows) == (first[1].start, first[1].end, 1810, 60)
+    # a window that begins later than what was read says nothing about it
+    later = wanted(first[1].start + 1, BEGIN + DAY)
+    assert [part.rows for part in read_new(two, FLOATS, later, first, tmp_path)] == [60]
+
+
+def test_points_before_those_that_were_read_are_read_when_they_are_asked_for(source, two, tmp_path):
+    late = read_new(two, FLOATS, wanted(BEGIN + 7200 * SECOND, BEGIN + DAY), [], tmp_path)
+    assert sum(part.rows for part in late) == 3600
+    early = read_new(two, FLOATS, wanted(0, BEGIN + DAY), late, tmp_path)
+    assert sum(part.rows for part in early) == 1800 + 3600
+
+
+def test_progress_has_the_speed_and_the_time_that_is_left():
+    assert progress(2000, 10_000, 4.0) == "2000 of about 10000 rows, 500 rows/s, 16 s left"
+    assert progress(10_001, 10_000, 4.0) == "10001 of about 10001 rows, 2500 rows/s"
+    assert progress(0, 10, 0.0) == "0 of about 10 rows, 0 rows/s"
