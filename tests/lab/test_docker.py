@@ -157,7 +157,7 @@ def test_five_machines_make_a_testbed_over_tls_that_survives_reboots(five: lab.L
     assert conf
     with official.api(five, desktop, url) as api:
         token = api.login()
-    public = {name: basic(*pair) for name, pair in PUBLIC_KEYS.items()}
+    public = {name: basic(pair.access_key, pair.secret_key) for name, pair in PUBLIC_KEYS.items()}
     public["forged"] = f"Bearer {signed(token, PUBLIC_TOKEN_SECRET)}"
     own = {"own key": basic(conf.access_key, conf.secret_key), "own token": f"Bearer {token}"}
     for host in (five.machines["one"], desktop, five.bastion):

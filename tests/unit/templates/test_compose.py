@@ -348,7 +348,7 @@ class TestSecrets:
 
     def test_nothing_public_is_left_anywhere_in_the_role(self) -> None:
         text = "\n".join(path.read_text() for path in ROLE.rglob("*") if path.is_file() and path.suffix != ".pyc")
-        values = [*PUBLIC_SECRETS, *(value for pair in PUBLIC_KEYS.values() for value in pair)]
+        values = [*PUBLIC_SECRETS, *(value for pair in PUBLIC_KEYS.values() for value in pair.model_dump().values())]
         assert [value for value in values if value in text] == []
 
     def test_values_that_mean_something_to_compose_or_hocon_arrive_as_they_are(
