@@ -5,6 +5,7 @@ import time
 import pytest
 
 from tests.integration.workload.conftest import PASSWORDS, refusal, results
+from workload import columns, parts, windows
 from workload.errors import SourceError
 from workload.fill import fill
 from workload.generator import DAY
@@ -88,15 +89,16 @@ def test_a_wrong_setting_is_one_line(influx, filled, workload, tmp_path, change,
     assert "pass-1" not in said
 
 
-def test_an_export_has_every_point_once_in_order(influx, filled, tmp_path):
+def test_a_window_that_is_read_has_every_point_once_in_order(influx, filled, tmp_path):
     database = influx.client(filled, "reader")
-    end = int(time.time()) * 10**9
-    with (tmp_path / "all.csv").open("wb") as out:
-        done = database.export(0, end, out)
-    header, *rows = (tmp_path / "all.csv").read_text().splitlines()
-    assert header.startswith("time,bler_dl,cell,connected_ues,")
-    assert header.endswith(",ue,ue_slice")
+    window = windows.Window(0, int(time.time()) * 10**9)
+    part = parts.read_part(
+        database, columns.choose(database.fields(), database.tags()), window, tmp_path, "csv", lambda rows: None
+    )
+    header, *rows = (tmp_path / part.file).read_text().splitlines()
+    assert header.startswith('"time","bler_dl","cell","connected_ues",')
+    assert header.endswith(',"ue","ue_slice"')
     times = [int(row.partition(",")[0]) for row in rows]
-    assert len(rows) == done.rows == database.count_all() == 24_000
+    assert len(rows) == part.rows == database.count_all() == 24_000
     assert times == sorted(times)
-    assert (done.first, done.newest) == (times[0], times[-1]) == (times[0], database.newest())
+    assert (part.first, part.newest) == (times[0], times[-1]) == (times[0], database.newest())
