@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import json
 
 import pytest
 import yaml
@@ -10,8 +10,6 @@ import yaml
 from provision.errors import ConvergeError
 from provision.paths import PLAYBOOKS
 
-# what every play of ours gives its modules
-ENVIRONMENT = re.compile(r"^  environment: .*", re.MULTILINE)
 SECRET = "a-secret-that-is-nowhere-in-clear"
 
 
@@ -67,9 +65,8 @@ def test_what_a_killed_module_leaves_is_in_the_private_folder_also_behind_sudo(r
     sudo = tmp_path / "sudo"  # as sudo does it: nothing of the environment is handed on
     sudo.write_text('#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nexec env -i PATH="$PATH" "$@"\n')
     sudo.chmod(0o755)
-    [environment] = {line for book in PLAYBOOKS.glob("*.yml") for line in ENVIRONMENT.findall(book.read_text())}
-    plays = sum(len(yaml.safe_load(book.read_text())) for book in PLAYBOOKS.glob("*.yml"))
-    assert plays == sum(len(ENVIRONMENT.findall(book.read_text())) for book in PLAYBOOKS.glob("*.yml"))
+    plays = [play for book in PLAYBOOKS.glob("*.yml") for play in yaml.safe_load(book.read_text())]
+    [environment] = {json.dumps(play.get("environment")) for play in plays}
     tasks = (
         "    - name: Be killed\n      ansible.builtin.command: sh -c 'kill -9 $PPID'\n      ignore_errors: true\n"
         "    - name: Look\n      ansible.builtin.find: {paths: '{{ work }}/tmp', file_type: any}\n"
@@ -79,5 +76,5 @@ def test_what_a_killed_module_leaves_is_in_the_private_folder_also_behind_sudo(r
     )
     # to become oneself, Ansible would not ask sudo
     become = f"  become: true\n  become_user: daemon\n  vars: {{ansible_become_exe: {sudo}, testbed_run: ''}}\n"
-    run(tasks, play=f"{become}{environment}\n")
+    run(tasks, play=f"{become}  environment: {environment}\n")
     assert list(run.folder.glob("run-*")) == []
