@@ -179,3 +179,19 @@ def test_every_distribution_has_a_name_for_every_package_that_roles_ask_for() ->
     }
     assert asked >= {"chrony", "git", "influxdb", "logrotate", "supervisor", "unattended-upgrades", "venv"}
     assert {release: asked - set(names) for release, names in releases.items() if asked - set(names)} == {}
+
+
+def test_a_telemetry_or_client_host_that_fails_keeps_no_agent_from_its_keys() -> None:
+    """A play whose hosts all fail ends the playbook."""
+    plays = yaml.safe_load((ROOT / "playbooks/hosts.yml").read_text())
+    agents = [play["name"] for play in plays].index("Bring up the agents")
+    assert {play["hosts"] for play in plays[:agents]} == {"agents", "all"}
+
+
+def test_an_agent_host_may_have_no_worker() -> None:
+    [run] = [
+        task
+        for task in yaml.safe_load((ROOT / "roles/clearml_agent/tasks/workers.yml").read_text())
+        if "managed_service_instances" in task.get("vars", {})
+    ]
+    assert run["when"] == "clearml_agent_instances | length > 0"
