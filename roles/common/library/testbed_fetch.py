@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -17,12 +19,21 @@ author: [The testbed's authors (@clearml-testbed)]
 """
 
 
+LARGEST = 1 << 20  # bytes; a clearml.conf has some thousand
+
+
 def text_of(path: str) -> str | None:
-    """Return the text of a file; None where there is none."""
+    """Return the text of a file; None where there is none. A user may put anything there: links and pipes are none."""
     try:
-        return Path(path).expanduser().read_text(encoding="utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # the last: there is no such account
+        descriptor = os.open(Path(path).expanduser(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except (OSError, RuntimeError):  # the last: there is no such account
         return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        return os.read(descriptor, LARGEST).decode("utf-8", errors="replace")
+    finally:
+        os.close(descriptor)
 
 
 def main() -> None:

@@ -126,6 +126,16 @@ def test_files_that_are_not_there_are_not_fetched(tmp_path: Path) -> None:
     assert fetch.text_of("~nobody-here/clearml.conf") is None
 
 
+def test_what_is_no_file_of_the_users_own_is_not_fetched(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("of root's")
+    (tmp_path / "link").symlink_to(tmp_path / "secret")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    assert [fetch.text_of(str(tmp_path / name)) for name in ("link", "pipe", "folder")] == [None, None, None]
+    (tmp_path / "huge").write_bytes(b"x" * (fetch.LARGEST + 1))
+    assert len(fetch.text_of(str(tmp_path / "huge"))) == fetch.LARGEST
+
+
 def test_what_is_fetched_is_private_and_stays_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin.ActionBase, "run", lambda *_: {})
     action = plugin.ActionModule.__new__(plugin.ActionModule)
