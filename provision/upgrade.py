@@ -186,7 +186,13 @@ def _go_back(session: Session, folder: Path, bring_up: BringUp) -> None:
     manifest = archive.read(folder, lambda _done, _whole: None)
     opened = backup.open_secrets(folder, session.vault, session.testbed, None)
     place, _kept = backup.bring(session, folder, manifest, opened)
-    bring_up(session, prove=True, proven=lambda: _compare(session, folder, place))
+    report = bring_up(session, prove=True, proven=lambda: _compare(session, folder, place))
+    if not report.healthy:
+        failed = ", ".join(each.name for each in report.checks if each.result == "failed")
+        raise UpgradeError(
+            f"the new server did not come up well; the backup is in place again, and these checks failed: {failed}",
+            f"See the log. The backup is {folder}; what was replaced is kept in {place['path']}.before.",
+        )
     deploy.forget_replaced(session)
 
 

@@ -191,3 +191,15 @@ def test_nothing_begins_on_other_data_or_on_a_testbed_that_is_not_well(monkeypat
     with pytest.raises(UpgradeError, match=said):
         steps.run()
     assert steps.taken == []
+
+
+def test_what_was_replaced_stays_where_the_old_server_is_not_well_either(monkeypatch):
+    monkeypatch.setattr(upgrade.archive, "read", lambda *_: None)
+    monkeypatch.setattr(backup, "open_secrets", lambda *_: None)
+    monkeypatch.setattr(backup, "bring", lambda *_: ({"path": "/data/clearml"}, None))
+    monkeypatch.setattr(deploy, "forget_replaced", lambda _: pytest.fail("it is gone"))
+    ill = SimpleNamespace(healthy=False, checks=[SimpleNamespace(name="api answers", result="failed")])
+    session: Any = SimpleNamespace(vault=None, testbed=None)
+    with pytest.raises(UpgradeError, match="these checks failed: api answers") as error:
+        upgrade._go_back(session, Path("/made"), lambda *_, **__: ill)  # type: ignore[arg-type]
+    assert "kept in /data/clearml.before" in str(error.value.remedy)
