@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from clearml_lite import bodies
 from clearml_lite import services as _services  # noqa: F401  registers the endpoints
 from clearml_lite.auth import API_VERSION, COOKIE, Authenticator, Identity
 from clearml_lite.config import Config
@@ -63,10 +64,13 @@ class ApiServer:
             endpoint = ENDPOINTS.get(name)
             if endpoint is None:
                 raise ApiError(404, 0, f"Unable to find endpoint for name {name} and version {API_VERSION}")
-            body = await _body(request)
-            form = await request.form() if _is_form(request) else None
+            # before the body: nobody unknown takes memory or time with it
+            identity = await self._identified(request, endpoint)
+            is_form = _is_form(request)
+            body = await bodies.read(request, bodies.SMALL_BODY if endpoint.anonymous or is_form else LARGEST_BODY)
+            form = await request.form() if is_form else None
             data, call = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._call, request, endpoint, version, body, form
+                self._threads, self._call, request, endpoint, identity, version, body, form
             )
             cookie = call.cookie
             response = _attached(*call.attachment) if call.attachment else _envelope(name, version, 200, 0, "OK", data)
@@ -109,19 +113,36 @@ class ApiServer:
 
             yield ask
 
-    def _call(
-        self, request: Request, endpoint: Endpoint, version: str, body: bytes, form: FormData | None
-    ) -> tuple[Document, Call]:
-        address = request.client.host if request.client else ""
-        identity = _NOBODY
-        if not endpoint.anonymous:
-            identity = self._authenticator.identify(request.headers, request.cookies, address)
+    async def _identified(self, request: Request, endpoint: Endpoint) -> Identity:
+        """Who calls; whoever may not has the body read away, so that the answer gets through."""
+
+        def identify() -> Identity:
+            identity = self._authenticator.identify(request.headers, request.cookies, _address(request))
             _require_role(endpoint, identity)
+            return identity
+
+        if endpoint.anonymous:
+            return _NOBODY
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, identify)
+        except ApiError:
+            await bodies.read_away(request)
+            raise
+
+    def _call(
+        self,
+        request: Request,
+        endpoint: Endpoint,
+        identity: Identity,
+        version: str,
+        body: bytes,
+        form: FormData | None,
+    ) -> tuple[Document, Call]:
         sent = {} if endpoint.takes_lines else _parameters(request, endpoint, body, form)
         data = {name: value for name, value in sent.items() if value is not None}
         endpoint.validator.check(data)
         with self._storage.write() if endpoint.writes else self._storage.read() as transaction:
-            call = self._new_call(endpoint, identity, transaction, data, address, version)
+            call = self._new_call(endpoint, identity, transaction, data, _address(request), version)
             call.body = body
             call.worker = request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or ""
             call.nulls = frozenset(sent.keys() - data.keys())
@@ -170,14 +191,8 @@ def _is_form(request: Request) -> bool:
     )
 
 
-async def _body(request: Request) -> bytes:
-    chunks = bytearray()
-    async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > LARGEST_BODY:
-            raise ApiError(413, 0, f"Request body is larger than {LARGEST_BODY} bytes")
-    request._body = bytes(chunks)  # what request.form() reads again
-    return request._body
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _parameters(request: Request, endpoint: Endpoint, body: bytes, form: FormData | None) -> Document:

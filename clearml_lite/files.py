@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import json
 import logging
 import mimetypes
 import os
@@ -23,14 +24,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from clearml_lite import bodies
 from clearml_lite.auth import Authenticator
 from clearml_lite.errors import ApiError
 
 LOG = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
-# so much of a refused upload is still read: a proxy that sends takes a closed connection for a server that is down
-REFUSED = 16 * CHUNK
+LARGEST_LIST = 16 * CHUNK  # names of files to delete
 _HTML = "text/html; charset=utf-8"
 # Shown by a browser these could run as a page of ours; they are only ever downloaded.
 _ACTIVE_TYPES = re.compile(r"html|xml|svg|javascript|ecmascript|pdf|flash", re.IGNORECASE)
@@ -75,11 +76,7 @@ class FileServer:
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             return PlainTextResponse(f"Content encoding is not supported ({encoding})", 415)
-        try:
-            await self._authenticated(request)
-        except ApiError:
-            await _read_away(request)
-            raise
+        await self._authenticated(request)
         kind, options = parse_options_header(request.headers.get("content-type"))
         if kind != b"multipart/form-data" or b"boundary" not in options:
             return PlainTextResponse("multipart/form-data is expected, with a field for each file", 400)
@@ -112,12 +109,9 @@ class FileServer:
 
     async def _delete_many(self, request: Request) -> Response:
         await self._authenticated(request)
-        try:
-            content = await request.json()
-        except ValueError:
-            content = None
-        names = content.get("files") if isinstance(content, dict) else None
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        body = await bodies.read(request, LARGEST_LIST)
+        names = await self._in_thread(lambda: _names(body))
+        if not names:
             return PlainTextResponse("files are missing", 400)
         return JSONResponse(await self._in_thread(lambda: self._remove_all(names)), headers={"Content-Type": _HTML})
 
@@ -160,7 +154,11 @@ class FileServer:
         return path
 
     async def _authenticated(self, request: Request) -> None:
-        await self._in_thread(lambda: self._authenticator.identify_bearer(request.headers, request.cookies))
+        try:
+            await self._in_thread(lambda: self._authenticator.identify_bearer(request.headers, request.cookies))
+        except ApiError:
+            await bodies.read_away(request)
+            raise
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -250,13 +248,14 @@ class _Upload:
         self._complete = True
 
 
-async def _read_away(request: Request) -> None:
-    """Read a body that nobody wants, up to `REFUSED` bytes."""
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size >= REFUSED:
-            return
+def _names(body: bytes) -> list[str]:
+    """The files that a request names; none when it is malformed."""
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        return []
+    names = content.get("files") if isinstance(content, dict) else None
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else []
 
 
 async def _file_response(

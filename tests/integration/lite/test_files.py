@@ -127,10 +127,18 @@ def test_a_revoked_key_opens_no_file(lite: Any, files: httpx.Client) -> None:
     assert httpx.get(f"{lite.urls['files']}/mine", headers=token).status_code == 401
 
 
-def test_a_refused_upload_is_read_so_that_a_proxy_gets_the_answer(lite: Any) -> None:
+@pytest.mark.parametrize(("server", "path"), [("files", "/"), ("files", "/delete_many"), ("api", "/events.add_batch")])
+def test_a_refused_body_is_read_so_that_a_proxy_gets_the_answer(lite: Any, server: str, path: str) -> None:
     body = bytes(12 << 20)  # more than fits between two sockets
-    parts = urllib.parse.urlsplit(lite.urls["files"])
+    parts = urllib.parse.urlsplit(lite.urls[server])
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as client:
-        head = f"POST / HTTP/1.1\r\nHost: files\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: lite\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         client.sendall(head.encode() + body)
         assert client.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_list_of_files_to_delete_has_a_limit(files: httpx.Client) -> None:
+    names = {"files": ["/nowhere/" + "x" * 1000] * 17_000}
+    assert files.post("/delete_many", json=names).status_code == 413
+    for malformed in (b"", b"[" * 100_000, b'{"files": [1]}'):
+        assert files.post("/delete_many", content=malformed).status_code == 400

@@ -3,12 +3,14 @@
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jwt
 import pytest
+
+from clearml_lite import bodies
 
 Call = Callable[..., Any]
 
@@ -49,6 +51,36 @@ def test_parameters_come_from_anywhere(client: Any, call: Call) -> None:
 def test_what_is_no_request(client: Any, request_: dict[str, Any], code: int, subcode: int) -> None:
     meta = client.request(**request_).json()["meta"]
     assert (meta["result_code"], meta["result_subcode"]) == (code, subcode)
+
+
+def test_a_body_of_nobodys_is_not_kept(client: Any) -> None:
+    taken = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(64):
+            taken += 1 << 20
+            yield bytes(1 << 20)
+
+    answer = client.post("/events.add_batch", headers={"Authorization": "Bearer x"}, content=body())
+    assert answer.status_code == 401
+    assert taken <= bodies.REFUSED + (1 << 20)
+
+
+@pytest.mark.parametrize("endpoint", ["debug.ping", "auth.fixed_users_mode", "login.supported_modes"])
+def test_who_is_not_known_sends_little(client: Any, endpoint: str) -> None:
+    fits = client.post(f"/{endpoint}", content=b" " * bodies.SMALL_BODY)
+    assert fits.status_code == 200
+    refused = client.post(f"/{endpoint}", content=b" " * (bodies.SMALL_BODY + 1))
+    assert refused.json()["meta"]["result_msg"] == f"Request body is larger than {bodies.SMALL_BODY} bytes"
+    assert refused.status_code == 413
+
+
+def test_a_form_is_small_and_json_is_not(client: Any) -> None:
+    long = "x" * bodies.SMALL_BODY
+    assert client.post("/projects.create", data={"name": "a form", "description": long}).status_code == 413
+    assert client.post("/projects.create", files={"name": (None, "a form"), "a": (None, long)}).status_code == 413
+    assert client.post("/projects.create", json={"name": "no form", "description": long}).status_code == 200
 
 
 @pytest.mark.parametrize(
