@@ -12,7 +12,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from starlette.applications import Starlette
@@ -21,7 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from clearml_lite import __version__
+from clearml_lite import __version__, bodies
 from clearml_lite.api import ApiServer
 from clearml_lite.auth import Authenticator, Identity
 from clearml_lite.config import Config
@@ -111,7 +111,7 @@ class WebServer:
         return response
 
     async def _login(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await self._form(request)
         goes_on = local_path(_text(form, "next"))
         visitor = self._sessions.visitor(request.cookies)
         if not self._sessions.is_form_token(_text(form, "form_token"), visitor):
@@ -145,7 +145,9 @@ class WebServer:
         return await self._done(end)(request)
 
     async def _asset(self, request: Request) -> Response:
-        asset = await self._in_thread(lambda: _asset(request.path_params["name"]))
+        name = request.path_params["name"]
+        # what was made is kept: nothing is, for names that somebody made up
+        asset = await self._in_thread(lambda: _asset(name)) if name in _asset_names() else None
         if asset is None:
             return await self._not_found(request, None)
         # the name in a page carries the content's hash
@@ -179,7 +181,7 @@ class WebServer:
 
     def _done(self, do: Callable[[Page], Any]) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
-            form = await _form(request)
+            form = await self._form(request)
 
             def work() -> Response:
                 identity = self._sessions.identity(request.cookies)
@@ -250,25 +252,32 @@ class WebServer:
         problem = "The page could not be made (see the server's log)."
         return self._rendered("problem.html", {"problem": problem, "status": 500}, 500)
 
+    async def _form(self, request: Request) -> FormData:
+        """A form's fields.
+
+        Raises:
+            ApiError: 413 when it is too large or has too many fields, 415 when it is none.
+        """
+        if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            raise ApiError(415, 0, "A form is expected")
+        body = await bodies.read(request, LARGEST_FORM)
+        return await self._in_thread(lambda: _fields(body))
+
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-async def _form(request: Request) -> FormData:
-    """A form's fields.
+def _fields(body: bytes) -> FormData:
+    """A form's fields: not by Starlette's parser, which calls a function for every `&`, and counts no empty fields.
 
     Raises:
-        ApiError: 413 when it is too large, 415 when it is none.
+        ApiError: 413 when there are too many.
     """
-    if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        raise ApiError(415, 0, "A form is expected")
-    chunks = bytearray()
-    async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > LARGEST_FORM:
-            raise ApiError(413, 0, f"The form is larger than {LARGEST_FORM} bytes")
-    request._body = bytes(chunks)  # what request.form() reads again
-    return await request.form(max_fields=MOST_FIELDS)
+    try:
+        found = parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise ApiError(413, 0, f"The form has more than {MOST_FIELDS} fields") from error
+    return FormData([*found])
 
 
 def _text(form: FormData, name: str) -> str:
@@ -292,7 +301,7 @@ def _asset(name: str) -> tuple[bytes, bytes, str] | None:
         if found is None or found.origin is None:
             return None
         content = (Path(found.origin).parent / "package_data" / CHARTS).read_bytes()
-    elif name in _static_names():
+    elif name in _asset_names():
         content = resources.files("clearml_lite.web").joinpath("static", name).read_bytes()
     else:
         return None
@@ -300,8 +309,9 @@ def _asset(name: str) -> tuple[bytes, bytes, str] | None:
 
 
 @cache
-def _static_names() -> frozenset[str]:
-    return frozenset(entry.name for entry in resources.files("clearml_lite.web").joinpath("static").iterdir())
+def _asset_names() -> frozenset[str]:
+    static = resources.files("clearml_lite.web").joinpath("static")
+    return frozenset({CHARTS, *(entry.name for entry in static.iterdir())})
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,8 @@ from clearml_lite.config import Config
 from clearml_lite.files import FileServer
 from clearml_lite.services.queues import ensure_default_queue
 from clearml_lite.storage import Storage
-from clearml_lite.web import WebServer, pages
+from clearml_lite.web import WebServer, app, pages
+from clearml_lite.web.app import LARGEST_FORM, MOST_FIELDS
 from tests.unit.lite.conftest import Client
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
@@ -288,6 +290,22 @@ def test_forms_have_limits(alice: Browser) -> None:
     assert alice.request("POST", "/credentials/create", json=form).status_code == 415
 
 
+@pytest.mark.parametrize("body", [b"&" * MOST_FIELDS, b"a=b&" * MOST_FIELDS, b"&" * LARGEST_FORM])
+def test_a_form_of_many_fields_is_refused_before_they_are_read(web: Browser, body: bytes) -> None:
+    begun = time.monotonic()
+    answer = web.request("POST", "/login", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"})
+    assert answer.status_code == 413
+    assert time.monotonic() - begun < 2
+
+
+def test_a_field_may_be_long_empty_or_of_any_alphabet(alice: Browser, call: Callable[..., Any]) -> None:
+    token = alice.token("/credentials")
+    for label in ("öffentlich ключ 鍵 &=+%", ""):
+        alice.post("/credentials/create", {"unknown": "x" * (2 << 20), "label": label, "form_token": token})
+    labels = [key.get("label") or "" for key in call("auth.get_credentials")["credentials"]]
+    assert sorted(labels) == ["", "öffentlich ключ 鍵 &=+%"]
+
+
 # what every answer carries
 
 
@@ -322,8 +340,11 @@ def test_assets_are_kept_by_browsers_and_change_their_name(web: Browser) -> None
     plain = web.get(path, headers={"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
     assert plain.text == answer.text
+    web.get("/static/charts.js")
+    kept = app._asset.cache_info().currsize
     for name in ("none.css", "..%2Fapp.py", "..%2f..%2fserver.py"):
         assert web.get(f"/static/{name}").status_code == 404
+    assert app._asset.cache_info().currsize == kept
 
 
 # what is on the pages
