@@ -94,11 +94,13 @@ class _Server(uvicorn.Server):
 
 
 async def _serve_all(apps: list[ASGIApp], sockets: list[socket.socket], config: Config) -> None:
+    # who asks is what a proxy of ours says; where there is none, anybody on this machine could say so
+    behind_proxy = config.urls.api.startswith("https://")
     servers = [
         _Server(
             uvicorn.Config(
                 app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
-                timeout_graceful_shutdown=STOP_WITHIN_SECONDS,
+                timeout_graceful_shutdown=STOP_WITHIN_SECONDS, proxy_headers=behind_proxy,
             )
         )
         for app in apps

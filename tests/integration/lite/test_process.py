@@ -130,6 +130,19 @@ def test_public_keys_of_the_official_server_are_worth_nothing(lite: Any) -> None
         assert httpx.get(f"{lite.urls['api']}/auth.login", auth=(key, secret)).status_code == 401
 
 
+@pytest.mark.parametrize(("scheme", "address"), [("http", "127.0.0.1"), ("https", "192.0.2.7")])
+def test_who_asks_is_told_by_a_proxy_only_where_one_is(
+    make_server: Callable[[], Any], scheme: str, address: str
+) -> None:
+    server = make_server()
+    server.config["urls"]["api"] = f"{scheme}://127.0.0.1:{server.config['api_port']}"
+    server.start()
+    keys = server.call("auth.create_credentials")["credentials"]
+    pair = (keys["access_key"], keys["secret_key"])
+    httpx.get(f"{server.urls['api']}/auth.login", auth=pair, headers={"X-Forwarded-For": "192.0.2.7"})
+    assert server.call("auth.get_credentials")["credentials"][0]["last_used_from"] == address
+
+
 def test_other_origins_get_no_leave(lite: Any) -> None:
     for name in ("api", "files", "web"):
         answer = httpx.options(
