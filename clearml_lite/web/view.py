@@ -13,6 +13,7 @@ from clearml_lite.storage import Document
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _TABS = {"output/log": "/console", "log": "/console", "scalar": "/scalars", "plots": "/plots", "debugImages": "/images"}
+DEEPEST = 50
 STATUS_NAMES = {
     "created": "Draft", "queued": "Pending", "in_progress": "Running", "completed": "Completed",
     "published": "Published", "stopped": "Aborted", "failed": "Failed",
@@ -25,9 +26,9 @@ def moment(text: str | None) -> str:
         return ""
     try:
         parsed = datetime.fromisoformat(text)
-    except ValueError:
+        return f"{parsed if parsed.tzinfo is None else parsed.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+    except (ValueError, OverflowError):  # no time, or one that UTC has no year for
         return text
-    return f"{parsed if parsed.tzinfo is None else parsed.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def duration(seconds: float | None) -> str:
@@ -75,12 +76,15 @@ def status_name(status: str) -> str:
     return STATUS_NAMES.get(status, status)
 
 
-def link(url: str, files: str) -> str:
+def link(url: Any, files: str) -> str:
     """Where a browser gets a file: for those of this server, these pages; nothing for `s3://` and the like.
 
     Args:
+        url: whatever a client sent.
         files: this server's public URL of the file server.
     """
+    if not isinstance(url, str):
+        return ""
     if url.startswith(f"{files}/"):
         return "/files/" + url[len(files) + 1 :].lstrip("/")
     return url if re.match(r"https?://", url) else ""
@@ -150,11 +154,13 @@ def plot_figures(events: Sequence[Document], linked: Callable[[str], str]) -> li
         figure: Document = {"title": title, "iter": event.get("iter"), "data": [], "layout": {}}
         try:
             plot = json.loads(event.get("plot_str") or "")
-            if isinstance(plot, dict):
+            if _is_deep(plot):
+                figure["problem"] = "This plot is nested too deeply."
+            elif isinstance(plot, dict):
                 data, layout = plot.get("data"), plot.get("layout")
                 figure["data"] = data if isinstance(data, list) else []
                 figure["layout"] = layout if isinstance(layout, dict) else {}
-        except (ValueError, RecursionError):
+        except (TypeError, ValueError, RecursionError):
             figure["problem"] = "This plot cannot be read."
         shown = figure["layout"].get("images")
         for image in shown if isinstance(shown, list) else []:
@@ -163,6 +169,17 @@ def plot_figures(events: Sequence[Document], linked: Callable[[str], str]) -> li
                 image["source"] = source if source.startswith("data:image/") else linked(source)
         figures.append(figure)
     return figures
+
+
+def _is_deep(content: Any) -> bool:
+    """Whether it is nested so deeply that to write it again might end in a RecursionError."""
+    holders = [content] if isinstance(content, dict | list) else []
+    for _ in range(DEEPEST):
+        inside = (each for holder in holders for each in (holder.values() if isinstance(holder, dict) else holder))
+        holders = [each for each in inside if isinstance(each, dict | list)]
+        if not holders:
+            return False
+    return True
 
 
 def console_line(event: Document) -> Document:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from clearml_lite.web import view
+from clearml_lite.web import pages, view
 from clearml_lite.web.session import local_path
 
 
@@ -17,6 +17,8 @@ from clearml_lite.web.session import local_path
         ("2026-11-23T03:02:03+02:00", "2026-11-23 01:02:03"),
         ("2026-11-23T01:02:03", "2026-11-23 01:02:03"),
         ("never", "never"),
+        ("0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00+05:00"),
+        ("9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59-05:00"),
         ("", ""),
         (None, ""),
     ],
@@ -63,9 +65,12 @@ def test_a_size(number: float | None, shown: str) -> None:
         ("javascript:alert(1)", ""),
         ("data:text/html,x", ""),
         ("", ""),
+        (None, ""),
+        (7, ""),
+        (["http://files:8081/p"], ""),
     ],
 )
-def test_where_a_browser_gets_a_file(url: str, link: str) -> None:
+def test_where_a_browser_gets_a_file(url: Any, link: str) -> None:
     assert view.link(url, "http://files:8081") == link
 
 
@@ -115,11 +120,22 @@ def test_a_figure_for_each_metric_and_a_line_for_each_variant() -> None:
 
 
 @pytest.mark.parametrize(
-    "plot", ["no JSON", "", None, "[1]", '"text"', "null", '{"data": 1, "layout": []}', "[" * 100_000]
+    "plot", ["no JSON", "", None, "[1]", '"text"', "null", "7", 7, ["a"], '{"data": 1, "layout": []}', "[" * 100_000]
 )
 def test_what_is_no_plot_is_an_empty_figure(plot: Any) -> None:
     (figure,) = view.plot_figures([{"metric": "m", "variant": "v", "iter": 3, "plot_str": plot}], str)
     assert (figure["title"], figure["iter"], figure["data"], figure["layout"]) == ("m / v", 3, [], {})
+
+
+@pytest.mark.parametrize("levels", [60, 300, 600, 10_000])
+def test_a_plot_that_is_nested_too_deeply_says_so_and_the_others_are_shown(levels: int) -> None:
+    for deep in ("[" * levels + "]" * levels, '{"a":' * levels + "1" + "}" * levels):
+        events = [{"plot_str": f'{{"data": [{deep}], "layout": {{}}}}'}, {"plot_str": '{"data": [{"z": [[1]]}]}'}]
+        content = pages.Data({"figures": view.plot_figures(events, str)})
+        refused, shown = json.loads(content.json())["figures"]
+        assert "This plot" in refused["problem"]
+        assert shown["data"] == [{"z": [[1]]}]
+        assert "problem" not in shown
 
 
 def test_pictures_in_plots_come_from_this_server() -> None:
