@@ -76,7 +76,10 @@ def _plots(call: Call, tasks: list[str], items: list[Document]) -> list[Document
     if scroll_offset(call.data.get("scroll_id")):
         return []
     count = call.data.get("iters") or 1
-    return [plot for task in tasks for plot in _last_iterations(call.transaction, task, count, items)]
+    most = call.data.get("most")  # the pages show no more; the SDK does not know it
+    if most is not None and not (isinstance(most, int) and most > 0):
+        raise validation_error("most", "must be a positive number")
+    return [plot for task in tasks for plot in _last_iterations(call.transaction, task, count, items, most)]
 
 
 def _scrolled(call: Call, found: list[Document]) -> Document:
@@ -84,8 +87,10 @@ def _scrolled(call: Call, found: list[Document]) -> Document:
     return {"returned": len(found), "total": len(found), "scroll_id": scroll}
 
 
-def _last_iterations(transaction: Transaction, task: str, count: int, items: list[Document]) -> list[Document]:
-    """Plots of the last `count` iterations of each metric and variant."""
+def _last_iterations(
+    transaction: Transaction, task: str, count: int, items: list[Document], most: int | None
+) -> list[Document]:
+    """Plots of the last `count` iterations of each metric and variant: the first of them where there is a limit."""
     condition, params = of_type(task, PLOT)
     wanted, names = of_metrics(items)
     rows = transaction.execute(
@@ -93,8 +98,8 @@ def _last_iterations(transaction: Transaction, task: str, count: int, items: lis
                 SELECT doc, metric, variant, iter,
                     dense_rank() OVER (PARTITION BY metric, variant ORDER BY iter DESC) AS age
                 FROM events WHERE {condition} AND ({wanted}))
-            WHERE age <= ? ORDER BY metric, variant, iter DESC""",  # noqa: S608
-        (*params, *names, count),
+            WHERE age <= ? ORDER BY metric, variant, iter DESC LIMIT ?""",  # noqa: S608
+        (*params, *names, count, -1 if most is None else most),
     )
     return [json.loads(row[0]) for row in rows]
 

@@ -173,7 +173,7 @@ def plots(page: Page) -> Shown:
 
 def plots_data(page: Page) -> Data:
     """Figures of a task's plots: the last of each metric and variant."""
-    events = page.ask("events.get_task_plots", task=page.ids["task"], no_scroll=True)["plots"]
+    events = page.ask("events.get_task_plots", task=page.ids["task"], no_scroll=True, most=PLOTS + 1)["plots"]
     return Data(
         {"figures": view.plot_figures(events[:PLOTS], lambda url: _link(page, url)), "more": len(events) > PLOTS}
     )

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from clearml_lite.api import ApiServer
-from clearml_lite.auth import COOKIE, GUESSES, Authenticator
+from clearml_lite.auth import COOKIE, GUESSES, Authenticator, Identity
 from clearml_lite.config import Config
 from clearml_lite.files import FileServer
 from clearml_lite.services.queues import ensure_default_queue
@@ -453,6 +453,33 @@ def test_plots(alice: Browser, task: str) -> None:
     assert figure["data"] == [{"type": "heatmap", "z": [[1, 2]]}]
 
 
+@pytest.mark.parametrize(("number", "more"), [(100, False), (101, True), (150, True)])
+def test_plots_that_do_not_fit_are_not_even_read(
+    config: Config, call: Callable[..., Any], client: Client, number: int, more: bool
+) -> None:
+    task = call("tasks.create", name="many plots", type="training")["id"]
+    event = {"type": "plot", "task": task, "iter": 1, "metric": "m", "plot_str": '{"data": []}'}
+    lines = [json.dumps(event | {"variant": str(variant)}) for variant in range(number)]
+    client.post("/events.add_batch", content="\n".join(lines))
+    read: list[int] = []
+
+    def ask(name: str, **parameters: Any) -> Any:
+        answer = call(name, **parameters)
+        read.append(len(answer["plots"]))
+        return answer
+
+    page = pages.Page(ask, Identity("", "", ""), config, "", {"task": task}, {}, [], "")
+    content = pages.plots_data(page).content
+    assert (len(content["figures"]), content["more"]) == (100, more)
+    assert read == [min(number, 101)]
+    assert len(call("events.get_task_plots", task=task)["plots"]) == number
+
+
+@pytest.mark.parametrize("most", [0, -1, "1", 1.5, 10**30])
+def test_a_limit_of_plots_is_a_number(call: Callable[..., Any], task: str, most: Any) -> None:
+    assert call("events.get_task_plots", task=task, most=most)[:2] == (400, 12)
+
+
 def test_the_console_from_its_end(alice: Browser, task: str) -> None:
     last = text(alice.get(f"/tasks/{task}/console"))
     assert f"line 599 {NASTY}" in last
@@ -464,6 +491,17 @@ def test_the_console_from_its_end(alice: Browser, task: str) -> None:
 
 
 def test_debug_images(alice: Browser, task: str) -> None:
+    page = alice.get(f"/tasks/{task}/images")
+    assert '<img src="/files/i/img.png"' in page.text
+    assert "iteration 3" in text(page)
+
+
+@pytest.mark.parametrize("url", [7, ["http://files/i/x.png"], {"a": 1}, None])
+def test_an_image_with_a_url_that_is_none_leaves_the_others(
+    alice: Browser, task: str, client: Client, url: Any
+) -> None:
+    event = {"type": "training_debug_image", "task": task, "iter": 4, "metric": "m", "variant": "v", "url": url}
+    client.post("/events.add_batch", content=json.dumps(event))
     page = alice.get(f"/tasks/{task}/images")
     assert '<img src="/files/i/img.png"' in page.text
     assert "iteration 3" in text(page)
