@@ -437,7 +437,7 @@ class KeyState(Report):
     last_used_from: str | None = Field(description="From which address; null: never.")
     state: Literal["good", "expired", "unwritten", "edited", "own", "other"] = Field(
         description="good; expired: past its day; unwritten: nobody has it; edited: somebody changed its label; own: "
-        "made by the user; other: issued by another testbed."
+        "made by the user; other: issued by another testbed, as its label says."
     )
     label: str = Field(description="Its label on the server.")
 
@@ -467,6 +467,9 @@ class RevokeReport(Report):
 
     testbed: str = Field(description="The testbed's name.")
     revoked: list[KeyState] = Field(description="The keys, as they were.")
+    left: list[KeyState] = Field(
+        default=[], description="Keys of the user that stay: services or another testbed have them, by their labels."
+    )
     tokens: Literal["ended", "live on"] = Field(description="What became of tokens that they were exchanged for.")
 
 
@@ -474,8 +477,11 @@ class Finding(Report):
     """What is not well with a key."""
 
     kind: Literal[
-        "expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere", "public"
-    ] = Field(description="What it is, in a word; public: one that is published with the official server, and works.")
+        "expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere", "other", "public"
+    ] = Field(
+        description="What it is, in a word; other: its label names another testbed; public: one that is published with "
+        "the official server, and works."
+    )
     user: str = Field(description="Whose key it is.")
     access_key: str = Field(description="The access key, which is no secret.")
     message: str = Field(description="What is not well.")

@@ -210,7 +210,8 @@ def revoke(
     tasks and SDKs log in again by themselves. It says how many tasks run, and wants the testbed's name typed.
 
     What `up` wrote into a user's home works no more, either; while the user is in testbed.yaml, the next `up` issues
-    another. Keys that agents and the toolkit have stay, unless they are named by access key.
+    another. Keys that agents and the toolkit have stay, and those whose labels name another testbed: which these
+    are is told. They go when they are named by access key.
 
     \b
     Examples:
@@ -229,10 +230,11 @@ def revoke(
         )
     signs = now and testbed.server.backend == "docker"
     with at_work(testbed, "credentials-revoke", console, vault_password_file) as (session, found, secrets):
-        keys = _chosen(found, what, purpose)
+        keys, left = _chosen(found, what, purpose)
         report = reports.RevokeReport(
             testbed=testbed.name,
             revoked=[key.report(today()) for key in keys],
+            left=[key.report(today()) for key in left],
             tokens="ended" if now or testbed.server.backend == "lite" else "live on",
         )
         if keys and not as_json:
@@ -256,7 +258,15 @@ def revoke(
     if as_json:
         show_json(report)
         return
-    console.print(f"Revoked {len(keys)} keys." if keys else f"{what} has no key.")
+    told = f"Revoked {len(keys)} keys." if keys or left else f"{what} has no key."
+    console.print(told, soft_wrap=True, markup=False)
+    if left:
+        console.print(
+            "These stay: by their labels, services or another testbed work with them. "
+            "To revoke one, name it by its access key.",
+            soft_wrap=True,
+        )
+        show_keys(console, report.left)
     if keys and report.tokens == "live on":
         console.print("Tokens that they were exchanged for live on; to end these, too: --now", soft_wrap=True)
 
@@ -312,9 +322,9 @@ def audit(unused: int, spec: Path | None, vault_password_file: Path | None, as_j
     """Tell what is not well with the keys on the server; exit code 0 only if nothing is.
 
     That is: keys past their day, keys that nobody has, labels that somebody changed, keys without a label of this
-    testbed's, two keys for one purpose, keys that nobody uses, keys of the testbed's own hosts that were last used from
-    elsewhere (with the embedded server: others do not see hosts' own addresses), and default keys that everybody knows.
-    Nothing is changed.
+    testbed's, labels of another testbed (unless the server is somebody else's), two keys for one purpose, keys that
+    nobody uses, keys of the testbed's own hosts that were last used from elsewhere (with the embedded server: others do
+    not see hosts' own addresses), and default keys that everybody knows. Nothing is changed.
 
     \b
     Examples:
@@ -336,7 +346,11 @@ def audit(unused: int, spec: Path | None, vault_password_file: Path | None, as_j
             hosts |= {address for address in (machine.address, machine.internal) if address}
         hosts |= {session.testbed.server.bind}
         told = findings(
-            keys, datetime.datetime.now(datetime.UTC), unused, hosts if testbed.server.backend == "lite" else ()
+            keys,
+            datetime.datetime.now(datetime.UTC),
+            unused,
+            hosts if testbed.server.backend == "lite" else (),
+            shared=testbed.server.is_external,
         )
         url = session.testbed.server.url("api")
         for name, key in PUBLIC_KEYS.items():
@@ -419,17 +433,21 @@ def at_work(
             yield session, found, secrets
 
 
-def _chosen(found: Keys, what: str, purpose: str | None) -> list[Key]:
-    """Return the key that `what` names, or those of the user that it names. Raises `InputError` where it names none."""
+def _chosen(found: Keys, what: str, purpose: str | None) -> tuple[list[Key], list[Key]]:
+    """Return the key that `what` names, or those of the user that it names, and which of the user's stay.
+
+    Raises `InputError` where it names none.
+    """
     if not what.isupper():
-        theirs = [key for key in found.of(found.user_named(what)) if found.is_revocable(key)]
-        return theirs if purpose is None else [key for key in theirs if key.purpose == purpose]
+        theirs = [key for key in found.of(found.user_named(what)) if purpose in (None, key.purpose)]
+        go = [key for key in theirs if found.is_revocable(key)]
+        return go, [key for key in theirs if key not in go]
     named = [key for key in found.all() if key.access_key == what]
     if not named:
         raise InputError(f"no user has a key {what}", "`testbed credentials list` has all of them.")
     for key in named:
         found.check_revocable(key)
-    return named
+    return named, []
 
 
 def _refuse_another(path: Path, found: Keys, label: Label, *, replaced: bool = False) -> None:

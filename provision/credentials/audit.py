@@ -11,15 +11,18 @@ from provision.credentials.keys import Key
 from provision.credentials.labels import CLIENT
 from provision.reports import Finding
 
-Kind = Literal["expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere"]
+Kind = Literal["expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere", "other"]
 
 
-def findings(keys: Iterable[Key], now: datetime.datetime, unused_days: int, hosts: Collection[str]) -> list[Finding]:
+def findings(
+    keys: Iterable[Key], now: datetime.datetime, unused_days: int, hosts: Collection[str], *, shared: bool = False
+) -> list[Finding]:
     """Return what is not well with `keys`; `hosts`: the addresses of the testbed's own.
 
     `unused_days`: a key that was not used for so long is told, and so is one that never was, since it was issued.
+    `shared`: the server is somebody else's, and the keys of other testbeds there are none of this one's business.
     """
-    keys = [key for key in keys if key.state(now.date()) != "other"]
+    keys = [key for key in keys if not shared or key.state(now.date()) != "other"]
     held = Counter((key.user, key.purpose) for key in keys if key.state(now.date()) == "good")
     return [finding for key in keys for finding in _of(key, now, unused_days, hosts, held)]
 
@@ -34,6 +37,10 @@ def _of(
 
     whose = f"{key.user}: key {key.access_key}"
     named = f"{whose} for {key.purpose}" if key.purpose else whose
+    if state == "other":
+        message = f"{whose} has the label of another testbed: {key.text!r}"
+        yield found("other", message, f"Where none works with this server: {revoke}")
+        return
     if state == "expired":
         yield found("expired", f"{named} is past its day", "testbed credentials expire")
     if state == "unwritten":

@@ -32,9 +32,9 @@ STATES: dict[State, str] = {
     "good": "issued by this testbed, and within its time",
     "expired": "past its day; `credentials expire` revokes it",
     "unwritten": "issued by a command that was killed; nobody has it, and `credentials expire` revokes it",
-    "edited": "its label begins as this testbed's do, and is none that it wrote",
+    "edited": "its label begins as this testbed's do, and is none that it wrote for this user",
     "own": "made by the user",
-    "other": "issued by another testbed",
+    "other": "issued by another testbed, as its label says",
 }
 
 
@@ -60,7 +60,7 @@ class Key:
     @property
     def is_service(self) -> bool:
         """Whether an agent, a watchdog or the toolkit holds it."""
-        return self.purpose == identities.TOOLKIT or Identity("", self.user, self.purpose).is_service
+        return _is_of_service(self.user, self.purpose)
 
     @property
     def is_foreign(self) -> bool:
@@ -105,14 +105,24 @@ def today() -> datetime.date:
     return datetime.datetime.now(datetime.UTC).date()
 
 
-def read_key(entry: dict[str, Any], testbed: str, user: str, user_id: str, names: Collection[str]) -> Key:
+def read_key(
+    entry: dict[str, Any],
+    testbed: str,
+    user: str,
+    user_id: str,
+    names: Collection[str],
+    services: Collection[str] = (),
+) -> Key:
     """Return the key of `user` that the server describes in `entry`; `names`: all that labels may call that user.
 
-    A label counts only on a key of the user that it names: labels are editable by their owners.
+    A label counts only on a key of the user that it names, and that of a service only on a key of one of `services`,
+    the users that services work as: labels are editable by their owners.
     """
     text = str(entry.get("label") or "")
     label = parse(text)
     ours = label is not None and label.testbed == testbed and label.user in names
+    if label and _is_of_service(label.user, label.purpose):
+        ours = ours and label.user in services
     used = entry.get("last_used")
     return Key(
         user=label.user if ours and label else user,
@@ -125,6 +135,10 @@ def read_key(entry: dict[str, Any], testbed: str, user: str, user_id: str, names
         labelled_for=text.partition(" ")[0].removeprefix("testbed:") if text.startswith("testbed:") else "",
         testbed=testbed,
     )
+
+
+def _is_of_service(user: str, purpose: str) -> bool:
+    return purpose == identities.TOOLKIT or Identity("", user, purpose).is_service
 
 
 def _moment(text: str) -> datetime.datetime:
@@ -263,7 +277,8 @@ class Keys:
 
     def _read(self, user_id: str, user: str) -> list[Key]:
         names = {name for name in self._names() if self._issuer.id_of(name) == user_id}
-        return [read_key(entry, self._testbed.name, user, user_id, names) for entry in self._entries(user_id)]
+        services = {self._testbed.agent_user, self._testbed.admin_user}
+        return [read_key(entry, self._testbed.name, user, user_id, names, services) for entry in self._entries(user_id)]
 
     def _entries(self, user_id: str) -> list[dict[str, Any]]:
         return credentials_of(self._api, self._issuer, user_id)

@@ -320,15 +320,42 @@ def test_all_of_a_user_goes_but_what_services_and_other_testbeds_have(server, te
     _run("issue", "bob")
     _run("issue", "bob", "--purpose", "ci")
     labels = ["my own", "testbed:lab user:bob purpose:client", "testbed:lab user:bob edited by bob"]
-    stay = ["testbed:lab-2 user:bob purpose:client", "testbed:lab user:bob purpose:agent@gpu/default"]
-    for label in [*labels, *stay]:
+    # which bob wrote: services work as other users
+    labels += [f"testbed:lab user:bob purpose:{purpose}" for purpose in ("toolkit", "agent@gpu/default")]
+    stay = "testbed:lab-2 user:bob purpose:client"
+    for label in [*labels, stay]:
         server.call("auth.create_credentials", {"label": label}, "bob")
     server.call("auth.create_credentials", {"label": "alice's"}, "alice")
     report = _json("revoke", "bob", "--yes")
-    assert len(report["revoked"]) == 5
-    assert sorted(_labels(server, "bob").values()) == sorted(stay)
+    assert len(report["revoked"]) == 7
+    assert list(_labels(server, "bob").values()) == [stay] == [key["label"] for key in report["left"]]
     assert len(_labels(server, "alice")) == 1
     assert _json("revoke", "bob", "--yes")["revoked"] == []
+    told = _run("revoke", "bob", "--yes").stdout
+    assert "These stay" in told
+    assert stay in told
+
+
+@BOTH
+def test_what_agents_and_the_toolkit_have_stays_with_their_user(server, testbed):
+    user = testbed.agent_user
+    label = f"testbed:lab user:{user} purpose:agent@gpu/default"
+    made = server.call("auth.create_credentials", {"label": label}, user)["credentials"]["access_key"]
+    if testbed.server.is_external:
+        report = _json("revoke", user, "--yes")
+        assert (report["revoked"], [key["access_key"] for key in report["left"]]) == ([], [made])
+    else:
+        assert [key["state"] for key in _json("list")["keys"] if key["access_key"] == made] == ["good"]
+    assert made in _labels(server, user)
+    _run("revoke", made, "--yes")
+    assert made not in _labels(server, user)
+
+
+@BOTH
+def test_audit_tells_keys_of_other_testbeds_on_the_testbeds_own_server(server, testbed):
+    server.call("auth.create_credentials", {"label": "testbed:lab-2 user:bob purpose:client"}, "bob")
+    kinds = [finding["kind"] for finding in _json("audit", code=int(not testbed.server.is_external))["findings"]]
+    assert kinds == ([] if testbed.server.is_external else ["other"])
 
 
 def test_the_key_for_one_purpose_goes_alone(server, testbed):

@@ -14,11 +14,11 @@ HOSTS = {"127.0.0.1", "10.0.0.5"}
 GOOD = "testbed:lab user:alice purpose:laptop issued:2026-11-20 expires:2027-02-21"
 
 
-def _key(label, access_key="KEY", used="2026-11-22T10:00:00", place="192.0.2.1"):
+def _key(label, access_key="KEY", used="2026-11-22T10:00:00", place="192.0.2.1", services=("alice",)):
     entry = {"access_key": access_key, "label": label}
     if used:
         entry |= {"last_used": used, "last_used_from": place}
-    return read_key(entry, "lab", "alice", "id", ["alice"])
+    return read_key(entry, "lab", "alice", "id", ["alice"], services)
 
 
 def _kinds(*keys, hosts=HOSTS):
@@ -38,7 +38,7 @@ def _kinds(*keys, hosts=HOSTS):
         (f"{GOOD} for ever", "2026-11-22T10:00:00", "192.0.2.1", ["edited"]),
         ("my laptop", "2026-11-22T10:00:00", "192.0.2.1", ["unlabelled"]),
         (None, None, None, ["unlabelled"]),
-        ("testbed:lab-2 user:alice purpose:client", None, None, []),
+        ("testbed:lab-2 user:alice purpose:client", "2026-01-01T10:00:00", "192.0.2.1", ["other"]),
         ("testbed:lab user:alice purpose:client", "2026-11-22T10:00:00", "10.0.0.5", []),
         ("testbed:lab user:alice purpose:client", "2026-11-22T10:00:00", "192.0.2.1", ["elsewhere"]),
         ("testbed:lab user:alice purpose:agent@gpu/default", "2026-11-22T10:00:00", "192.0.2.1", ["elsewhere"]),
@@ -47,6 +47,19 @@ def _kinds(*keys, hosts=HOSTS):
 )
 def test_each_kind_is_told(label, used, place, kinds):
     assert _kinds(_key(label, used=used, place=place)) == kinds
+
+
+def test_keys_of_other_testbeds_are_told_unless_the_server_is_somebody_elses():
+    key = _key("testbed:lab-2 user:alice purpose:client", "THE-KEY")
+    [found] = findings([key], NOW, 30, HOSTS)
+    assert "testbed:lab-2" in found.message
+    assert "testbed credentials revoke THE-KEY" in found.remedy
+    assert findings([key], NOW, 30, HOSTS, shared=True) == []
+
+
+@pytest.mark.parametrize("purpose", ["toolkit", "agent@gpu/default", "watchdog@gpu"])
+def test_a_user_who_writes_the_label_of_a_service_is_told(purpose):
+    assert _kinds(_key(f"testbed:lab user:alice purpose:{purpose}", services=())) == ["edited"]
 
 
 def test_two_keys_for_one_purpose_are_told():

@@ -79,8 +79,8 @@ def test_a_purpose_is_one_word_and_none_of_the_testbeds_own(purpose):
         labels.check_purpose(purpose)
 
 
-def _key(text, names=("alice",)):
-    return read_key({"access_key": "K", "label": text}, "lab", "somebody", "id", names)
+def _key(text, names=("alice",), services=("testbed-agent",)):
+    return read_key({"access_key": "K", "label": text}, "lab", "somebody", "id", names, services)
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,14 @@ def _key(text, names=("alice",)):
 )
 def test_the_state_of_a_key_is_told_by_its_label(text, state):
     assert _key(text).state(TODAY) == state
+
+
+@pytest.mark.parametrize("purpose", ["toolkit", "agent@gpu/default", "watchdog@gpu"])
+def test_the_label_of_a_service_counts_on_keys_of_its_user_alone(purpose):
+    theirs = _key(f"testbed:lab user:alice purpose:{purpose}")
+    assert (theirs.state(TODAY), theirs.purpose, theirs.is_service) == ("edited", "", False)
+    own = _key(f"testbed:lab user:testbed-agent purpose:{purpose}", names=["testbed-agent"])
+    assert (own.state(TODAY), own.purpose, own.is_service) == ("good", purpose, True)
 
 
 def test_a_key_is_reported_without_a_secret():

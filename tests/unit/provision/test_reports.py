@@ -58,7 +58,7 @@ KEYS = {
         *("user", "purpose", "access_key", "issued", "expires", "last_used", "last_used_from", "state", "label"),
     },
     "IssueReport": {"testbed", "user", "purpose", "access_key", "expires", "file", "ca_file", "revoked"},
-    "RevokeReport": {"testbed", "revoked", "tokens"},
+    "RevokeReport": {"testbed", "revoked", "left", "tokens"},
     "AuditReport": {"testbed", "healthy", "keys", "findings"},
     "Finding": {"kind", "user", "access_key", "message", "remedy"},
     "OnboardReport": {"testbed", "sheet", "ca_file", "users"},
