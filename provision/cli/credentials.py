@@ -210,8 +210,9 @@ def revoke(
     tasks and SDKs log in again by themselves. It says how many tasks run, and wants the testbed's name typed.
 
     What `up` wrote into a user's home works no more, either; while the user is in testbed.yaml, the next `up` issues
-    another. Keys that agents and the toolkit have stay, and those whose labels name another testbed: which these
-    are is told. They go when they are named by access key.
+    another. Who is there no more is found while the server has them: on the embedded one, until the next `up`. Keys
+    that agents and the toolkit have stay, and those whose labels name another testbed: which these are is told. They go
+    when they are named by access key.
 
     \b
     Examples:
@@ -439,7 +440,7 @@ def _chosen(found: Keys, what: str, purpose: str | None) -> tuple[list[Key], lis
     Raises `InputError` where it names none.
     """
     if not what.isupper():
-        theirs = [key for key in found.of(found.user_named(what)) if purpose in (None, key.purpose)]
+        theirs = [key for key in found.of_anybody(what) if purpose in (None, key.purpose)]
         go = [key for key in theirs if found.is_revocable(key)]
         return go, [key for key in theirs if key not in go]
     named = [key for key in found.all() if key.access_key == what]

@@ -154,20 +154,42 @@ class Keys:
 
     def user_named(self, name: str) -> str:
         """Return the name of a user of the testbed. Raises `InputError` for another."""
-        import difflib
-
-        names = [user.name for user in self._testbed.users]
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            raise InputError(
-                f"testbed {self._testbed.name} has no user {name}",
-                f"Did you mean {near[0]}?" if near else "`users` in testbed.yaml has all that there are.",
-            )
+        if name not in [user.name for user in self._testbed.users]:
+            raise self._unknown(name, "`users` in testbed.yaml has all that there are.")
         return name
 
     def of(self, user: str) -> list[Key]:
         """Return the keys of the user with that name. Raises `ApiError`."""
         return self._read(self._issuer.id_of(user), user)
+
+    def of_anybody(self, name: str) -> list[Key]:
+        """Return the keys of the user with that name, also of one whom the server has and testbed.yaml has no more.
+
+        The name is the username, or else what the server calls the user. Raises `InputError`, `ApiError`.
+        """
+        if self._issuer.alone or name in self._names():
+            return self.of(self.user_named(name))
+        ours = {self._issuer.id_of(user) for user in self._names()}  # they are named as in testbed.yaml, not otherwise
+        people = {user: called for user, called in self._issuer.people(self._api).items() if user not in ours}
+        own = issuers.user_id(name)
+        if own in people:
+            return self._read(own, name, {name})
+        found = [user for user, called in people.items() if called == name]
+        if len(found) > 1:
+            raise InputError(
+                f"{self._api.url}: has {len(found)} users with the name {name}",
+                "Revoke their keys one by one, by access key: `testbed credentials list` has these.",
+            )
+        if not found:
+            raise self._unknown(name, "Nor has its server. `testbed credentials list` tells who has keys there.")
+        return self._read(found[0], name)
+
+    def _unknown(self, name: str, remedy: str) -> InputError:
+        import difflib
+
+        near = difflib.get_close_matches(name, [user.name for user in self._testbed.users], n=1)
+        message = f"testbed {self._testbed.name} has no user {name}"
+        return InputError(message, f"Did you mean {near[0]}?" if near else remedy)
 
     def all(self) -> list[Key]:
         """Return the keys of everybody on the server, also of those who are no users of the testbed."""
@@ -275,8 +297,8 @@ class Keys:
             if access_key in {entry["access_key"] for entry in self._entries(user_id)}:
                 raise
 
-    def _read(self, user_id: str, user: str) -> list[Key]:
-        names = {name for name in self._names() if self._issuer.id_of(name) == user_id}
+    def _read(self, user_id: str, user: str, more: Collection[str] = ()) -> list[Key]:
+        names = {name for name in self._names() if self._issuer.id_of(name) == user_id} | {*more}
         services = {self._testbed.agent_user, self._testbed.admin_user}
         return [read_key(entry, self._testbed.name, user, user_id, names, services) for entry in self._entries(user_id)]
 

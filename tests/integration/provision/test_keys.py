@@ -20,7 +20,8 @@ from provision import leftovers, locks, paths, secrets, spec, wheels
 from provision.clearml_api import ClearmlApi
 from provision.cli import main
 from provision.credentials import conf, ensure, keys, public
-from provision.errors import ApiError
+from provision.credentials.issuer import Issuer
+from provision.errors import ApiError, InputError
 from provision.inventory import Wheels
 from provision.paths import ROOT
 from provision.secrets import KeyPair, SystemKey, Vault
@@ -356,6 +357,52 @@ def test_audit_tells_keys_of_other_testbeds_on_the_testbeds_own_server(server, t
     server.call("auth.create_credentials", {"label": "testbed:lab-2 user:bob purpose:client"}, "bob")
     kinds = [finding["kind"] for finding in _json("audit", code=int(not testbed.server.is_external))["findings"]]
     assert kinds == ([] if testbed.server.is_external else ["other"])
+
+
+def _leaves(user, tmp_path):
+    described = yaml.safe_load((tmp_path / "testbed.yaml").read_text())
+    described["users"] = [entry for entry in described["users"] if entry["name"] != user]
+    (tmp_path / "testbed.yaml").write_text(yaml.safe_dump(described))
+
+
+@BOTH
+def test_who_was_taken_out_of_testbed_yaml_is_found_on_the_server(server, testbed, tmp_path):
+    _run("issue", "bob")
+    server.call("auth.create_credentials", {"label": "my own"}, "bob")
+    server.call("auth.create_credentials", {"label": "alice's"}, "alice")
+    _leaves("bob", tmp_path)
+    assert "has no user bob" in _run("issue", "bob", "--purpose", "more", code=2).stderr
+    one = _json("revoke", "bob", "--purpose", "laptop", "--yes")
+    assert [key["purpose"] for key in one["revoked"]] == ["laptop"]
+    assert [key["label"] for key in _json("revoke", "bob", "--yes")["revoked"]] == ["my own"]
+    assert _labels(server, "bob") == {}
+    assert len(_labels(server, "alice")) == 1
+
+
+@BOTH
+def test_who_has_left_is_found_as_the_server_calls_them_and_nobody_else(server, testbed, tmp_path):
+    server.call("auth.create_credentials", {"label": "my own"}, "alice")
+    done = _run("revoke", "Alice A", "--yes", code=2)  # who is in testbed.yaml is named as there
+    assert "has no user Alice A" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 2
+    _leaves("alice", tmp_path)
+    assert [key["label"] for key in _json("revoke", "Alice A", "--yes")["revoked"]] == ["my own"]
+    assert _labels(server, "alice") == {}
+
+
+def test_an_issuer_for_one_user_finds_nobody_else(testbed):
+    with ClearmlApi(testbed.server.url("api"), KeyPair(access_key="A", secret_key="B")) as api:
+        alone = keys.Keys(api, Issuer(KeyPair(access_key="A", secret_key="B"), alone="somebody"), testbed)
+        with pytest.raises(InputError):
+            alone.of_anybody("carol")
+
+
+def test_two_users_with_one_name_are_told_apart_by_access_keys(testbed, monkeypatch):
+    monkeypatch.setattr(Issuer, "people", lambda *_: {"1": "Carol", "2": "Carol"})
+    with ClearmlApi(testbed.server.url("api"), KeyPair(access_key="A", secret_key="B")) as api:
+        found = keys.Keys(api, Issuer(KeyPair(access_key="A", secret_key="B")), testbed)
+        with pytest.raises(InputError, match="has 2 users with the name Carol"):
+            found.of_anybody("Carol")
 
 
 def test_the_key_for_one_purpose_goes_alone(server, testbed):
