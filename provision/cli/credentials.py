@@ -486,9 +486,13 @@ def _tell(console: Console, testbed: Testbed, paper: Paper, issued: Issued, *, a
         show_json(report)
         return
     until = f"until {report.expires}" if report.expires else "without an end"
-    console.print(f"Issued key {report.access_key} of {report.user} for {report.purpose}, {until}.", soft_wrap=True)
     console.print(
-        f"It is in {report.file}, which only you can read; there it belongs into ~/clearml.conf", soft_wrap=True
+        f"Issued key {report.access_key} of {report.user} for {report.purpose}, {until}.", soft_wrap=True, markup=False
+    )
+    console.print(
+        f"It is in {report.file}, which only you can read; there it belongs into ~/clearml.conf",
+        soft_wrap=True,
+        markup=False,
     )
     if report.ca_file:
         console.print(f"With it goes {report.ca_file}, into the same home.", soft_wrap=True, markup=False)

@@ -410,6 +410,11 @@ def show_secrets(console: Console, found: SecretsReport) -> None:
             console.print(f"    {escape(check.remedy)}", soft_wrap=True)
 
 
+def printable(text: str) -> str:
+    """Return what others wrote so that a terminal shows it and does nothing else: `?` for what is not printable."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def show_keys(console: Console, keys: list[KeyState]) -> None:
     """Print keys as a table, and below it what their states mean where these are not good."""
     from rich.text import Text
@@ -425,13 +430,13 @@ def show_keys(console: Console, keys: list[KeyState]) -> None:
         ["User", "Purpose", "Key", "Issued", "Expires", "Last used", "From", "State"],
         [
             [
-                Text(key.user),
-                Text(key.purpose or key.label or "no label"),
-                Text(key.access_key),
+                Text(printable(key.user)),
+                Text(printable(key.purpose or key.label or "no label")),
+                Text(printable(key.access_key)),
                 Text(key.issued or ""),
                 Text(key.expires or ""),
                 Text((key.last_used or "never").removesuffix("Z").replace("T", " ")),
-                Text(key.last_used_from or ""),
+                Text(printable(key.last_used_from or "")),
                 Text(key.state),
             ]
             for key in keys
@@ -446,7 +451,7 @@ def show_findings(console: Console, found: AuditReport) -> None:
     from rich.markup import escape
 
     for finding in found.findings:
-        console.print(f"[bold red]✗[/] {finding.kind}: {escape(finding.message)}", soft_wrap=True)
-        console.print(f"    {escape(finding.remedy)}", soft_wrap=True)
+        console.print(f"[bold red]✗[/] {finding.kind}: {escape(printable(finding.message))}", soft_wrap=True)
+        console.print(f"    {escape(printable(finding.remedy))}", soft_wrap=True)
     if found.healthy:
         console.print(f"[green]✓[/] {found.keys} keys, and all is well.")
