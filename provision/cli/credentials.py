@@ -102,10 +102,8 @@ def issue(
         if not show:
             _refuse_another(path, found, label)
         paper = Paper(session.testbed, secrets, path)
-        issued = found.issue(label, paper.keep if show else paper.write)
-    if show:
-        click.echo(paper.text, nl=False)
-    else:
+        issued = found.issue(label, paper.show if show else paper.write)
+    if not show:
         _tell(console, testbed, paper, issued, as_json=as_json)
 
 
@@ -386,17 +384,21 @@ class Paper:
         self._testbed, self._authority = testbed, tls.authority(testbed, secrets)
         self.ca_file = path.with_name(ca_name(testbed)) if self._authority else None
 
-    def keep(self, key: KeyPair) -> None:
-        """Have the text of the conf with `key`."""
+    def _keep(self, key: KeyPair) -> None:
         from provision.credentials.conf import render
 
         self.text = render(self._testbed, key, self._former, with_ca=self.ca_file is not None)
+
+    def show(self, key: KeyPair) -> None:
+        """Print it, and write no file."""
+        self._keep(key)
+        click.echo(self.text, nl=False)  # flushed, so who is killed from here on has shown it
 
     def write(self, key: KeyPair) -> None:
         """Write it to its file (0600 from the first byte)."""
         from provision.paths import write_atomic
 
-        self.keep(key)
+        self._keep(key)
         try:
             if self.ca_file is not None:
                 write_atomic(self.ca_file, self._authority.encode())

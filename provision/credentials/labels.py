@@ -67,7 +67,7 @@ def check_purpose(purpose: str) -> None:
     """Raise `InputError` for a purpose that no key can be issued for."""
     if purpose in RESERVED:
         raise InputError(f"purpose {purpose} is that of keys which `testbed up` issues", "Take another word.")
-    if not re.match(NAME, purpose):
+    if not re.fullmatch(NAME, purpose):
         raise InputError(f"purpose {purpose!r} must be {MEANINGS[NAME]}", "Take a word such as laptop.")
 
 

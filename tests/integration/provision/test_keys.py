@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import click
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -250,6 +251,33 @@ def test_a_file_that_cannot_be_written_leaves_no_key(server, testbed, monkeypatc
 
     monkeypatch.setattr(paths, "write_atomic", full)
     assert "No space left on device" in _run("issue", "alice", code=2).stderr
+    assert _labels(server, "alice") == {}
+
+
+def test_what_is_shown_is_shown_before_the_key_counts_as_given(server, testbed, monkeypatch):
+    call = keys.Keys._call
+
+    def call_or_end(self, endpoint, *arguments, **parameters):
+        if endpoint == "auth.edit_credentials":
+            raise ApiError("the end")
+        return call(self, endpoint, *arguments, **parameters)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keys.Keys, "_call", call_or_end)
+        shown = conf.parse_key(_run("issue", "alice", "--show", code=1).stdout)
+    [(orphan, label)] = _labels(server, "alice").items()
+    assert shown.access_key == orphan
+    assert label.endswith(" unwritten")
+    new = conf.parse_key(_run("issue", "alice", "--show").stdout)
+    assert list(_labels(server, "alice")) == [new.access_key] != [orphan]
+
+
+def test_what_cannot_be_shown_leaves_no_key(server, testbed, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(click, "echo", full)
+    CliRunner().invoke(main, ["credentials", "issue", "alice", "--show"])
     assert _labels(server, "alice") == {}
 
 

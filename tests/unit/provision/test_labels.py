@@ -72,7 +72,7 @@ def test_a_time_that_is_past_or_none_is_refused(words):
 
 
 @pytest.mark.parametrize(
-    "purpose", ["client", "toolkit", "", "Laptop", "my laptop", "agent@gpu/default", "a" * 33, "ü"]
+    "purpose", ["client", "toolkit", "", "Laptop", "my laptop", "agent@gpu/default", "a" * 33, "ü", "laptop\n"]
 )
 def test_a_purpose_is_one_word_and_none_of_the_testbeds_own(purpose):
     with pytest.raises(InputError):
