@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testbed_host import service_manager
@@ -51,18 +52,33 @@ ASIDE = Path("/etc/docker/daemon.json.before-testbed")
 DROP_IN = Path("/etc/systemd/system/docker.service.d/testbed.conf")
 GROUP = "docker"  # the packages make it, and leave it behind
 ENGINES = ("/usr/bin/dockerd", "/usr/sbin/dockerd")
+CONTAINERDS = ("/usr/bin/containerd",)
 # key.json: where /etc/docker was there before
 FOLDERS = (
     *("/etc/docker", "/etc/docker/key.json", "/etc/cni"),
     *("/var/lib/docker", "/var/lib/containerd", "/opt/containerd"),
 )
-UNITS = ("docker.service", "docker.socket", "containerd.service")
+# of a containerd, which Kubernetes, too, may use; others keep files beside its own in the last
+CONTAINERDS_DATA = "/var/lib/containerd"
+CONTAINERDS_FOLDERS = (CONTAINERDS_DATA, "/opt/containerd", "/etc/cni")
+NETWORKS = Path("/etc/cni")
+UNITS = ("docker.service", "docker.socket")
+CONTAINERDS_UNIT = "containerd.service"
+MOUNTS = Path("/proc/self/mountinfo")
 DIGEST = "TESTBED_DIGEST"
 # `up --wait` as it is used here; Ubuntu 20.04 has 2.20 and later
 OLDEST_COMPOSE = (2, 20)
 CONTAINERS_OWN = re.compile(r"^(docker0|br-[0-9a-f]{12}|veth\w+|docker_gwbridge)$")
 SUBNET_BITS = 24
 PATIENCE_S = 60
+
+
+class Mount(NamedTuple):
+    """What is mounted; `root`: which folder of the device's filesystem."""
+
+    point: str
+    device: str
+    root: str
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -200,8 +216,10 @@ def write_down(module: AnsibleModule) -> None:
     to_fill = sorted({*empty} - {*record.get("engine_fills", []), *record.get("engine", [])})
     brings_group = not there and GROUP not in record["groups"] and not has_group(GROUP)
     if (new or to_fill or brings_group) and not module.check_mode:
+        mounted = {mount.point for mount in read_mounts()}
         record["engine"] = sorted({*record.get("engine", []), *new})
         record["engine_fills"] = sorted({*record.get("engine_fills", []), *to_fill})
+        record["engine_mounts"] = sorted({*record.get("engine_mounts", []), *({*to_fill} & mounted)})
         if brings_group:
             record["groups"][GROUP] = list(ENGINES)
         save(record)
@@ -229,6 +247,8 @@ def keep_aside(record: dict) -> None:
         return
     if SETTINGS.exists():
         replace_file(ASIDE, SETTINGS.read_text(), SETTINGS.stat().st_mode & 0o777)
+    else:  # a killed run left it
+        ASIDE.unlink(missing_ok=True)
     save({**record, "engine_settings": True})
 
 
@@ -283,9 +303,85 @@ def fail(module: AnsibleModule, problem: str) -> None:
     module.fail_json(msg=f"{problem}. The end of its journal:\n{said}")
 
 
+def parse_mounts(text: str) -> list[Mount]:
+    """Return what is mounted, from /proc/self/mountinfo; what comes later covers up what was before."""
+    found = []
+    for line in filter(None, text.split("\n")):
+        _, _, device, root, point = line.split(" ")[:5]
+        found.append(Mount(plain(point), device, plain(root)))
+    return found
+
+
+def read_mounts() -> list[Mount]:
+    """Return what is mounted now."""
+    return parse_mounts(MOUNTS.read_text(errors="surrogateescape"))
+
+
+def plain(name: str) -> str:
+    """Return a name as it is; the kernel writes a space, a tab, a line break and a backslash as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), name)
+
+
+def is_bound_to_itself(mount: Mount, mounts: list[Mount]) -> bool:
+    """Tell whether a folder is mounted in its own place, as an engine does that was killed."""
+    above = [other for other in mounts if f"{mount.point}/".startswith(f"{other.point.rstrip('/')}/")]
+    above = [other for other in above if other.point != mount.point]
+    if not above:
+        return False
+    under = max(reversed(above), key=lambda other: len(other.point))
+    inside = os.path.relpath(mount.point, under.point)
+    return mount.device == under.device and mount.root == f"{under.root.rstrip('/')}/{inside}"
+
+
+def owners(program: str) -> set[str]:
+    """Return the packages that a program is of; none where nobody's is."""
+    said = run("dpkg-query", "--search", program, os.path.realpath(program)).stdout
+    lines = [line.rpartition(": ")[0] for line in said.splitlines() if not line.startswith("diversion ")]
+    return {name.split(":")[0] for line in lines for name in line.split(", ") if name}
+
+
+def is_ours(record: dict, programs: tuple[str, ...]) -> bool:
+    """Tell whether those of the programs that are here came with the testbed; so it is where there are none."""
+    brought = {*record["packages"], *record["dependencies"]}
+    return all(owners(program) & brought for program in programs if Path(program).exists())
+
+
+def forget_theirs(record: dict) -> None:
+    """Take out of the record what is an administrator's by now, who has installed an engine or a containerd."""
+    if not is_ours(record, ENGINES):
+        record.update(engine=[], engine_fills=[])
+        record["groups"].pop(GROUP, None)
+    if not is_ours(record, CONTAINERDS):
+        for what in ("engine", "engine_fills"):
+            record[what] = [path for path in record.get(what, []) if path not in CONTAINERDS_FOLDERS]
+
+
+def spare_mounted(module: AnsibleModule, paths: list[Path], before: list[str]) -> list[Path]:
+    """Return those of the folders that did not become mount points since; the others are told."""
+    mounts = read_mounts()
+    foreign = {mount.point for mount in mounts if not is_bound_to_itself(mount, mounts)} - {*before}
+    for path in paths:
+        if str(path) in foreign:
+            module.warn(f"{path} stays, with what is in it: it is a mount point now, and was none before the testbed")
+    return [path for path in paths if str(path) not in foreign]
+
+
+def bare(folder: Path) -> list[Path]:
+    """Return the folder for networks and the one in it, the deepest first, as far as nothing is in them."""
+    found: list[Path] = []
+    for path in (folder / "net.d", folder):
+        if path.is_dir() and not {*path.iterdir()} - {*found}:
+            found.append(path)
+    return found
+
+
 def give_back(module: AnsibleModule) -> None:
     """Take our settings away; an engine that is ours stops, and its folders go with purge."""
     record = load()
+    was = json.dumps(record)
+    forget_theirs(record)
+    theirs = json.dumps(record) != was
+    before = record.get("engine_mounts", [])
     ours = [path for path in map(Path, record.get("engine", [])) if path.exists()]
     filled = [path for path in map(Path, record.get("engine_fills", [])) if path.is_dir() and content(path)]
     touched = bool(record.get("engine_settings"))
@@ -294,30 +390,40 @@ def give_back(module: AnsibleModule) -> None:
         action = "change" if ASIDE.exists() else "remove"
         files = {DROP_IN: "remove", SETTINGS: action}
         changes += [{"kind": "file", "name": str(path), "action": files[path]} for path in files if path.exists()]
+    elif ASIDE.exists():  # a killed run left it
+        changes.append({"kind": "file", "name": str(ASIDE), "action": "remove"})
     brought = bool(record.get("engine") or record.get("engine_fills"))
     stops = brought and run("systemctl", "is-active", "--quiet", "docker.service").returncode == 0
     if stops:
         changes.append({"kind": "service", "name": "docker", "action": "remove"})
     gone, emptied = (ours, filled) if module.params["purge"] else ([], [])
-    changes += [{"kind": "folder", "name": str(path), "action": "remove"} for path in gone]
+    unused = bare(NETWORKS) if NETWORKS in [*gone, *emptied] else []
+    unused = [path for path in unused if path != NETWORKS or path in gone]
+    gone, emptied = (
+        spare_mounted(module, [path for path in paths if path != NETWORKS], before) for paths in (gone, emptied)
+    )
+    changes += [{"kind": "folder", "name": str(path), "action": "remove"} for path in [*gone, *unused]]
     changes += [{"kind": "folder", "name": str(path), "action": "change", "detail": "empty again"} for path in emptied]
-    if not module.check_mode and (changes or touched):
+    if not module.check_mode and (changes or touched or theirs):
         if brought:
-            stop_ours()
+            stop_ours(record)
         if touched:
             put_back(restart=not brought)
+        for path in [*[path for path in gone if not path.is_symlink()], *[path.resolve() for path in emptied]]:
+            unmount_below(module, path)
         for path in gone:
-            unmount_below(path)
             remove(path)
         for path in emptied:
-            unmount_below(path)
             for inside in content(path):
                 remove(inside)
+        for path in unused:
+            path.rmdir()
         record.pop("engine_settings", None)
         if module.params["purge"]:
-            record.pop("engine", None)
-            record.pop("engine_fills", None)
+            for what in ("engine", "engine_fills", "engine_mounts"):
+                record.pop(what, None)
         save(record)
+        ASIDE.unlink(missing_ok=True)  # not before: without it, settings that are back count as ours
     module.exit_json(changed=bool(changes), testbed_changes=changes)
 
 
@@ -329,20 +435,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def stop_ours() -> None:
+def stop_ours(record: dict) -> None:
     """Stop an engine that the testbed brought, and take away the bridge that it leaves."""
-    for unit in UNITS:
+    brought = {*record.get("engine", []), *record.get("engine_fills", [])}
+    for unit in (*UNITS, CONTAINERDS_UNIT) if CONTAINERDS_DATA in brought else UNITS:
         run("systemctl", "--quiet", "disable", "--now", unit)
     run("ip", "link", "delete", "docker0")
 
 
 def put_back(restart: bool) -> None:
-    """Restore the settings that were there before."""
+    """Restore the settings that were there before; what was kept aside stays until that is written down."""
     DROP_IN.unlink(missing_ok=True)
     if DROP_IN.parent.is_dir() and not any(DROP_IN.parent.iterdir()):
         DROP_IN.parent.rmdir()
     if ASIDE.exists():
-        ASIDE.replace(SETTINGS)
+        replace_file(SETTINGS, ASIDE.read_text(), ASIDE.stat().st_mode & 0o777)
     elif SETTINGS.exists():
         SETTINGS.unlink()
     run("systemctl", "daemon-reload")
@@ -350,11 +457,22 @@ def put_back(restart: bool) -> None:
         run("systemctl", "restart", "docker.service")
 
 
-def unmount_below(path: Path) -> None:
-    """Unmount what a stopped engine left mounted, the deepest first."""
-    points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
-    for point in sorted((point for point in points if point.startswith(f"{path}/")), reverse=True):
-        run("umount", point)
+def mounted_below(path: Path) -> list[str]:
+    """Return what is mounted in a folder, the deepest first, and where the folder is in its own place."""
+    mounts = read_mounts()
+    own = [mount.point for mount in mounts if mount.point == str(path) and is_bound_to_itself(mount, mounts)]
+    return sorted((mount.point for mount in mounts if mount.point.startswith(f"{path}/")), reverse=True) + own
+
+
+def unmount_below(module: AnsibleModule, path: Path) -> None:
+    """Unmount what a stopped engine left mounted; fail where it stays, before it would be removed with the rest."""
+    said = [run("umount", point).stderr.strip() for point in mounted_below(path)]
+    still = mounted_below(path)
+    if still:
+        module.fail_json(
+            msg=f"{path} was not removed: {', '.join(still)} cannot be unmounted ({' '.join(filter(None, said))}). "
+            "End what uses it, unmount it, then run this again."
+        )
 
 
 def main() -> None:

@@ -54,6 +54,9 @@ class Module:
     def fail_json(self, **result: Any) -> None:
         raise Ended({"failed": True, **result})
 
+    def warn(self, text: str) -> None:
+        self.warned = text
+
 
 def result(function: Any, module: Module) -> dict[str, Any]:
     with pytest.raises(Ended) as ended:
@@ -69,6 +72,10 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
     monkeypatch.setattr(engine, "PLUGINS", [])
+    monkeypatch.setattr(engine, "CONTAINERDS", (str(folder / "containerd"),))
+    monkeypatch.setattr(engine, "NETWORKS", tmp_path / "cni")
+    monkeypatch.setattr(engine, "MOUNTS", tmp_path / "mountinfo")
+    (tmp_path / "mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n")
     for module in (record, engine, compose):
         monkeypatch.setattr(module, "RECORD", tmp_path / "record/installed.json", raising=False)
     return folder
@@ -274,6 +281,169 @@ class TestEngine:
         result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
         assert [path.name for path in disk.iterdir()] == ["lost+found"]
         assert [path.name for path in used.iterdir()] == ["somebody's"]
+
+    @pytest.fixture
+    def brought(self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Folders of an engine and a containerd that came with the testbed; one of them was there, empty."""
+        self.files(tmp_path, monkeypatch)
+        folders = {name: tmp_path / name for name in ("var-lib-docker", "var-lib-containerd", "cni", "disk")}
+        folders["disk"].mkdir()
+        monkeypatch.setattr(engine, "FOLDERS", tuple(map(str, folders.values())))
+        monkeypatch.setattr(engine, "CONTAINERDS_DATA", str(folders["var-lib-containerd"]))
+        monkeypatch.setattr(engine, "CONTAINERDS_FOLDERS", (str(folders["var-lib-containerd"]), str(folders["cni"])))
+        monkeypatch.setattr(engine, "ENGINES", (str(commands / "dockerd"),))
+        monkeypatch.setattr(engine, "GROUP", "nobody-has-this")
+        program(commands, "systemctl", f'echo "$@" >>{tmp_path}/asked')
+        for name in ("ip", "umount"):
+            program(commands, name, "true")
+        program(commands, "dpkg-query", 'for path; do :; done; echo "its-package:amd64: $path"')
+        result(engine.write_down, Module())
+        for name in ("var-lib-docker", "var-lib-containerd", "disk"):
+            folders[name].mkdir(exist_ok=True)
+            (folders[name] / "image").touch()
+        (folders["cni"] / "net.d").mkdir(parents=True)
+        return tmp_path
+
+    def asked(self, folder: Path) -> str:
+        return (folder / "asked").read_text() if (folder / "asked").exists() else ""
+
+    @pytest.mark.parametrize("recorded", ["packages", "dependencies", None])
+    def test_an_engine_that_an_administrator_has_installed_since_is_theirs(
+        self, commands: Path, brought: Path, recorded: str | None
+    ) -> None:
+        program(commands, "dockerd", "true")
+        record.save({**record.load(), **({recorded: ["its-package"]} if recorded else {})})
+        result(engine.give_back, Module(**self.PARAMS))
+        assert ("disable --now docker.service" in self.asked(brought)) == bool(recorded)
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert (brought / "var-lib-docker/image").exists() == (not recorded)
+        assert (brought / "disk/image").exists() == (not recorded)
+        assert not record.load().get("engine")
+        assert recorded or record.load()["groups"] == {}
+
+    def test_a_containerd_that_is_not_ours_stays_when_our_engine_goes(self, commands: Path, brought: Path) -> None:
+        program(commands, "containerd", "true")
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert (brought / "var-lib-containerd/image").exists()
+        assert not (brought / "var-lib-docker").exists()
+        assert "docker.service" in self.asked(brought)
+        assert "containerd.service" not in self.asked(brought)
+
+    def test_a_containerd_whose_data_were_there_before_is_not_stopped(self, commands: Path, brought: Path) -> None:
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert "disable --now containerd.service" in self.asked(brought)
+        (brought / "asked").unlink()
+        (brought / "var-lib-containerd").mkdir()
+        (brought / "var-lib-containerd/theirs").touch()
+        result(engine.write_down, Module())
+        (brought / "var-lib-docker").mkdir()
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert "disable --now docker.service" in self.asked(brought)
+        assert "containerd.service" not in self.asked(brought)
+
+    @pytest.mark.parametrize("others", [None, "cni/theirs", "cni/net.d/10-theirs.conf"])
+    def test_settings_of_networks_go_only_where_there_are_none(self, brought: Path, others: str | None) -> None:
+        if others:
+            (brought / others).touch()
+        told = result(engine.give_back, Module(check_mode=True, **{**self.PARAMS, "purge": True}))
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        gone = {str(path) for path in (brought / "cni", brought / "cni/net.d") if not path.exists()}
+        assert len(gone) == {None: 2, "cni/theirs": 1, "cni/net.d/10-theirs.conf": 0}[others]
+        assert {change["name"] for change in told["testbed_changes"]} & {
+            str(brought / "cni"), str(brought / "cni/net.d"),
+        } == gone  # fmt: skip
+        assert not others or (brought / others).exists()
+
+    def mounts(self, *lines: str) -> None:
+        engine.MOUNTS.write_text("".join(f"{line} rw - ext4 x rw\n" for line in ("1 0 8:1 / /", *lines)))
+
+    def test_what_is_still_mounted_below_is_not_removed(self, commands: Path, brought: Path) -> None:
+        volume = f"{brought}/var-lib-docker/a\\040volume"
+        self.mounts(f"2 1 0:9 / {volume}")
+        program(commands, "umount", f'echo "$1" >>{brought}/asked; echo target is busy >&2; exit 32')
+        found = result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert found["failed"]
+        assert f"{brought}/var-lib-docker/a volume cannot be unmounted (target is busy)" in found["msg"]
+        assert f"{brought}/var-lib-docker/a volume\n" in self.asked(brought)
+        assert (brought / "var-lib-docker/image").exists()
+        assert record.load()["engine"], "the next run makes it good"
+        program(commands, "umount", f"echo '1 0 8:1 / / rw' >{engine.MOUNTS}")
+        assert result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))["changed"]
+        assert not (brought / "var-lib-docker").exists()
+
+    def test_a_folder_that_became_a_mount_point_stays_with_what_is_in_it(self, commands: Path, brought: Path) -> None:
+        self.mounts(f"2 1 8:17 / {brought}/var-lib-docker", f"3 1 8:1 /elsewhere {brought}/disk")
+        module = Module(**{**self.PARAMS, "purge": True})
+        result(engine.give_back, module)
+        assert (brought / "var-lib-docker/image").exists()
+        assert (brought / "disk/image").exists()
+        assert f"{brought}/disk stays" in module.warned
+        assert not (brought / "var-lib-containerd").exists()
+
+    def test_a_folder_that_was_a_mount_point_is_emptied(self, commands: Path, brought: Path) -> None:
+        self.mounts(f"2 1 8:17 / {brought}/disk")
+        (brought / "disk/image").unlink()
+        record.RECORD.unlink()
+        result(engine.write_down, Module())
+        (brought / "disk/image").touch()
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert (brought / "disk").exists()
+        assert not (brought / "disk/image").exists()
+
+    def test_a_folder_that_a_killed_engine_mounted_in_its_own_place_goes(self, commands: Path, brought: Path) -> None:
+        folder = f"{brought}/var-lib-docker"
+        self.mounts(f"2 1 8:1 {folder} {folder}")
+        program(commands, "umount", f"echo '1 0 8:1 / / rw' >{engine.MOUNTS}")
+        told = result(engine.give_back, Module(check_mode=True, **{**self.PARAMS, "purge": True}))
+        assert folder in {change["name"] for change in told["testbed_changes"]}
+        result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))
+        assert not Path(folder).exists()
+
+    @pytest.mark.parametrize("killed", ["run", "save"])
+    def test_settings_that_are_back_stay_though_the_run_was_killed_then(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+    ) -> None:
+        settings, _ = self.files(tmp_path, monkeypatch)
+        program(commands, "systemctl", "true")
+        program(commands, "docker", "echo 2.30.0")
+        settings.parent.mkdir()
+        settings.write_text('{"data-root": "/big"}')
+        settings.chmod(0o640)
+        result(engine.set_up, Module(**self.PARAMS))
+
+        def kill(*words: Any) -> Any:
+            if killed == "save" or words[:2] == ("systemctl", "restart"):
+                raise KeyboardInterrupt
+            return run(*words)
+
+        run = engine.run
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, killed, kill)
+            with pytest.raises(KeyboardInterrupt):
+                engine.give_back(Module(**self.PARAMS))
+        result(engine.give_back, Module(**self.PARAMS))
+        assert settings.read_text() == '{"data-root": "/big"}'
+        assert settings.stat().st_mode & 0o777 == 0o640
+        assert not engine.ASIDE.exists()
+
+    def test_settings_that_a_killed_run_left_aside_are_not_taken_for_those_of_now(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings, _ = self.files(tmp_path, monkeypatch)
+        program(commands, "systemctl", "true")
+        program(commands, "docker", "echo 2.30.0")
+        settings.parent.mkdir()
+        engine.ASIDE.write_text('{"data-root": "/long-ago"}')
+        result(engine.set_up, Module(**self.PARAMS))
+        assert "data-root" not in json.loads(settings.read_text())
+        result(engine.set_up, Module(**self.PARAMS))
+        assert "data-root" not in json.loads(settings.read_text())
+        result(engine.give_back, Module(**self.PARAMS))
+        assert not settings.exists()
+        engine.ASIDE.write_text("{}")
+        told = result(engine.give_back, Module(**self.PARAMS))
+        assert [change["name"] for change in told["testbed_changes"]] == [str(engine.ASIDE)]
+        assert not engine.ASIDE.exists()
 
     def test_a_group_that_comes_with_the_engine_is_written_down_and_one_that_was_there_is_not(
         self, commands: Path, monkeypatch: pytest.MonkeyPatch
