@@ -225,9 +225,21 @@ def archive(asked: dict[str, Any]) -> None:
     tell(event="archived", downtime=downtime)
 
 
+def is_mount_point(folder: Path, mounts: str) -> bool:
+    """Tell whether something is mounted at a folder, from the text of mountinfo; also where it is of the same disk."""
+    there = str(folder.parent.resolve() / folder.name)
+    escaped = "".join(f"\\{ord(letter):03o}" if letter in " \t\n\\" else letter for letter in there)
+    return any(line.split(" ")[4] == escaped for line in mounts.split("\n") if line)
+
+
 def unpack(asked: dict[str, Any]) -> None:
     """Unpack stdin beside the folder. Raises VolumeError."""
     folder = Path(asked["path"])
+    if is_mount_point(folder, Path("/proc/self/mountinfo").read_text(errors="surrogateescape")):
+        raise VolumeError(
+            f"{folder} is a mount point, so no other folder can take its place. Nothing was changed. Mount its disk "
+            f"at {folder.parent} instead, with the data in {folder.name} there, then restore again"
+        )
     beside, ready = (folder.with_name(f"{folder.name}.{what}-{asked['id']}") for what in ("restoring", "restored"))
     folder.parent.mkdir(parents=True, exist_ok=True)
     room = os.statvfs(folder.parent)

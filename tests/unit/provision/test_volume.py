@@ -145,6 +145,22 @@ def test_it_is_not_unpacked_where_there_is_no_room(data, tmp_path):
     assert list((tmp_path / "host").iterdir()) == []
 
 
+def test_it_is_not_unpacked_beside_a_mount_point_which_cannot_be_replaced():
+    done, told = _unpack("/proc", b"", size=1 << 60)  # there is never so much room
+    assert done.returncode == 1
+    assert "/proc is a mount point" in told[-1]["message"]
+    assert "Mount its disk at / instead" in told[-1]["message"]
+
+
+def test_a_mount_point_is_found_whatever_its_name(tmp_path):
+    named = tmp_path / "the data"
+    (tmp_path / "link").symlink_to(tmp_path)
+    mounts = f"1 0 8:1 / / rw - ext4 x rw\n2 1 8:1 /elsewhere {tmp_path}/the\\040data rw - ext4 x rw\n"
+    assert volume_on_host.is_mount_point(named, mounts)
+    assert volume_on_host.is_mount_point(tmp_path / "link/the data", mounts)
+    assert not volume_on_host.is_mount_point(tmp_path, mounts)
+
+
 def test_files_are_compared_with_their_checksums(data):
     with tarfile.open(fileobj=io.BytesIO(_archived(data))) as tar:
         sums = tar.extractfile(SUMS).read()
