@@ -41,10 +41,12 @@ def claim(module: AnsibleModule) -> None:
     record = load()
     new = [path for path in (MARKER, RECORD) if not path.exists()]
     recorded = {"name": record["testbed"], "id": record["id"]} == claimant
-    changed = bool(missing or wrong or not marked or not recorded)
+    unknown = str(data) not in record.get("data_dirs", [])
+    changed = bool(missing or wrong or unknown or not marked or not recorded)
     if changed and not module.check_mode:
         record.update(testbed=claimant["name"], id=claimant["id"])
         record["directories"] = sorted({*record["directories"], *map(str, made)})
+        record["data_dirs"] = sorted({*record.get("data_dirs", []), str(data)})
         save(record)
         for path in [*missing, *wrong]:
             path.mkdir(parents=True, exist_ok=True)
@@ -65,19 +67,26 @@ def claim(module: AnsibleModule) -> None:
 
 
 def release(module: AnsibleModule) -> None:
-    """Remove the folders that were made, except data unless purge; forget the record when nothing is kept."""
+    """Remove the folders that were made, except data unless purge; forget the record when nothing is kept.
+
+    Data of a data folder from before are data, too. What was made on the way to data goes when nothing is in it.
+    """
     record, data = load(), Path(module.params["data_dir"])
     made = [Path(path) for path in record["directories"] if Path(path).is_dir()]
-    above_data = [path for path in (data, *data.parents) if path in made]  # the deepest one first
-    gone = [path for path in made if path not in above_data]
+    former = {*map(Path, record.get("data_dirs", []))} - {data}
+    way = {*data.parents, *(above for path in former for above in path.parents)}
+    spared = {data, *way} | (set() if module.params["purge"] else former)
+    gone = [path for path in made if path not in spared]
     gone = [path for path in gone if not {*path.parents} & {*gone}]
-    empty = []
-    for path in above_data:
-        if not {*path.iterdir()} - {*empty}:
+    empty: list[Path] = []
+    for path in sorted((path for path in made if path in spared), key=lambda path: len(path.parts), reverse=True):
+        if not {*path.iterdir()} - {*gone, *empty}:
             empty.append(path)
+    left = [path for path in former if path.is_dir() and path not in gone and any(path.iterdir())]
     kept = (data.is_dir() and data not in empty) or any(
         Path(entry["home"]).is_dir() for entry in record["accounts"].values()
     )
+    kept = kept or bool(left)
     forget = [RECORD.parent] if RECORD.parent.exists() and (module.params["purge"] or not kept) else []
     changed = bool(gone or empty or forget)
     if changed and not module.check_mode:

@@ -144,6 +144,49 @@ class TestRecord:
         assert settings.stat().st_mode & 0o777 == 0o750
         assert record.load()["directories"] == [str(settings)]
 
+    def claimed(self, data: Path, *directories: Path) -> None:
+        given = {str(path): "0755" for path in directories}
+        params = {"name": "ours", "id": "1", "data_dir": str(data), "directories": given}
+        claim.claim(SimpleNamespace(params=params, check_mode=False, exit_json=lambda **_: None))
+
+    def released(self, data: Path, purge: bool) -> bool:
+        """Give the machine back; tell whether something is kept."""
+        told: dict[str, Any] = {}
+        params = {"name": "ours", "data_dir": str(data), "purge": purge}
+        claim.release(SimpleNamespace(params=params, check_mode=False, exit_json=told.update))
+        return bool(told["kept"])
+
+    @pytest.mark.parametrize("purge", [False, True])
+    def test_after_a_change_of_the_data_folder_the_old_data_are_data_still(self, tmp_path: Path, purge: bool) -> None:
+        old, new, settings = tmp_path / "disk/old/data", tmp_path / "new", tmp_path / "settings"
+        self.claimed(old, settings)
+        (old / "database").touch()
+        (tmp_path / "disk/theirs").touch()
+        self.claimed(new, settings)
+        assert record.load()["data_dirs"] == sorted([str(new), str(old)])
+        assert self.released(new, purge) == (not purge)
+        assert (old / "database").exists() == (not purge)
+        assert old.parent.exists() == (not purge), "what was made on the way goes when it is empty"
+        assert (tmp_path / "disk/theirs").exists(), "somebody else's"
+        assert not new.exists()
+        assert not settings.exists()
+        assert record.RECORD.exists() == (not purge)
+
+    def test_a_data_folder_that_was_there_is_written_down_too(self, tmp_path: Path) -> None:
+        self.claimed(tmp_path / "old")
+        (tmp_path / "old/database").touch()
+        (tmp_path / "new").mkdir()
+        self.claimed(tmp_path / "new")
+        assert record.load()["data_dirs"] == sorted([str(tmp_path / "new"), str(tmp_path / "old")])
+
+    @pytest.mark.parametrize("purge", [False, True])
+    def test_data_within_the_data_folder_from_before_stay(self, tmp_path: Path, purge: bool) -> None:
+        self.claimed(tmp_path / "old")
+        self.claimed(tmp_path / "old/new")
+        (tmp_path / "old/new/file").touch()
+        assert self.released(tmp_path / "old/new", purge)
+        assert (tmp_path / "old/new/file").exists()
+
     @pytest.mark.parametrize("kept", [False, True])
     def test_secrets_of_another_id_are_refused_with_the_two_ways_out(self, kept: bool) -> None:
         if kept:  # after `down`, data without a marker
