@@ -21,10 +21,13 @@ options:
   path: {type: path, required: true, description: Folder of the server's data; the server must not run}
   id: {type: str, default: "", description: 'The backup that is being restored; empty: none, so what one left goes'}
   owner: {type: str, default: "", description: 'Account that all of it is given to; empty: as in the backup'}
+  purge: {type: bool, default: false, description: 'The data go, too, with what a restore left beside'}
+  proof: {type: str, default: "", description: 'With purge: only folders with this file go, others are not ours'}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
 MARK = ".restored"
+UNPACKED = "data"  # in what is being unpacked, the folder (see volume_on_host)
 
 
 class MissingError(Exception):
@@ -88,6 +91,18 @@ def settle(path: Path, identifier: str, owner: str, *, check: bool) -> list[dict
     return changes
 
 
+def clear(path: Path, proof: str, *, check: bool) -> list[dict]:
+    """Remove the data and what restores left beside, as far as they are proven to be ours; return the changes."""
+    found = [each for each in (path, *leavings(path, "")) if os.path.lexists(each)]
+    ours = [each for each in found if not proof or (each / proof).is_file() or (each / UNPACKED / proof).is_file()]
+    for each in [] if check else ours:
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+    return [{"kind": "folder", "name": str(each), "action": "remove"} for each in ours]
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -95,12 +110,18 @@ def main() -> None:
             "path": {"type": "path", "required": True},
             "id": {"type": "str", "default": ""},
             "owner": {"type": "str", "default": ""},
+            "purge": {"type": "bool", "default": False},
+            "proof": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     wanted = module.params
+    path = Path(wanted["path"])
     try:
-        changes = settle(Path(wanted["path"]), wanted["id"], wanted["owner"], check=module.check_mode)
+        if wanted["purge"]:
+            changes = clear(path, wanted["proof"], check=module.check_mode)
+        else:
+            changes = settle(path, wanted["id"], wanted["owner"], check=module.check_mode)
     except MissingError as error:
         module.fail_json(msg=f"{error}.")
     module.exit_json(changed=bool(changes), testbed_changes=changes)

@@ -7,7 +7,9 @@ import os
 import pwd
 from pathlib import Path
 
+import jinja2
 import pytest
+import yaml
 
 ROLES = Path(__file__).parents[3] / "roles"
 ME = pwd.getpwuid(os.geteuid()).pw_name
@@ -129,6 +131,49 @@ def test_data_that_are_neither_here_nor_beside_are_missed(path):
     with pytest.raises(restored.MissingError, match="Run `testbed restore` with that backup again"):
         _settle(path, "abc")
     assert _there(path) == {"server": "old"}
+
+
+def test_with_purge_the_data_go_and_what_restores_left(path):
+    for what in ("before", "restored-abc", "restoring-abc"):
+        _make(path.with_name(f"server.{what}"), what)
+    told = restored.clear(path, "", check=True)
+    assert len(told) == len(_there(path)) == 4
+    assert restored.clear(path, "", check=False) == told
+    assert list(path.parent.iterdir()) == []
+    assert restored.clear(path, "", check=False) == []
+
+
+def test_with_purge_folders_that_are_not_proven_to_be_ours_stay(path):
+    for what in ("before", "restored-abc", "restoring-abc"):
+        _make(path.with_name(f"server.{what}"), what)
+    (path.with_name("server.restored-abc") / "server-version").touch()
+    _make(path.with_name("server.restoring-abc") / "data", "new")
+    (path.with_name("server.restoring-abc") / "data/server-version").touch()
+    restored.clear(path, "server-version", check=False)
+    assert _there(path) == {"server": "old", "server.before": "before"}
+    (path / "server-version").touch()
+    restored.clear(path, "server-version", check=False)
+    assert _there(path) == {"server.before": "before"}
+
+
+@pytest.mark.parametrize(
+    ("data_dir", "item", "proof"),
+    [
+        ("/data/clearml", "/data/clearml", ""),
+        ("/data/clearml-lite", "/data/clearml", "server-version"),
+        ("/data/clearml-lite", "/data/clearml-lite", ""),
+        ("/elsewhere", "/data/clearml", "server-version"),
+        ("/elsewhere", "/elsewhere", ""),
+    ],
+)
+def test_data_of_the_official_server_need_a_proof_where_another_one_ran(data_dir, item, proof):
+    tasks = yaml.safe_load((ROLES / "clearml_server/tasks/remove.yml").read_text())
+    [asked] = [task["testbed_restored"] for task in tasks if "testbed_restored" in task]
+    known = {"common_data_dir": "/data", "clearml_server_data_dir": data_dir, "item": item}
+    known["clearml_server_version_file"] = f"{data_dir}/server-version"
+    environment = jinja2.Environment(autoescape=False)  # noqa: S701 (no HTML)
+    environment.filters["basename"] = os.path.basename
+    assert environment.from_string(asked["proof"]).render(known) == proof
 
 
 def test_all_of_them_are_given_to_the_account_of_the_server(path, monkeypatch):
