@@ -132,19 +132,17 @@ class InfluxDB:
         rows = self._rows(f"{self.query(columns, start, end)} {order}")
         return dict(zip(["time", *(column.name for column in columns)], rows[0].values())) if rows else None
 
-    def counts(self, field: str, start: int, end: int, width: int) -> dict[int, int]:
-        """The number of points that have this field, in each stretch of `width` ns, by the start of the stretch."""
-        rows = self._rows(
-            self._select(f"count({quoted(field)}::field)", f"{_up_to(start, end)} GROUP BY time({width}ns) fill(none)")
-        )
-        return {row["time"]: row["count"] for row in rows}
+    def counts(self, columns: Sequence[Column], start: int, end: int, width: int) -> dict[int, dict[str, int]]:
+        """As `totals`, in each stretch of `width` ns that has any, by the start of the stretch."""
+        what, names = _counted(columns)
+        rows = self._rows(self._select(what, f"{_up_to(start, end)} GROUP BY time({width}ns) fill(none)"))
+        return {row["time"]: {name: row[label] or 0 for label, name in names.items()} for row in rows}
 
     def totals(self, columns: Sequence[Column], start: int, end: int) -> dict[str, int]:
         """The number of points that have a value, for each field, from start up to but without end."""
-        names = [column.name for column in columns if column.kind != TAG]
-        what = ", ".join(f"count({quoted(name)}::field) AS {quoted(f'n{number}')}" for number, name in enumerate(names))
+        what, names = _counted(columns)
         rows = self._rows(self._select(what, _up_to(start, end)))
-        return {name: rows[0][f"n{number}"] or 0 if rows else 0 for number, name in enumerate(names)}
+        return {name: rows[0][label] or 0 if rows else 0 for label, name in names.items()}
 
     def query(self, columns: Sequence[Column], start: int, end: int) -> str:
         """The InfluxQL that selects these columns from start up to but without end."""
@@ -228,6 +226,12 @@ class InfluxDB:
 
     def _not_influxdb(self, why: str) -> SourceError:
         return SourceError(f"{self.source.url} does not answer as InfluxDB does ({why}): check INFLUXDB_URL")
+
+
+def _counted(columns: Sequence[Column]) -> tuple[str, dict[str, str]]:
+    """What selects the count of each field, and the fields by the names that their counts have in the answer."""
+    names = {f"n{number}": name for number, name in enumerate(c.name for c in columns if c.kind != TAG)}
+    return ", ".join(f"count({quoted(name)}::field) AS {quoted(label)}" for label, name in names.items()), names
 
 
 def _window(start: int, end: int) -> str:

@@ -23,11 +23,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from workload.columns import TAG, Column, choose
+from workload.columns import Column, choose
 from workload.errors import DiskError, ServerError, SourceError, reason
 from workload.generator import DAY
 from workload.influx import InfluxDB
-from workload.parts import FORMATS, Part, head, read_part, stamp, texts
+from workload.parts import FORMATS, Part, head, lacking, read_part, stamp, texts
 from workload.server import login
 from workload.statistics import HEADER, added, row
 from workload.windows import Window, cut, grain, missing
@@ -114,25 +114,28 @@ def read_new(
 
     The parts that are new or take the place of an old one, in order of time. Raises SourceError, DiskError.
     """
+    parts = [part for part in parts if _covers(part)]
     windows = _grown(database, columns, wanted, parts)
-    empty = []
     covered = [(part.start, part.end) for part in parts]
     for start, end in missing(wanted.start, wanted.end, covered):
         oldest = database.end_point(columns, start, end, newest=False)
-        newest = database.end_point(columns, start, end, newest=True)
+        newest = oldest and database.end_point(columns, start, end, newest=True)
         if not oldest or not newest:
             continue
         # Points that come late are looked for behind the newest one, not behind the end of the window
         end = newest["time"] + 1
         narrow = grain(oldest["time"], end)
-        counted = next(column.name for column in columns if column.kind != TAG and newest[column.name] is not None)
-        counts = database.counts(counted, start, end, narrow)
-        found = cut(start, end, oldest["time"], counted, counts, narrow)
-        windows += found
-        if start < found[0].start:
-            empty.append(Part(start, found[0].start))
+        windows += cut(start, end, oldest["time"], database.counts(columns, start, end, narrow), narrow)
     _tidy(folder, windows, wanted.format)
-    return sorted(empty + _read_all(database, columns, wanted, windows, folder), key=lambda part: part.start)
+    return sorted(_read_all(database, columns, wanted, windows, folder), key=lambda part: part.start)
+
+
+def _covers(part: Part) -> bool:
+    """Whether the part says that its stretch was read. One without rows does not: what comes late may be there by now.
+
+    One from 0 on stands for all of an earlier version.
+    """
+    return bool(part.rows) or not part.start
 
 
 def _grown(database: InfluxDB, columns: Sequence[Column], wanted: Wanted, parts: Sequence[Part]) -> list[Window]:
@@ -140,11 +143,10 @@ def _grown(database: InfluxDB, columns: Sequence[Column], wanted: Wanted, parts:
     windows = []
     for part in parts:
         if wanted.start <= part.start and part.end <= wanted.end:
-            for name, count in database.totals(columns, part.start, part.end).items():
-                if count > part.columns.get(name, {}).get("count", 0):
-                    LOG.info("New points from %s to %s: it is read again", stamp(part.start), stamp(part.end))
-                    windows.append(Window(part.start, part.end, name, count))
-                    break
+            counts = database.totals(columns, part.start, part.end)
+            if lacking(part, columns, counts):
+                LOG.info("New points from %s to %s: it is read again", stamp(part.start), stamp(part.end))
+                windows.append(Window(part.start, part.end, counts))
     return windows
 
 
@@ -218,7 +220,7 @@ class _Progress:
 
 
 def progress(rows: int, expected: int, seconds: float) -> str:
-    """A line for people. `expected`: InfluxDB's count of one field, so a little less than there are."""
+    """A line for people. `expected`: InfluxDB's count of one field, so there may be a few more."""
     speed = rows / seconds if seconds else 0
     left = f", {max(expected - rows, 0) / speed:.0f} s left" if speed and rows < expected else ""
     return f"{rows} of about {max(rows, expected)} rows, {speed:.0f} rows/s{left}"
@@ -296,7 +298,7 @@ def lineage(
         "first": filled[0].first,
         "newest": filled[-1].newest,
         "sha256": hashlib.sha256("".join(part.sha256 for part in filled).encode()).hexdigest(),
-        "windows": [asdict(part) for _, part in sorted(windows.items())],
+        "windows": [asdict(part) for _, part in sorted(windows.items()) if _covers(part)],
     }
 
 

@@ -7,11 +7,12 @@ import errno
 import hashlib
 import io
 import json
+import os
 import re
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.csv
@@ -67,7 +68,7 @@ def read_part(
     there whole, with a file `.json` beside it, or not at all. Raises SourceError, DiskError.
     """
     file = folder / f"{stamp(window.start)}-{stamp(window.end)}.{kind}"
-    done = _found(file, window)
+    done = _found(file, columns, window)
     if done:
         told(done.rows)
         return done
@@ -109,22 +110,33 @@ def stamp(ns: int) -> str:
     return f"{seconds}.{ns % SECOND:09d}Z" if ns % SECOND else f"{seconds}Z"
 
 
-def _found(file: Path, window: Window) -> Part | None:
+def lacking(part: Part, columns: Sequence[Column], counts: Mapping[str, int]) -> str:
+    """The first field of which the part has fewer values than InfluxDB counted, or ""."""
+    return next((c.name for c in columns if held(part, c) < counts.get(c.name, 0)), "")
+
+
+def held(part: Part, column: Column) -> int:
+    """The number of values that the part has of a field; of strings it has at most as many as it has rows.
+
+    InfluxDB counts empty strings, and in its CSV they look as if they were missing.
+    """
+    if column.name not in part.columns:
+        return 0
+    return part.rows if column.kind == "string" else int(part.columns[column.name].get("count", 0))
+
+
+def _found(file: Path, columns: Sequence[Column], window: Window) -> Part | None:
     """The part as an earlier run left it, unless InfluxDB has more by now."""
     try:
         part = Part(**json.loads(_beside(file).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     whole = file.exists() if part.rows else True
-    return part if whole and _count(part, window.counted) >= window.count else None
+    return part if whole and not lacking(part, columns, window.counts) else None
 
 
 def _beside(file: Path) -> Path:
     return file.with_name(f"{file.name}.json")
-
-
-def _count(part: Part, name: str) -> int:
-    return int(part.columns.get(name, {}).get("count", 0))
 
 
 def _read(
@@ -156,12 +168,15 @@ def _read(
                 rows += len(table)
                 told(len(table))
         part = Part(window.start, window.end, rows, "", file.digest() if rows else "", first, newest, found)
-    if _count(part, window.counted) < window.count:  # an error between the rows is nothing that InfluxDB says in CSV
-        raise SourceError(
-            f"InfluxDB at {database.source.url} gave up: it sent {_count(part, window.counted)} values of"
-            f" {window.counted!r} between {_iso(window.start)} and {_iso(window.end)}, and counted {window.count}"
-            " before: see its log"
-        )
+        file.sync()
+    # An error between the rows is nothing that InfluxDB says in CSV, and it may concern some of the fields only
+    for column in columns:
+        sent, counted = held(part, column), window.counts.get(column.name, 0)
+        if sent < counted:
+            raise SourceError(
+                f"InfluxDB at {database.source.url} gave up: it sent {sent} values of {column.name!r} between"
+                f" {_iso(window.start)} and {_iso(window.end)}, and counted {counted} before: see its log"
+            )
     return part
 
 
@@ -224,6 +239,11 @@ class _Hashed(io.BufferedWriter):
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+    def sync(self) -> None:
+        """Onto the disk: after a power cut, there is no file under its name that is not whole."""
+        self.flush()
+        os.fsync(self.fileno())
 
 
 class _Joined:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Iterable, Mapping
 
 SECOND = 1_000_000_000
@@ -15,12 +15,16 @@ ROWS = 500_000  # in a window at most, where points do not lie closer than a sec
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of time, and for how many of its points InfluxDB counted a value of the field `counted`."""
+    """A stretch of time, and for how many of its points InfluxDB counted a value of each field."""
 
     start: int
     end: int
-    counted: str = ""
-    count: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Of the field that most points have: there are about as many rows."""
+        return max(self.counts.values(), default=0)
 
 
 def missing(start: int, end: int, covered: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -40,18 +44,20 @@ def grain(start: int, end: int) -> int:
     return next((width for width in WIDTHS if (end - start) // width < MOST_WINDOWS), WIDTHS[-1])
 
 
-def cut(start: int, end: int, oldest: int, counted: str, counts: Mapping[int, int], narrow: int) -> list[Window]:
+def cut(start: int, end: int, oldest: int, counts: Mapping[int, Mapping[str, int]], narrow: int) -> list[Window]:
     """Windows from the oldest point to the end, whose bounds stay the same while the start and the end move.
 
-    counts: points by the start of each stretch of the width `narrow`. A window is a day at most, or `narrow`, and less
-    where it would hold too many rows.
+    counts: values of each field, by the start of each stretch of the width `narrow`. A window is a day at most, or
+    `narrow`, and less where it would hold too many rows.
     """
     for width in reversed([width for width in WIDTHS if narrow <= width <= max(DAY, narrow)]):
-        sums: dict[int, int] = {}
-        for at, count in counts.items():
-            sums[at - at % width] = sums.get(at - at % width, 0) + count
-        if max(sums.values(), default=0) <= ROWS:
+        sums: dict[int, dict[str, int]] = {}
+        for at, found in counts.items():
+            sum_of = sums.setdefault(at - at % width, {})
+            for name, count in found.items():
+                sum_of[name] = sum_of.get(name, 0) + count
+        if max((count for sum_of in sums.values() for count in sum_of.values()), default=0) <= ROWS:
             break
     begin = oldest - oldest % width
     bounds = [max(start, begin), *range(begin + width, end, width), end]
-    return [Window(low, high, counted, sums.get(low - low % width, 0)) for low, high in zip(bounds, bounds[1:])]
+    return [Window(low, high, sums.get(low - low % width, {})) for low, high in zip(bounds, bounds[1:])]

@@ -59,6 +59,31 @@ def test_a_second_version_carries_only_what_is_new_and_a_third_is_none(influx, s
     assert versions(server, "growing") == {first["id"]: "completed", second["id"]: "completed"}
 
 
+def test_an_empty_string_does_not_stop_an_ingest_nor_is_it_new_each_time(influx, server, conf, workload, tmp_path):
+    now = int(time.time())
+    influx.client("notes").write([f'notes a=1,note="" {now - 60}', f'notes a=2,note="x" {now - 30}'])
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT="notes")
+    command = ("ingest", "--dataset=notes", "--json")
+    (first,) = results(workload(*command, conf=conf))
+    assert (first["rows"], first["new_rows"]) == (2, 2)
+    assert results(workload(*command, conf=conf)) == [{**first, "new_rows": 0}]
+
+
+def test_what_came_late_where_there_was_nothing_is_read(influx, server, conf, workload, tmp_path):
+    database, now = influx.client("late"), int(time.time())
+    database.write([f"late a=1 {now - 60}"])
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT="late")
+    command = ("ingest", "--dataset=late", "--json")
+    assert [found["rows"] for found in results(workload(*command, conf=conf))] == [1]
+    database.write([f"late a=2 {now - 20 * DAY}", f"late a=3 {now - 5 * DAY}"])
+    (second,) = results(workload(*command, conf=conf))
+    assert (second["rows"], second["new_rows"]) == (3, 2)
+    database.write([f"late a=4 {now - 10 * DAY}"])
+    (third,) = results(workload(*command, conf=conf))
+    assert (third["rows"], third["new_rows"]) == (4, 1)
+    assert sum(read_back(server, conf, "late").values()) == 4
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

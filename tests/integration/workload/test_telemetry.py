@@ -102,3 +102,17 @@ def test_a_window_that_is_read_has_every_point_once_in_order(influx, filled, tmp
     assert len(rows) == part.rows == database.count_all() == 24_000
     assert times == sorted(times)
     assert (part.first, part.newest) == (times[0], times[-1]) == (times[0], database.newest())
+
+
+def test_every_field_is_counted_as_it_is_sent_and_an_empty_string_is_a_value(influx, tmp_path):
+    database, begin = influx.client("sparse"), NOW * 10**9
+    database.write([f'sparse a=1,note="" {NOW}', f'sparse a=2,note="x" {NOW + 1}', f"sparse b=true {NOW + 7200}"])
+    chosen = columns.choose(database.fields(), database.tags())
+    end = begin + 86_400 * 10**9
+    hours = database.counts(chosen, begin, end, 3600 * 10**9)
+    assert list(hours.values()) == [{"a": 2, "b": 0, "note": 2}, {"a": 0, "b": 1, "note": 0}]
+    totals = database.totals(chosen, begin, end)
+    assert totals == {"a": 2, "b": 1, "note": 2}
+    part = parts.read_part(database, chosen, windows.Window(begin, end, totals), tmp_path, "csv", lambda rows: None)
+    assert (part.rows, part.columns["note"]["count"]) == (3, 1)
+    assert parts.lacking(part, chosen, totals) == ""

@@ -4,7 +4,9 @@ import csv
 import errno
 import hashlib
 import json
+import os
 import re
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.csv
@@ -13,7 +15,8 @@ import pytest
 from workload import parts
 from workload.columns import Column
 from workload.errors import DiskError, SourceError
-from workload.ingest import Wanted, progress, read_new
+from workload.ingest import Wanted, lineage, progress, read_new
+from workload.parts import Part
 from workload.windows import SECOND, Window
 
 START = 1_700_000_000 * SECOND + 7
@@ -31,7 +34,7 @@ ROWS = [
     b"randata,,%d,,,,,,\n" % (START + 1),
     b'randata,,%d,1e+21,-1,"said ""a,b""\nand went",0,"ue,2",false\n' % (START + 2),
 ]
-WINDOW = Window(START, START + 3, "a", 2)
+WINDOW = Window(START, START + 3, {"a": 2, "up": 2})
 
 
 def read(database, folder, kind="parquet", window=WINDOW, columns=COLUMNS):
@@ -99,8 +102,32 @@ def test_a_window_that_is_whole_is_not_read_again_unless_it_has_more(server, two
     assert read(two, tmp_path) == part
     assert server.requests == []
     with pytest.raises(SourceError, match="gave up"):
-        read(two, tmp_path, window=Window(START, START + 3, "a", 3))
+        read(two, tmp_path, window=Window(START, START + 3, {"a": 3}))
     assert len(server.requests) == 1
+
+
+def test_empty_strings_are_no_sign_that_values_are_missing(server, two, tmp_path):
+    server.answer = answers(HEADER, *ROWS)
+    window = Window(START, START + 3, {"a": 2, "note": 3})  # one of the three is empty
+    part = read(two, tmp_path, window=window)
+    assert part.columns["note"]["count"] == 2
+    server.requests.clear()
+    assert read(two, tmp_path, window=window) == part
+    assert server.requests == []
+    with pytest.raises(SourceError, match="sent 3 values of 'note' .* counted 4"):
+        read(two, tmp_path, window=Window(START, START + 3, {"note": 4}))
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(server, two, tmp_path, monkeypatch):
+    synced = []
+
+    def sync(number):
+        synced.append((sorted(path.suffix for path in tmp_path.iterdir()), os.fstat(number).st_size))
+
+    monkeypatch.setattr("workload.parts.os.fsync", sync)
+    server.answer = answers(HEADER, *ROWS)
+    part = read(two, tmp_path)
+    assert synced == [([".half"], (tmp_path / part.file).stat().st_size)]
 
 
 @pytest.mark.parametrize(
@@ -110,6 +137,10 @@ def test_a_window_that_is_whole_is_not_read_again_unless_it_has_more(server, two
         ([HEADER, ROWS[0], ROWS[1][:-4]], "broke off: see its log"),
         ([HEADER, ROWS[0], b"\nerror\nshard is gone\n"], "gave up: shard is gone"),
         ([HEADER, ROWS[0]], "it sent 1 values of 'a' between 2023-11-14T22:13:20Z and .*, and counted 2 before"),
+        (
+            [HEADER, ROWS[0], b"randata,,%d,0.2,,,,,\n" % (START + 1)],
+            "it sent 1 values of 'up' between 2023-11-14T22:13:20Z and .*, and counted 2 before",
+        ),
         ([], "it sent 0 values of 'a'"),
         ([HEADER, b"randata,,1,+Inf,1,x,1,x,true\n"], "field 'a' holds NaN or an infinite value"),
         (
@@ -140,17 +171,21 @@ def test_a_full_disk_is_named():
 
 
 class Source2:
-    """An InfluxDB 2.x with a point a second, that answers every query that ingest has; some windows may fail."""
+    """An InfluxDB 2.x with a point a second, that answers every query that ingest has; some windows may fail.
+
+    late: the times of other points.
+    """
 
     def __init__(self, server, start, end):
         self.start, self.end = start, end
+        self.late = []
         self.read = []
         self.fails = set()
         server.answer = self.answer
 
     def times(self, query):
         low, high = (int(found) for found in re.search(r"time >= (\d+) AND time < (\d+)", query).groups())
-        return [at for at in range(self.start, self.end, SECOND) if low <= at < high]
+        return [at for at in sorted([*range(self.start, self.end, SECOND), *self.late]) if low <= at < high]
 
     def answer(self, query):
         times = self.times(query)
@@ -159,7 +194,7 @@ class Source2:
             cells = {}
             for at in times:
                 cells[at - at % width] = cells.get(at - at % width, 0) + 1
-            return self.json(["time", "count"], [[at, count] for at, count in cells.items()])
+            return self.json(["time", "n0"], [[at, count] for at, count in cells.items()])
         if "count(" in query:
             return self.json(["time", "n0"], [[0, len(times)]] if times else [])
         if "LIMIT 1" in query:
@@ -214,7 +249,7 @@ def test_a_run_goes_on_after_the_windows_that_are_whole(source, two, tmp_path, a
 
 def test_a_next_run_reads_what_is_new_and_windows_that_have_grown(source, two, tmp_path):
     first = read_new(two, FLOATS, wanted(0, BEGIN + DAY), [], tmp_path)
-    assert [part.rows for part in first] == [0, 1800, 3600, 3600]
+    assert [part.rows for part in first] == [1800, 3600, 3600]
     assert first[-1].end == source.end - SECOND + 1  # what comes late is behind the newest point
     assert read_new(two, FLOATS, wanted(0, BEGIN + DAY), first, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
@@ -224,9 +259,9 @@ def test_a_next_run_reads_what_is_new_and_windows_that_have_grown(source, two, t
 
     source.start -= 10 * SECOND  # ten points that came late
     grown, new = read_new(two, FLOATS, wanted(0, BEGIN + DAY), first, tmp_path)
-    assert (grown.start, grown.end, grown.rows, new.rows) == (first[1].start, first[1].end, 1810, 60)
+    assert (grown.start, grown.end, grown.rows, new.rows) == (first[0].start, first[0].end, 1810, 60)
     # a window that begins later than what was read says nothing about it
-    later = wanted(first[1].start + 1, BEGIN + DAY)
+    later = wanted(first[0].start + 1, BEGIN + DAY)
     assert [part.rows for part in read_new(two, FLOATS, later, first, tmp_path)] == [60]
 
 
@@ -235,6 +270,44 @@ def test_points_before_those_that_were_read_are_read_when_they_are_asked_for(sou
     assert sum(part.rows for part in late) == 3600
     early = read_new(two, FLOATS, wanted(0, BEGIN + DAY), late, tmp_path)
     assert sum(part.rows for part in early) == 1800 + 3600
+
+
+def test_points_that_come_late_are_read_where_there_was_none(source, two, tmp_path):
+    first = read_new(two, FLOATS, wanted(BEGIN - 9 * DAY, BEGIN + DAY), [], tmp_path)
+    source.late = [BEGIN - days * DAY for days in (8, 5)]
+    # as days go by, what is asked for begins later than it did at first
+    late = read_new(two, FLOATS, wanted(BEGIN - 9 * DAY + SECOND, BEGIN + DAY), first, tmp_path)
+    # nor does an empty part of an earlier version stand for them, whether it is asked for whole or not
+    recorded = [Part(BEGIN - 9 * DAY, first[0].start), *first]
+    for later in (0, SECOND):
+        assert read_new(two, FLOATS, wanted(BEGIN - 9 * DAY + later, BEGIN + DAY), recorded, tmp_path) == late
+    assert sum(part.rows for part in late) == 2
+    assert all(one.end <= other.start for one, other in zip([*late, *first], [*late, *first][1:]))
+    between = [part for part in late if not part.rows]
+    assert between
+    source.late += [between[0].start + SECOND]
+    later = read_new(two, FLOATS, wanted(BEGIN - 9 * DAY + SECOND, BEGIN + DAY), [*late, *first], tmp_path)
+    assert sum(part.rows for part in later) == 1
+    record = lineage(two, wanted(0, BEGIN + DAY), FLOATS, {"rows": 9002}, [*late, *first], later)
+    assert (record["rows"], record["new_rows"]) == (9003, 1)
+    assert all(part["rows"] for part in record["windows"])
+
+
+def test_what_an_earlier_version_has_read_from_0_on_is_not_read_again(source, two, tmp_path):
+    before = [Part(0, BEGIN + 7200 * SECOND)]
+    assert [part.rows for part in read_new(two, FLOATS, wanted(1, BEGIN + DAY), before, tmp_path)] == [3600]
+
+
+def test_an_empty_string_is_not_read_again_and_a_field_that_is_new_is(server, two, tmp_path):
+    counted = Source2.json(["time", "n0", "n1"], [[0, 1, 2]])
+    server.answer = lambda query: counted if "count(" in query else answers()
+    columns = [Column("a", "float"), Column("note", "string")]
+    figures = {"a": {"count": 1}, "note": {"count": 1}}
+    old = Part(1, 9, 2, "a.parquet", "", 1, 2, figures)
+    assert read_new(two, columns, wanted(1, 9), [old], tmp_path) == []
+    without = replace(old, columns={"a": {"count": 1}})
+    with pytest.raises(SourceError, match="sent 0 values of 'a'"):
+        read_new(two, columns, wanted(1, 9), [without], tmp_path)
 
 
 def test_progress_has_the_speed_and_the_time_that_is_left():
