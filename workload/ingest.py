@@ -261,14 +261,13 @@ def _publish(
         dataset.upload(show_progress=False, compression=compression, preview=False)
         dataset.finalize()
     except Exception as error:
-        _delete_unfinished(wanted.project, wanted.dataset)
         raise ServerError(
-            f"could not make a version of dataset {wanted.project}/{wanted.dataset} ({reason(error)}): nothing is left"
-            " of it; check the ClearML file server, its disk and this machine's, then run this again: what was read of"
-            " InfluxDB is kept"
+            f"could not make a version of dataset {wanted.project}/{wanted.dataset} ({reason(error)}):"
+            f" {_clean_up(wanted.project, wanted.dataset)}; check the ClearML file server, its disk and this machine's,"
+            " then run this again: what was read of InfluxDB is kept"
         ) from error
     except BaseException:
-        _delete_unfinished(wanted.project, wanted.dataset)
+        LOG.info("Stopped: %s", _clean_up(wanted.project, wanted.dataset))
         raise
     return _version(dataset, record)
 
@@ -357,12 +356,37 @@ def _parent(wanted: Wanted, measurement: str, columns: Sequence[Column]) -> tupl
     return parent, record
 
 
+def _clean_up(project: str, name: str) -> str:
+    """Delete the version that could not be finished; what is left of it, in words."""
+    try:
+        _delete_unfinished(project, name)
+    except ServerError as error:
+        LOG.info("%s", error)
+        with contextlib.suppress(Exception):
+            if not _unfinished(project, name):  # the SDK deletes the version first, and then its files
+                return "files of it may be left on the file server"
+        return "the next run deletes what is left of it"
+    return "nothing is left of it"
+
+
 def _delete_unfinished(project: str, name: str) -> None:
+    """Delete what an earlier run left. Raises ServerError."""
     from clearml import Task
 
-    for task_id in _tasks(project, name, ["created", "in_progress", "stopped", "failed"], [_mark()]):
-        LOG.info("Deleting unfinished version %s", task_id)
-        Task.get_task(task_id).delete(raise_on_error=True)
+    try:
+        for task_id in _unfinished(project, name):
+            LOG.info("Deleting unfinished version %s", task_id)
+            Task.get_task(task_id).delete(raise_on_error=True)
+    except Exception as error:  # the SDK raises a type of its own, and what its storage raises
+        raise ServerError(
+            f"cannot delete an unfinished version of dataset {project}/{name} ({' '.join(str(error).split())}):"
+            " check the ClearML server and its file server, then run this again"
+        ) from error
+
+
+def _unfinished(project: str, name: str) -> list[str]:
+    """Of this user on this machine."""
+    return _tasks(project, name, ["created", "in_progress", "stopped", "failed"], [_mark()])
 
 
 def _tasks(project: str, name: str, status: list[str], tags: list[str] | None = None) -> list[str]:
