@@ -68,8 +68,7 @@ def one(engine: Engine) -> Iterator[lab.Lab]:
 def five(engine: Engine) -> Iterator[lab.Lab]:
     """Five machines behind a bastion, and a registry."""
     tree = lab.old_python()
-    if tree is None:
-        pytest.skip("needs a Python 3.8 of pyenv's on this machine, to stand for Ubuntu 20.04's")
+    assert tree is not None, "it needs a Python 3.8 of pyenv's on this machine, to stand for Ubuntu 20.04's"
     lab.build_old(engine, tree)
     kinds = {"server": lab.Kind(engine=True), "one": OLD, "two": OLD, "desktop": OLD, "influx": lab.Kind()}
     with official.running(engine, kinds, FIVE) as found:
