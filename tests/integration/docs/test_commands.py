@@ -33,7 +33,7 @@ import pytest
 import yaml
 
 from provision import spec
-from provision.paths import ROOT
+from provision.paths import ROOT, backups_dir
 from provision.selftest import built_in_is_up
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -117,6 +117,17 @@ def test_a_yaml_block_is_a_part_of_a_testbed(block):
     assert spec.parse(yaml.safe_dump(whole), block.where)
 
 
+@pytest.fixture
+def without_backups():
+    """Backups that the commands of a page make go with the test."""
+    folder = backups_dir(spec.load(spec.EXAMPLE).name)
+    before = {*folder.glob("*")}
+    yield
+    for path in {*folder.glob("*")} - before:
+        shutil.rmtree(path)
+
+
+@pytest.mark.usefixtures("without_backups")
 @pytest.mark.parametrize("found", list(groups()))
 def test_commands_run_as_written(found, tmp_path, request):
     name = found[0].setting.partition(", ")[0]
