@@ -204,22 +204,20 @@ def bring(session: Session, folder: Path, manifest: Manifest, opened: Opened) ->
     place = deploy.prepare_restore(session, unproven=before is not None and before.restoring is not None)
     identifier = archive.short_id(folder)
     asked = {"action": "unpack", "path": place["path"], "id": identifier, "bytes": manifest.bytes}
-    with (
-        session.stage("Bring the data to the server") as stage,
-        volume.opened(session, _server_host(session), asked) as remote,
-    ):
-        remote.event("ready")
-        told = _told(stage)
-        volume.send(folder / archive.DATA, remote.stdin, lambda done: told(done, manifest.bytes))
-        stage.step("the host compares what it wrote")
-        files = remote.event("unpacked")["files"]
-        stage.result = f"{size_of(manifest.bytes)}, {files} files compared"
-    restored = opened.secrets.model_copy(update={"restoring": Restoring(id=identifier, keys=opened.keys)})
     kept = None
-    if session.vault.exists and (before is None or before.model_copy(update={"restoring": None}) != opened.secrets):
-        session.vault.check_password()
-        kept = session.vault.move_aside("unreadable" if before is None else "replaced")
-    session.vault.save(restored)
+    with session.stage("Bring the data to the server") as stage:
+        with volume.opened(session, _server_host(session), asked) as remote:
+            remote.event("ready")
+            told = _told(stage)
+            volume.send(folder / archive.DATA, remote.stdin, lambda done: told(done, manifest.bytes))
+            stage.step("the host compares what it wrote")
+            files = remote.event("unpacked")["files"]
+        restored = opened.secrets.model_copy(update={"restoring": Restoring(id=identifier, keys=opened.keys)})
+        if session.vault.exists and (before is None or before.model_copy(update={"restoring": None}) != opened.secrets):
+            session.vault.check_password()
+            kept = session.vault.copy_aside("unreadable" if before is None else "replaced")
+        session.vault.save(restored)
+        stage.result = f"{size_of(manifest.bytes)}, {files} files compared"
     return place, kept
 
 

@@ -217,7 +217,7 @@ class Vault:
         if found is not None and found.rekeying:
             return None
         if found is not None:
-            aside = self._copy_aside("replaced")
+            aside = self.copy_aside("replaced")
         known = found.files_urls if found is not None else []
         self.save(self._complete({"rekeying": True, "files_urls": known}, testbed))
         return aside
@@ -236,7 +236,7 @@ class Vault:
             kept = {key: value for key, value in found.items() if key not in LOGINS}
         else:
             kept = {**found, "clearml": {key: value for key, value in found["clearml"].items() if key not in TOKENS}}
-        aside = self._copy_aside("replaced")
+        aside = self.copy_aside("replaced")
         self.save(self._complete({**kept, "id": "", "rotating": extent}, testbed))
         return aside
 
@@ -258,8 +258,8 @@ class Vault:
         self.path.rename(path)
         return path
 
-    def _copy_aside(self, reason: str) -> Path:
-        # a copy: who is killed before the new vault is written still has the old one
+    def copy_aside(self, reason: str) -> Path:
+        """Copy the vault's file to another name in its folder, and return that: who is killed then has the old one."""
         path = self._aside(reason)
         write_private(path, self.path.read_bytes())
         return path

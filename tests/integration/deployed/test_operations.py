@@ -180,3 +180,13 @@ def test_logs_show_the_server_start(said, command):
     done = command("logs", "no-such")
     assert done.returncode == 1
     assert "There are: clearml-lite" in done.stderr
+
+
+def test_logs_go_on_with_what_is_written_until_ctrl_c(begun):
+    following = begun("logs", "clearml-lite", "--follow", "--lines", "1")
+    assert following.stdout.readline()
+    with Path("/var/log/testbed/testbed-clearml-lite.log").open("a") as log:
+        log.write("written by a test\n")
+    assert following.stdout.readline() == "written by a test\n"
+    following.send_signal(signal.SIGINT)
+    assert following.wait(60) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from provision import spec
+from provision.paths import ROOT
 from provision.secrets import Vault
 
 pytestmark = pytest.mark.deployed
@@ -38,6 +40,20 @@ def problems(command):
 def _manage(verb: str, service: str) -> None:
     program = "systemctl" if SYSTEMD else "supervisorctl"
     subprocess.run([program, verb, service], check=True, capture_output=True)
+
+
+def test_watched_by_a_script_each_look_is_a_line_until_ctrl_c():
+    words = [str(ROOT / "testbed"), "status", "--json", "--watch", "1", "--spec", str(spec.EXAMPLE)]
+    watching = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        looks = [json.loads(watching.stdout.readline()) for _ in range(2)]
+        assert [look["healthy"] for look in looks] == [True, True]
+        assert looks[0]["at"] < looks[1]["at"]
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(60) == 0
+    finally:
+        watching.kill()
+        watching.wait()
 
 
 def _one(found: dict[str, str], piece: str) -> str:

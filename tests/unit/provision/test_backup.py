@@ -63,6 +63,7 @@ def session(tmp_path, monkeypatch, place):
     key = secrets.KeyPair(access_key="ACCESS", secret_key="secret")
     vault.save(vault.ensure(testbed).model_copy(update={"toolkit": key}))
     monkeypatch.setattr(deploy, "look_at_server", lambda *_: place)
+    monkeypatch.setattr(deploy, "prepare_restore", lambda *_, **__: place)
     (tmp_path / "held").mkdir()
     return SimpleNamespace(
         testbed=testbed,
@@ -128,3 +129,42 @@ def test_a_restore_tells_the_files_that_are_not_as_in_the_backup(session, place,
     with pytest.raises(BackupError, match="1 files differ from the backup, such as data/files/model.bin") as error:
         backup.compare(session, made.folder, place)
     assert f"kept in {tmp_path}/server.before" in error.value.remedy
+
+
+class Killed(BaseException):
+    """The command is killed."""
+
+
+def _killed(*_):
+    raise Killed
+
+
+def test_who_is_killed_before_the_secrets_of_a_backup_are_taken_has_the_old_ones(session, tmp_path, monkeypatch):
+    made = backup.make(session, session.testbed, tmp_path / "backups", "first")
+    opened = backup.open_secrets(made.folder, session.vault, session.testbed, None)
+    session.vault.save(later := opened.secrets.model_copy(update={"id": "later"}))
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(Vault, "save", _killed)
+        with pytest.raises(Killed):
+            backup.bring(session, made.folder, made.manifest, opened)
+    assert session.vault.load() == later
+    _, kept = backup.bring(session, made.folder, made.manifest, opened)
+    assert session.vault.load().restoring.id == archive.short_id(made.folder)
+    assert session.vault.load().id == opened.secrets.id
+    session.vault.path.write_bytes(kept.read_bytes())
+    assert session.vault.load() == later
+
+
+def test_the_data_are_not_said_to_be_there_before_the_secrets_are(session, tmp_path, monkeypatch):
+    made = backup.make(session, session.testbed, tmp_path / "backups", "first")
+    opened = backup.open_secrets(made.folder, session.vault, session.testbed, None)
+    taken = []
+
+    @contextlib.contextmanager
+    def stage(title):
+        yield SimpleNamespace(step=lambda _: None, result="")
+        taken.append((title, session.vault.load().restoring is not None))
+
+    session.stage = stage
+    backup.bring(session, made.folder, made.manifest, opened)
+    assert taken == [("Bring the data to the server", True)]
