@@ -6,6 +6,7 @@ python -m workload.ingest --help
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import getpass
 import hashlib
@@ -19,11 +20,11 @@ import sys
 import threading
 import time
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Iterator, Sequence
 
-from workload.columns import Column, choose
+from workload.columns import TAG, Column, choose
 from workload.errors import DiskError, ServerError, SourceError, reason
 from workload.generator import DAY
 from workload.influx import InfluxDB
@@ -41,6 +42,7 @@ AT_ONCE = 2  # windows
 PROGRESS = 5.0  # s between two lines of progress
 GRACE = 10.0  # s for what reads, to end when it is stopped: InfluxDB may say nothing for longer
 PREVIEW = 10  # rows
+MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of glibc's malloc.h
 STALE = 7 * DAY  # s after which what a run left behind is nothing to go on with
 
 
@@ -85,6 +87,7 @@ def ingest(database: InfluxDB, wanted: Wanted) -> Version:
     the same machine left behind is deleted by the next. Windows that were read whole stay on disk, and the next run
     goes on from there. Raises SourceError, ServerError, DiskError.
     """
+    _give_back()
     with _alone() as base, _orderly_end():
         database.check()
         columns = choose(database.fields(), database.tags(), wanted.fields, wanted.tags)
@@ -125,7 +128,9 @@ def read_new(
         # Points that come late are looked for behind the newest one, not behind the end of the window
         end = newest["time"] + 1
         narrow = grain(oldest["time"], end)
-        windows += cut(start, end, oldest["time"], database.counts(columns, start, end, narrow), narrow)
+        # One field is enough to cut by; each window is counted whole just before it is read
+        sample = [next(column for column in columns if column.kind != TAG and newest[column.name] is not None)]
+        windows += cut(start, end, oldest["time"], database.counts(sample, start, end, narrow), narrow)
     _tidy(folder, windows, wanted.format)
     return sorted(_read_all(database, columns, wanted, windows, folder), key=lambda part: part.start)
 
@@ -162,7 +167,9 @@ def _read_all(
     def work() -> None:
         try:
             while True:
-                done.put(read_part(database, columns, todo.get_nowait(), folder, wanted.format, progress.add))
+                window = todo.get_nowait()
+                window = replace(window, counts=database.totals(columns, window.start, window.end))
+                done.put(read_part(database, columns, window, folder, wanted.format, progress.add))
         except queue.Empty:
             return
         except BaseException as error:
@@ -450,6 +457,14 @@ def _alone() -> Iterator[Path]:
             LOG.info("Waiting for another ingest of yours to end")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield base
+
+
+def _give_back() -> None:
+    """Have glibc give freed memory back at once: pieces of some MiB come and go, and it would keep tens of MiB."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(MMAP_THRESHOLD, 1 << 17)
+        mallopt(ARENA_MAX, 1)
 
 
 @contextlib.contextmanager

@@ -310,6 +310,25 @@ def test_an_empty_string_is_not_read_again_and_a_field_that_is_new_is(server, tw
         read_new(two, columns, wanted(1, 9), [without], tmp_path)
 
 
+def test_windows_are_cut_by_one_field_and_each_is_counted_whole_before_it_is_read(server, two, tmp_path):
+    asked = []
+
+    def answer(query):
+        asked.append(query)
+        if "GROUP BY" in query:
+            return Source2.json(["time", "n0"], [[0, 2]])
+        if "count(" in query:
+            return Source2.json(["time", "n0", "n1"], [[0, 2, 2]])
+        if "LIMIT 1" in query:
+            return Source2.json(["time", "a", "b"], [[8 if "DESC" in query else 1, 0.5, 0.5]])
+        return answers(b"name,tags,time,a,b\n", b"randata,,1,0.5,0.5\n", b"randata,,8,0.5,\n")
+
+    server.answer = answer
+    with pytest.raises(SourceError, match="sent 1 values of 'b' .* counted 2 before"):
+        read_new(two, [Column("a", "float"), Column("b", "float")], wanted(1, 9), [], tmp_path)
+    assert [query.count("count(") for query in asked if "GROUP BY" in query] == [1]
+
+
 def test_progress_has_the_speed_and_the_time_that_is_left():
     assert progress(2000, 10_000, 4.0) == "2000 of about 10000 rows, 500 rows/s, 16 s left"
     assert progress(10_001, 10_000, 4.0) == "10001 of about 10001 rows, 2500 rows/s"
