@@ -18,6 +18,8 @@ import openstack
 import yaml
 from openstack.connection import Connection
 from openstack.exceptions import SDKException
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 ENTRY = "lab"
 Login = Literal["password", "application credential", "token"]
@@ -46,7 +48,11 @@ class Cloud:
     def log_in(self, auth: Mapping[str, str]) -> Connection:
         """Log in, past every proxy and whatever clouds.yaml."""
         region = self.entry.get("region_name")
-        return openstack.connect(auth=auth, region_name=region, load_envvars=False, load_yaml_config=False)
+        connection = openstack.connect(auth=auth, region_name=region, load_envvars=False, load_yaml_config=False)
+        # neutron, just started, may answer 500 to one of several first calls at once; the toolkit asks again, too
+        again = Retry(4, backoff_factor=1, status_forcelist=[500, 503], allowed_methods=["GET"], raise_on_status=False)
+        connection.session.session.mount("http://", HTTPAdapter(32, 32, max_retries=again))
+        return connection
 
     @contextmanager
     def project(self, name: str, quotas: Mapping[str, int] | None = None, role: str = "member") -> Iterator[Project]:
@@ -65,8 +71,6 @@ class Cloud:
             answer = admin.identity.put(f"/projects/{made.id}/users/{user.id}/roles/{given.id}")
             assert answer.ok, answer.text
             _set_quotas(admin, made.id, quotas or {})
-            # neutron makes the default group at a project's first call, and answers 500 to one of two that are at once
-            list(project.connection.network.security_groups(project_id=made.id))
             yield project
         finally:
             project.clear()
