@@ -145,6 +145,11 @@ def resolve(found: Iterable[Change]) -> list[Change]:
     return [dataclasses.replace(change, needs=_to_come(change, wanted)) for change in wanted]
 
 
+def staying(found: Iterable[Change]) -> list[Change]:
+    """Return, of what a removal did, the folders that it could only empty; `detail` says why they stay."""
+    return [change for change in resolve(found) if (change.kind, change.action) == ("folder", "change")]
+
+
 def _to_come(change: Change, wanted: list[Change]) -> tuple[str, ...]:
     if change.action in ("remove", "revoke"):
         return ()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import secrets as random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from provision import forward, inventory, tls
-from provision.changes import Change, resolve
+from provision.changes import Change, resolve, staying
 from provision.credentials import ensure, identities
 from provision.credentials import issuer as issuers
 from provision.errors import ApiError, TestbedError
@@ -34,10 +34,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Removed:
-    """What a `down` changed: tasks of the playbook, and keys revoked on somebody else's server."""
+    """What a `down` changed: tasks of the playbook, keys revoked on somebody else's server, folders that stay."""
 
     changed: int
     revoked: int = 0
+    stay: Sequence[Change] = ()
 
 
 def stages(testbed: Testbed) -> tuple[str, ...]:
@@ -300,11 +301,12 @@ def down(session: Session, *, purge: bool) -> Removed:
     """Remove what `up` installed; data only with `purge`. Raises `TestbedError`."""
     session.proven.unlink(missing_ok=True)
     done = play(session, "down", "Remove the testbed", {"testbed_purge": purge}, {})
+    stay = staying(done.changes)
     if not session.testbed.server.is_external:
-        return Removed(done.changed)
+        return Removed(done.changed, stay=stay)
     with session.stage("Revoke the testbed's keys") as current:
         revoked, current.result = revoke_elsewhere(session.testbed)
-    return Removed(done.changed, revoked)
+    return Removed(done.changed, revoked, stay)
 
 
 def revoke_elsewhere(testbed: Testbed) -> tuple[int, str]:

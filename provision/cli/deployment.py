@@ -360,6 +360,8 @@ def down(
         removed = deploy.down(session, purge=purge)
         if purge:
             session.gone += [config_dir(testbed.name), state_dir(testbed.name)]
+    for change in removed.stay:
+        console.print(f"{change.host}: {change.name} stays there: {change.detail}", soft_wrap=True, markup=False)
     console.print("Removed." if purge else "Removed. `testbed up` brings it back with its data.")
     if as_json:
         log = None if purge else str(session.log)

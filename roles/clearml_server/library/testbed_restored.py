@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_mounts import take_away
 
 DOCUMENTATION = r"""
 module: testbed_restored
@@ -95,12 +96,7 @@ def clear(path: Path, proof: str, *, check: bool) -> list[dict]:
     """Remove the data and what restores left beside, as far as they are proven to be ours; return the changes."""
     found = [each for each in (path, *leavings(path, "")) if os.path.lexists(each)]
     ours = [each for each in found if not proof or (each / proof).is_file() or (each / UNPACKED / proof).is_file()]
-    for each in [] if check else ours:
-        if each.is_dir() and not each.is_symlink():
-            shutil.rmtree(each)
-        else:
-            each.unlink()
-    return [{"kind": "folder", "name": str(each), "action": "remove"} for each in ours]
+    return [change for each in ours for change in take_away(each, check=check)]
 
 
 def main() -> None:

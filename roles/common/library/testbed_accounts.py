@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.testbed_mounts import take_away
 from ansible.module_utils.testbed_record import load, name_process, save
 
 DOCUMENTATION = r"""
@@ -159,13 +160,13 @@ def absent(module: AnsibleModule) -> list[dict]:
     if not module.check_mode:
         for name in names:
             subprocess.run(["userdel", "--force", name], check=True, capture_output=True, text=True)
-        for home in homes:
-            shutil.rmtree(home)
+    gone = [{"kind": "account", "name": name, "action": "remove"} for name in names]
+    gone += [change for home in homes for change in take_away(home, check=module.check_mode)]
+    if not module.check_mode:
         kept = {name: entry for name, entry in record["accounts"].items() if Path(entry["home"]).is_dir()}
         if kept != record["accounts"]:
             save({**record, "accounts": kept})
-    gone = [{"kind": "account", "name": name, "action": "remove"} for name in names]
-    return gone + [{"kind": "folder", "name": str(home), "action": "remove"} for home in homes]
+    return gone
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testbed_host import clock, service_manager
+from ansible.module_utils.testbed_mounts import mount_points, take_away
 from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load, replace_file, save
 
 DOCUMENTATION = r"""
@@ -69,35 +70,40 @@ def claim(module: AnsibleModule) -> None:
 def release(module: AnsibleModule) -> None:
     """Remove the folders that were made, except data unless purge; forget the record when nothing is kept.
 
-    Data of a data folder from before are data, too. What was made on the way to data goes when nothing is in it.
+    Data of a data folder from before are data, too. What was made on the way to data goes when nothing is in it. What
+    is a mount point by now stays.
     """
     record, data = load(), Path(module.params["data_dir"])
-    made = [Path(path) for path in record["directories"] if Path(path).is_dir()]
+    # who has put a link in a folder's place has moved what was in it
+    made = [path for path in map(Path, record["directories"]) if path.is_dir() and not path.is_symlink()]
+    mounted = {path: mount_points(path) for path in made}
     former = {*map(Path, record.get("data_dirs", []))} - {data}
     way = {*data.parents, *(above for path in former for above in path.parents)}
     spared = {data, *way} | (set() if module.params["purge"] else former)
     gone = [path for path in made if path not in spared]
     gone = [path for path in gone if not {*path.parents} & {*gone}]
+    whole = {path for path in gone if not mounted[path]}
     empty: list[Path] = []
     for path in sorted((path for path in made if path in spared), key=lambda path: len(path.parts), reverse=True):
-        if not {*path.iterdir()} - {*gone, *empty}:
+        if path not in mounted[path] and not {*path.iterdir()} - {*whole, *empty}:
             empty.append(path)
+    stay = [path for path in made if module.params["purge"] and path in spared & mounted[path]]
     left = [path for path in former if path.is_dir() and path not in gone and any(path.iterdir())]
     kept = (data.is_dir() and data not in empty) or any(
         Path(entry["home"]).is_dir() for entry in record["accounts"].values()
     )
     kept = kept or bool(left)
     forget = [RECORD.parent] if RECORD.parent.exists() and (module.params["purge"] or not kept) else []
-    changed = bool(gone or empty or forget)
-    if changed and not module.check_mode:
-        for path in gone:
-            shutil.rmtree(path)
+    changes = [change for path in gone for change in take_away(path, check=module.check_mode)]
+    if not module.check_mode:
         for path in empty:
             path.rmdir()
         for path in forget:
             shutil.rmtree(path)
-    lines = [str(path) for path in [*gone, *empty, *forget]]
-    changes = [{"kind": "folder", "name": line, "action": "remove"} for line in lines]
+    changes += [{"kind": "folder", "name": str(path), "action": "remove"} for path in [*empty, *forget]]
+    changed = bool(changes)
+    changes += [{"kind": "folder", "name": str(path), "action": "change", "detail": "it is mounted"} for path in stay]
+    lines = [change["name"] for change in changes if change["action"] == "remove"]
     diff = {"before": "".join(f"{line}\n" for line in lines), "after": ""}
     module.exit_json(changed=changed, kept=kept, testbed_changes=changes, diff=diff)
 

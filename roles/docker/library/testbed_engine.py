@@ -17,10 +17,10 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testbed_host import service_manager
+from ansible.module_utils.testbed_mounts import Mount, content, read_mounts
 from ansible.module_utils.testbed_record import load, name_process, replace_file, save
 
 DOCUMENTATION = r"""
@@ -64,21 +64,12 @@ CONTAINERDS_FOLDERS = (CONTAINERDS_DATA, "/opt/containerd", "/etc/cni")
 NETWORKS = Path("/etc/cni")
 UNITS = ("docker.service", "docker.socket")
 CONTAINERDS_UNIT = "containerd.service"
-MOUNTS = Path("/proc/self/mountinfo")
 DIGEST = "TESTBED_DIGEST"
 # `up --wait` as it is used here; Ubuntu 20.04 has 2.20 and later
 OLDEST_COMPOSE = (2, 20)
 CONTAINERS_OWN = re.compile(r"^(docker0|br-[0-9a-f]{12}|veth\w+|docker_gwbridge)$")
 SUBNET_BITS = 24
 PATIENCE_S = 60
-
-
-class Mount(NamedTuple):
-    """What is mounted; `root`: which folder of the device's filesystem."""
-
-    point: str
-    device: str
-    root: str
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -227,11 +218,6 @@ def write_down(module: AnsibleModule) -> None:
     module.exit_json(changed=bool(new or to_fill or brings_group), testbed_changes=[])
 
 
-def content(folder: Path) -> list[Path]:
-    """Return what is in a folder, such as the root of a disk of its own."""
-    return [path for path in folder.iterdir() if path.name != "lost+found"]
-
-
 def has_group(name: str) -> bool:
     """Tell whether the host has a group."""
     try:
@@ -262,13 +248,13 @@ def set_up(module: AnsibleModule) -> None:
     text = json.dumps(wanted_settings(module.params["settings"], found["pools"], before), indent=2) + "\n"
     files = {SETTINGS: text, DROP_IN: drop_in(module.params["environment"], text)}
     diff, changes = [], []
-    for path, content in files.items():
+    for path, wanted in files.items():
         was = path.read_text() if path.exists() else ""
-        if was == content:
+        if was == wanted:
             continue
-        diff.append({"before_header": str(path), "after_header": str(path), "before": was, "after": content})
+        diff.append({"before_header": str(path), "after_header": str(path), "before": was, "after": wanted})
         action = "change" if was else "add"
-        changes.append({"kind": "file", "name": str(path), "action": action, "diff": {"before": was, "after": content}})
+        changes.append({"kind": "file", "name": str(path), "action": action, "diff": {"before": was, "after": wanted}})
     digest = files[DROP_IN].rpartition("=")[2].strip()
     running = running_digest()
     stale = running != digest
@@ -282,9 +268,9 @@ def set_up(module: AnsibleModule) -> None:
     if module.check_mode or not changed:
         module.exit_json(changed=changed, testbed_changes=changes, diff=diff)
     keep_aside(record)
-    for path, content in files.items():
+    for path, wanted in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, content, 0o644)
+        replace_file(path, wanted, 0o644)
     for command in (["daemon-reload"], ["--quiet", "enable", "docker.service"], ["restart", "docker.service"]):
         done = run("systemctl", *command)
         if done.returncode != 0:
@@ -301,25 +287,6 @@ def fail(module: AnsibleModule, problem: str) -> None:
     """End with the engine's last words."""
     said = run("journalctl", "--no-pager", "--lines", "20", "--unit", "docker.service").stdout.strip()
     module.fail_json(msg=f"{problem}. The end of its journal:\n{said}")
-
-
-def parse_mounts(text: str) -> list[Mount]:
-    """Return what is mounted, from /proc/self/mountinfo; what comes later covers up what was before."""
-    found = []
-    for line in filter(None, text.split("\n")):
-        _, _, device, root, point = line.split(" ")[:5]
-        found.append(Mount(plain(point), device, plain(root)))
-    return found
-
-
-def read_mounts() -> list[Mount]:
-    """Return what is mounted now."""
-    return parse_mounts(MOUNTS.read_text(errors="surrogateescape"))
-
-
-def plain(name: str) -> str:
-    """Return a name as it is; the kernel writes a space, a tab, a line break and a backslash as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), name)
 
 
 def is_bound_to_itself(mount: Mount, mounts: list[Mount]) -> bool:

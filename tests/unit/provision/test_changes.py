@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from provision.changes import Change, Collector, resolve, text_diff
+from provision.changes import Change, Collector, resolve, staying, text_diff
 
 
 def _ok(task, action, result, host="h", kind="runner_on_ok"):
@@ -104,3 +104,9 @@ def test_a_text_diff_is_shown_only_where_there_is_a_text():
     shown = text_diff(Change("h", "file", "/x", "change", diff=("a\nb\n", "a\nc\n")))
     assert "-b" in shown
     assert "+c" in shown
+
+
+def test_of_a_removal_the_folders_are_told_that_it_could_only_empty():
+    emptied = Change("h", "folder", "/disk", "change", "emptied, /disk is mounted")
+    gone = [Change("h", "folder", "/data", "remove"), Change("h", "file", "/etc/hosts", "change")]
+    assert staying([*gone, emptied, emptied]) == [emptied]

@@ -28,6 +28,7 @@ def load(path: str) -> ModuleType:
 
 
 record = load("common/module_utils/testbed_record.py")
+mounts = load("common/module_utils/testbed_mounts.py")
 load("common/module_utils/testbed_units.py")
 load("common/module_utils/testbed_host.py")
 check = load("common/library/testbed_check.py")
@@ -74,7 +75,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(engine, "PLUGINS", [])
     monkeypatch.setattr(engine, "CONTAINERDS", (str(folder / "containerd"),))
     monkeypatch.setattr(engine, "NETWORKS", tmp_path / "cni")
-    monkeypatch.setattr(engine, "MOUNTS", tmp_path / "mountinfo")
+    monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mountinfo")
     (tmp_path / "mountinfo").write_text("1 0 8:1 / / rw - ext4 /dev/sda1 rw\n")
     for module in (record, engine, compose):
         monkeypatch.setattr(module, "RECORD", tmp_path / "record/installed.json", raising=False)
@@ -355,7 +356,7 @@ class TestEngine:
         assert not others or (brought / others).exists()
 
     def mounts(self, *lines: str) -> None:
-        engine.MOUNTS.write_text("".join(f"{line} rw - ext4 x rw\n" for line in ("1 0 8:1 / /", *lines)))
+        mounts.MOUNTS.write_text("".join(f"{line} rw - ext4 x rw\n" for line in ("1 0 8:1 / /", *lines)))
 
     def test_what_is_still_mounted_below_is_not_removed(self, commands: Path, brought: Path) -> None:
         volume = f"{brought}/var-lib-docker/a\\040volume"
@@ -367,7 +368,7 @@ class TestEngine:
         assert f"{brought}/var-lib-docker/a volume\n" in self.asked(brought)
         assert (brought / "var-lib-docker/image").exists()
         assert record.load()["engine"], "the next run makes it good"
-        program(commands, "umount", f"echo '1 0 8:1 / / rw' >{engine.MOUNTS}")
+        program(commands, "umount", f"echo '1 0 8:1 / / rw' >{mounts.MOUNTS}")
         assert result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))["changed"]
         assert not (brought / "var-lib-docker").exists()
 
@@ -393,7 +394,7 @@ class TestEngine:
     def test_a_folder_that_a_killed_engine_mounted_in_its_own_place_goes(self, commands: Path, brought: Path) -> None:
         folder = f"{brought}/var-lib-docker"
         self.mounts(f"2 1 8:1 {folder} {folder}")
-        program(commands, "umount", f"echo '1 0 8:1 / / rw' >{engine.MOUNTS}")
+        program(commands, "umount", f"echo '1 0 8:1 / / rw' >{mounts.MOUNTS}")
         told = result(engine.give_back, Module(check_mode=True, **{**self.PARAMS, "purge": True}))
         assert folder in {change["name"] for change in told["testbed_changes"]}
         result(engine.give_back, Module(**{**self.PARAMS, "purge": True}))

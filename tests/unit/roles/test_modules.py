@@ -34,6 +34,7 @@ def load(role: str, name: str, folder: str = "library") -> ModuleType:
 
 
 record = load("common", "testbed_record", "module_utils")
+mounts = load("common", "testbed_mounts", "module_utils")
 units = load("common", "testbed_units", "module_utils")
 host = load("common", "testbed_host", "module_utils")
 apt = load("common", "testbed_apt", "module_utils")
@@ -186,6 +187,41 @@ class TestRecord:
         (tmp_path / "old/new/file").touch()
         assert self.released(tmp_path / "old/new", purge)
         assert (tmp_path / "old/new/file").exists()
+
+    @pytest.mark.parametrize("theirs", [False, True])
+    def test_a_data_folder_that_is_a_mount_point_by_now_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, theirs: bool
+    ) -> None:
+        data, cache = tmp_path / "disk/data", tmp_path / "cache"
+        self.claimed(data, cache)
+        (data / "lost+found").mkdir()
+        (cache / "inner").mkdir()
+        (cache / "file").touch()
+        if theirs:
+            (data / "file").touch()
+        lines = ["1 0 8:1 / /", *(f"2 1 8:17 / {path}" for path in (data, cache / "inner"))]
+        (tmp_path / "mountinfo").write_text("".join(f"{line} rw - ext4 x rw\n" for line in lines))
+        monkeypatch.setattr(mounts, "MOUNTS", tmp_path / "mountinfo")
+        told: dict[str, Any] = {}
+        params = {"name": "ours", "data_dir": str(data), "purge": True}
+        claim.release(SimpleNamespace(params=params, check_mode=False, exit_json=told.update))
+        details = {
+            change["name"]: change["detail"] for change in told["testbed_changes"] if change["action"] != "remove"
+        }
+        assert details == {str(data): "it is mounted", str(cache): f"emptied, {cache}/inner is mounted"}
+        assert sorted(path.name for path in data.iterdir()) == ["file", "lost+found"][not theirs :]
+        assert [path.name for path in cache.iterdir()] == ["inner"]
+        assert not record.RECORD.exists()
+        claim.release(SimpleNamespace(params=params, check_mode=False, exit_json=told.update))
+        assert not told["changed"]
+
+    def test_a_link_in_the_place_of_a_data_folder_stays(self, tmp_path: Path) -> None:
+        data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+        self.claimed(data)
+        data.rename(elsewhere)
+        data.symlink_to(elsewhere)
+        self.released(data, purge=True)
+        assert data.is_dir()
 
     @pytest.mark.parametrize("kept", [False, True])
     def test_secrets_of_another_id_are_refused_with_the_two_ways_out(self, kept: bool) -> None:

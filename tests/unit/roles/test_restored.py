@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import sys
 from pathlib import Path
 
 import jinja2
@@ -15,15 +16,17 @@ ROLES = Path(__file__).parents[3] / "roles"
 ME = pwd.getpwuid(os.geteuid()).pw_name
 
 
-def _module():
-    path = ROLES / "clearml_server/library/testbed_restored.py"
-    spec = importlib.util.spec_from_file_location("testbed_restored", path)
-    module = importlib.util.module_from_spec(spec)
+def _module(path):
+    file = ROLES / path
+    full = f"ansible.module_utils.{file.stem}" if file.parent.name == "module_utils" else file.stem
+    spec = importlib.util.spec_from_file_location(full, file)
+    module = sys.modules[full] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-restored = _module()
+mounts = _module("common/module_utils/testbed_mounts.py")
+restored = _module("clearml_server/library/testbed_restored.py")
 
 
 class Killed(BaseException):
@@ -154,6 +157,14 @@ def test_with_purge_folders_that_are_not_proven_to_be_ours_stay(path):
     (path / "server-version").touch()
     restored.clear(path, "server-version", check=False)
     assert _there(path) == {"server.before": "before"}
+
+
+def test_with_purge_the_disk_that_the_data_are_on_stays_where_it_is_mounted(path, monkeypatch):
+    (path.parent / "mountinfo").write_text(f"1 0 8:1 / / rw - ext4 x rw\n2 1 8:17 / {path} rw - ext4 x rw\n")
+    monkeypatch.setattr(mounts, "MOUNTS", path.parent / "mountinfo")
+    [told] = restored.clear(path, "", check=False)
+    assert (told["action"], told["detail"]) == ("change", f"emptied, {path} is mounted")
+    assert list(path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
