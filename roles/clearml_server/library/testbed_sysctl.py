@@ -21,6 +21,9 @@ author: [The testbed's authors (@clearml-testbed)]
 """
 
 
+KERNEL = Path("/proc/sys")
+
+
 def text(name: str, value: int, former: int) -> str:
     """Return the settings file; it carries the former value."""
     return f"# Written by the ClearML testbed toolkit. Before: {former}\n{name} = {value}\n"
@@ -31,19 +34,10 @@ def former(content: str) -> int:
     return int(re.findall(r"Before: (\d+)", content)[0])
 
 
-def main() -> None:
-    """Run as an Ansible module."""
-    module = AnsibleModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "at_least": {"type": "int", "default": 0},
-            "file": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        supports_check_mode=True,
-    )
+def converge(module: AnsibleModule) -> None:
+    """Bring the setting to where it is wanted, or back to where it was, with its file."""
     wanted, path = module.params, Path(module.params["file"])
-    setting = Path("/proc/sys", *wanted["name"].split("."))
+    setting = KERNEL.joinpath(*wanted["name"].split("."))
     now, there = int(setting.read_text()), path.read_text() if path.exists() else ""
     before = former(there) if there else now
     if wanted["state"] == "present":
@@ -73,6 +67,21 @@ def main() -> None:
             path.unlink()
     diff = {"before": there, "after": content, "before_header": str(path), "after_header": str(path)}
     module.exit_json(changed=bool(changes), testbed_changes=changes, diff=diff)
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    converge(
+        AnsibleModule(
+            argument_spec={
+                "name": {"type": "str", "required": True},
+                "at_least": {"type": "int", "default": 0},
+                "file": {"type": "str", "required": True},
+                "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            },
+            supports_check_mode=True,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -658,6 +658,26 @@ class TestSysctl:
         assert sysctl.former(sysctl.text("vm.max_map_count", 524288, 65530)) == 65530
         assert "vm.max_map_count = 524288\n" in sysctl.text("vm.max_map_count", 524288, 65530)
 
+    @pytest.mark.parametrize(("now", "then"), [(65530, 524288), (524288, 524288), (1048576, 1048576)])
+    def test_elasticsearch_may_map_its_files_and_the_value_of_before_comes_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int, then: int
+    ) -> None:
+        monkeypatch.setattr(sysctl, "KERNEL", tmp_path)
+        setting, file = tmp_path / "vm/max_map_count", tmp_path / "60-testbed.conf"
+        setting.parent.mkdir()
+        setting.write_text(f"{now}\n")
+
+        def run(check: bool = False, state: str = "present") -> bool:
+            params = {"name": "vm.max_map_count", "at_least": 524288, "file": str(file), "state": state}
+            return bool(result(sysctl.converge, Module(check, **params))["changed"])
+
+        assert run(check=True) == (now != then)
+        assert (setting.read_text(), file.exists()) == (f"{now}\n", False)
+        assert [run(), run()] == [now != then, False]
+        assert (int(setting.read_text()), file.exists()) == (then, now != then), "also after a boot"
+        assert [run(state="absent"), run(state="absent")] == [now != then, False]
+        assert (int(setting.read_text()), file.exists()) == (now, False)
+
 
 class TestPorts:
     def test_the_container_that_is_wanted_there_may_hold_the_port(
