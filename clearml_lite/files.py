@@ -58,7 +58,7 @@ class FileServer:
                 Route("/", self._upload, methods=["POST"]),
                 Route("/delete_many", self._delete_many, methods=["POST"]),
                 Route("/{path:path}", self._options, methods=["OPTIONS"]),
-                Route("/{path:path}", self.download, methods=["GET"]),
+                Route("/{path:path}", self._download, methods=["GET"]),
                 Route("/{path:path}", self._delete, methods=["DELETE"]),
             ],
             exception_handlers={ApiError: _refused, OSError: _failed, ClientDisconnect: _gone},
@@ -91,9 +91,12 @@ class FileServer:
             upload.discard()
         return JSONResponse(stored, headers={"Content-Type": _HTML})
 
-    async def download(self, request: Request) -> Response:
-        """The file that the request's path names, or a part of it."""
+    async def _download(self, request: Request) -> Response:
         await self._authenticated(request)
+        return await self.file(request)
+
+    async def file(self, request: Request) -> Response:
+        """The file that the request's path names, or a part of it, for somebody who may have it."""
         path = self._resolved(request.path_params["path"])
         file = await self._in_thread(lambda: path.open("rb") if path.is_file() else None)
         if file is None:

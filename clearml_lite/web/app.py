@@ -161,7 +161,7 @@ class WebServer:
         if not await self._in_thread(lambda: self._sessions.identity(request.cookies)):
             return self._to_login(request)
         try:
-            return await self._files.download(request)
+            return await self._files.file(request)
         except OSError as error:  # such as a name that is too long
             raise ApiError(404, 0, "There is no such file.") from error
 

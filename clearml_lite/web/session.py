@@ -1,4 +1,4 @@
-"""Logins of browsers: a token of the API in a cookie, and what shows that a form came from a page of ours."""
+"""Logins of browsers: a token in a cookie of the pages' own, and what shows that a form came from a page of ours."""
 
 import hashlib
 import hmac
@@ -8,10 +8,13 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from clearml_lite.auth import COOKIE, Authenticator, Identity
+from clearml_lite.auth import Authenticator, Identity
 from clearml_lite.errors import ApiError
 
 LIFE = 12 * 3600
+# API and file server do not take it: browsers send a host's cookies to all of its ports, whatever page asks, and only
+# the pages' forms carry what shows where they come from
+SESSION_COOKIE = "clearml_lite_session"
 # what a browser has before it is logged in, so that nobody else can log it in
 VISITOR_COOKIE = "clearml_lite_visitor"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
@@ -33,19 +36,19 @@ class Sessions:
     def identity(self, cookies: Mapping[str, str]) -> Identity | None:
         """Who is logged in; None for nobody."""
         try:
-            return self._authenticator.identify_bearer({}, cookies)
-        except ApiError:
+            return self._authenticator.identify_bearer({"authorization": f"Bearer {cookies[SESSION_COOKIE]}"}, {})
+        except (ApiError, KeyError):
             return None
 
     def log_in(self, response: Response, identity: Identity) -> None:
-        """Gives the browser a session. The file server takes its cookie, too."""
+        """Gives the browser a session."""
         token, life = self._authenticator.issue_token(identity, LIFE)
-        self._set(response, COOKIE, token, life)
+        self._set(response, SESSION_COOKIE, token, life)
         response.delete_cookie(VISITOR_COOKIE)
 
     def log_out(self, response: Response) -> None:
         """Takes the session out of the browser; ending it is the API's part."""
-        self._set(response, COOKIE, "", 0)
+        self._set(response, SESSION_COOKIE, "", 0)
 
     def visitor(self, cookies: Mapping[str, str]) -> str:
         """What stands for a browser that is not logged in."""

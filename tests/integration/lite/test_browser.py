@@ -6,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -39,6 +41,26 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments, timeout=120_000)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="module")
+def elsewhere() -> Iterator[str]:
+    """A page of somebody else's on another port of the same host."""
+
+    class Empty(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>elsewhere</title>")
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Empty) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +173,34 @@ def test_pages_fit_a_phone_and_the_colours_of_its_owner(visit: Any, task: str, s
     paper = seen.page.evaluate("getComputedStyle(document.body).backgroundColor")
     lightness = sum(int(part) for part in re.findall(r"\d+", paper)[:3])
     assert (lightness < 200) == (scheme == "dark")
+
+
+def test_a_page_on_another_port_cannot_use_the_session(visit: Any, lite: Any, elsewhere: str) -> None:
+    seen = visit("/projects")
+    expect(seen.page.get_by_role("heading", level=1)).to_contain_text("Projects")
+    (session,) = [cookie for cookie in seen.context.cookies() if cookie["value"]]
+    assert session["name"] == "clearml_lite_session"
+    other = seen.context.new_page()
+    for name, path, method in (
+        ("api", "users.get_current_user", "get"),
+        ("api", "auth.create_credentials", "post"),
+        ("files", "a/file", "get"),
+        ("web", "credentials/create", "post"),
+    ):
+        other.goto(elsewhere)
+        with other.expect_navigation() as navigation:
+            other.evaluate(
+                """([action, method]) => {
+                    const form = document.createElement("form");
+                    Object.assign(form, {action, method});
+                    document.body.append(form);
+                    form.submit();
+                }""",
+                [f"{lite.urls[name]}/{path}", method],
+            )
+        refused = 403 if name == "web" else 401
+        assert navigation.value.status == refused, path
+    assert "created" not in str(lite.call("auth.get_credentials"))
 
 
 def test_what_others_have_named_is_text(visit: Any, task: str) -> None:

@@ -22,6 +22,7 @@ from clearml_lite.services.queues import ensure_default_queue
 from clearml_lite.storage import Storage
 from clearml_lite.web import WebServer, app, pages
 from clearml_lite.web.app import LARGEST_FORM, MOST_FIELDS
+from clearml_lite.web.session import SESSION_COOKIE
 from tests.unit.lite.conftest import Client
 
 NASTY = "<script>alert('x')</script> & \"quoted\""
@@ -66,19 +67,25 @@ class Browser:
 
 
 @pytest.fixture
-def make_web(config: Config, storage: Storage, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def make_servers(config: Config, storage: Storage, tmp_path: Path) -> Iterator[Callable[..., dict[str, Any]]]:
     with storage.write() as transaction:
         ensure_default_queue(transaction)
     with ThreadPoolExecutor(2) as threads:
 
-        def make(**changes: Any) -> Any:
+        def make(**changes: Any) -> dict[str, Any]:
             changed = replace(config, **changes)
             authenticator = Authenticator(changed, storage)
             api = ApiServer(changed, storage, authenticator, threads)
             files = FileServer(tmp_path, authenticator, threads)
-            return WebServer(changed, api, files, authenticator, threads).app
+            web = WebServer(changed, api, files, authenticator, threads)
+            return {"api": api.app, "files": files.app, "web": web.app}
 
         yield make
+
+
+@pytest.fixture
+def make_web(make_servers: Callable[..., dict[str, Any]]) -> Callable[..., Any]:
+    return lambda **changes: make_servers(**changes)["web"]
 
 
 @pytest.fixture
@@ -220,7 +227,7 @@ def test_a_login_needs_the_form_of_the_same_browser(make_web: Callable[..., Any]
     fields = {"form_token": attacker.token("/login"), "username": "bob", "password": "bob-pass-1"}
     answer = victim.post("/login", fields)
     assert answer.status_code == 403
-    assert COOKIE not in victim.cookies
+    assert SESSION_COOKIE not in victim.cookies
 
 
 @pytest.mark.parametrize(("username", "password"), [("alice", "wrong"), ("nobody", "x"), ("", ""), ("alice", "")])
@@ -228,7 +235,7 @@ def test_wrong_passwords_are_told_alike(web: Browser, username: str, password: s
     answer = web.log_in(username, password)
     assert answer.status_code == 401
     assert "Wrong username or password." in answer.text
-    assert COOKIE not in web.cookies
+    assert SESSION_COOKIE not in web.cookies
 
 
 def test_guesses_are_slowed_down_as_those_of_the_api(make_web: Callable[..., Any]) -> None:
@@ -251,15 +258,37 @@ def test_an_access_key_logs_in_too_and_its_end_is_the_sessions(web: Browser, cal
 def test_the_servers_own_identities_are_no_visitors(web: Browser) -> None:
     answer = web.log_in("apiserver", "s" * 32)
     assert answer.status_code == 403
-    assert COOKIE not in web.cookies
+    assert SESSION_COOKIE not in web.cookies
 
 
 def test_a_logout_ends_the_session(alice: Browser) -> None:
-    session = alice.cookies[COOKIE]
+    session = alice.cookies[SESSION_COOKIE]
     assert alice.post("/logout", {"form_token": alice.token("/projects")}).headers["location"] == "/login"
-    assert COOKIE not in alice.cookies
-    alice.cookies[COOKIE] = session
+    assert SESSION_COOKIE not in alice.cookies
+    alice.cookies[SESSION_COOKIE] = session
     assert alice.get("/projects").status_code == 303
+
+
+def test_a_session_of_the_pages_opens_neither_api_nor_files(make_servers: Callable[..., dict[str, Any]]) -> None:
+    servers = make_servers()
+    alice = Browser(servers["web"])
+    alice.log_in()
+    assert SESSION_COOKIE in alice.cookies
+    assert COOKIE not in alice.cookies
+    # what a page on another port of this host makes the browser send
+    sent = {"Cookie": "; ".join(f"{name}={value}" for name, value in alice.cookies.items())}
+    assert Client(servers["api"]).get("/users.get_current_user", headers=sent).status_code == 401
+    assert Client(servers["api"]).post("/auth.create_credentials", headers=sent, json={}).status_code == 401
+    assert Client(servers["files"]).get("/a/file", headers=sent).status_code == 401
+    assert Client(servers["files"]).request("DELETE", "/a/file", headers=sent).status_code == 401
+
+
+def test_a_login_at_the_api_is_none_at_the_pages(make_servers: Callable[..., dict[str, Any]]) -> None:
+    servers = make_servers()
+    token = Client(servers["api"]).get("/auth.login", auth=("alice", "alice-pass-1")).cookies[COOKIE]
+    web = Browser(servers["web"])
+    web.cookies[COOKIE] = token
+    assert web.get("/projects").headers["location"] == "/login?next=/projects"
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -268,7 +297,7 @@ def test_cookies_are_for_this_site_only(make_web: Callable[..., Any], config: Co
     web.get("/login")
     visitors = web.set_cookies
     web.log_in()
-    for cookie in (*visitors, *(each for each in web.set_cookies if COOKIE in each)):
+    for cookie in (*visitors, *(each for each in web.set_cookies if SESSION_COOKIE in each)):
         attributes = [attribute.strip() for attribute in cookie.lower().split(";")]
         assert "httponly" in attributes
         assert "samesite=strict" in attributes
@@ -276,11 +305,11 @@ def test_cookies_are_for_this_site_only(make_web: Callable[..., Any], config: Co
 
 
 def test_a_link_from_elsewhere_finds_the_session(alice: Browser) -> None:
-    session = alice.cookies.pop(COOKIE)  # strict: it does not come along
+    session = alice.cookies.pop(SESSION_COOKIE)  # strict: it does not come along
     page = alice.get("/projects?q=a", headers={"Sec-Fetch-Site": "cross-site"})
     assert page.status_code == 200
     assert '<meta http-equiv="refresh" content="0">' in page.text
-    alice.cookies[COOKIE] = session
+    alice.cookies[SESSION_COOKIE] = session
     assert alice.get("/projects?q=a", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
 
 
