@@ -7,6 +7,10 @@ class ConfigError(Exception):
     """The configuration cannot be used; the message names file, key and remedy."""
 
 
+class DataError(Exception):
+    """Data or a backup cannot be used as they are; the message names the file and the remedy."""
+
+
 class ApiError(Exception):
     """An answer other than success.
 

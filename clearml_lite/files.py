@@ -27,6 +27,7 @@ from starlette.routing import Route
 from clearml_lite import bodies
 from clearml_lite.auth import Authenticator
 from clearml_lite.errors import ApiError
+from clearml_lite.folder import ARRIVING, FILES
 
 LOG = logging.getLogger(__name__)
 
@@ -45,8 +46,8 @@ class FileServer:
     """Keeps files under `<data_dir>/files`; what is still arriving is under `<data_dir>/arriving`."""
 
     def __init__(self, data_dir: Path, authenticator: Authenticator, threads: ThreadPoolExecutor) -> None:
-        self._root = data_dir / "files"
-        self._arriving = data_dir / "arriving"
+        self._root = data_dir / FILES
+        self._arriving = data_dir / ARRIVING
         shutil.rmtree(self._arriving, ignore_errors=True)
         for folder in (self._root, self._arriving):
             folder.mkdir(parents=True, exist_ok=True)

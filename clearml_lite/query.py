@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from clearml_lite.errors import validation_error
+from clearml_lite.migrations import path_expression as unchecked_expression
 from clearml_lite.storage import Document, Transaction
-from clearml_lite.storage import path_expression as unchecked_expression
 
 MEMBERSHIP = frozenset({"tags", "system_tags"})
 # Compared without regard to case.

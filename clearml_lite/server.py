@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import errno
-import fcntl
 import logging
 import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import uvicorn
 import uvloop
@@ -21,6 +19,7 @@ from clearml_lite.auth import Authenticator
 from clearml_lite.config import Config
 from clearml_lite.errors import ConfigError
 from clearml_lite.files import FileServer
+from clearml_lite.folder import DATABASE, alone_in, require_whole
 from clearml_lite.services.queues import ensure_default_queue
 from clearml_lite.storage import Storage
 from clearml_lite.web import WebServer
@@ -36,6 +35,7 @@ def serve(config: Config) -> None:
 
     Raises:
         ConfigError: a port is taken, an address is not this machine's, or the data folder cannot be used.
+        DataError: a newer version has written the data, or a restore was cut off.
     """
     with contextlib.ExitStack() as stack:
         sockets = [
@@ -44,8 +44,9 @@ def serve(config: Config) -> None:
         ]
         try:
             config.data_dir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_alone_in(config.data_dir))
-            storage = stack.enter_context(contextlib.closing(Storage(config.data_dir / "clearml.sqlite")))
+            stack.enter_context(alone_in(config.data_dir))
+            require_whole(config.data_dir)
+            storage = stack.enter_context(contextlib.closing(Storage(config.data_dir / DATABASE)))
             threads = stack.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
             files = FileServer(config.data_dir, authenticator := Authenticator(config, storage), threads)
         except (OSError, sqlite3.Error) as error:
@@ -72,17 +73,6 @@ def _listen(address: str, port: int) -> socket.socket:
             ) from error
         raise ConfigError(f"cannot listen on {address} port {port}: {error.strerror}") from error
     return listener
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Holds the data folder, so that no second server writes there."""
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"data_dir {folder}: is in use by another clearml-lite") from error
-        yield
 
 
 class _Server(uvicorn.Server):

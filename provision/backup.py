@@ -164,11 +164,11 @@ def here(testbed: Testbed) -> Here:
         return Here(testbed.name, testbed.server.backend, testbed.server.version, None)
     lite = ROOT / "clearml_lite"
     found = re.search(r'^__version__ = "(.+)"$', (lite / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
-    spec = importlib.util.spec_from_file_location("clearml_lite_storage", lite / "storage.py")
+    spec = importlib.util.spec_from_file_location("clearml_lite_migrations", lite / "migrations.py")
     assert found and spec and spec.loader  # noqa: S101, PT018 (they are files of ours)
-    storage = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(storage)
-    return Here(testbed.name, testbed.server.backend, found[1], len(storage.MIGRATIONS))
+    migrations = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(migrations)
+    return Here(testbed.name, testbed.server.backend, found[1], len(migrations.MIGRATIONS))
 
 
 def open_secrets(folder: Path, vault: Vault, testbed: Testbed, password_file: Path | None) -> Opened:

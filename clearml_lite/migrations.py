@@ -1,0 +1,92 @@
+"""The tables of the database, and how older ones become these. Needs nothing but Python: the toolkit reads it, too."""
+
+import re
+from collections.abc import Sequence
+
+_FIELD_PART = re.compile(r"[^\"'\\\x00]*")
+
+_DOCUMENTS = ("users", "projects", "tasks", "models", "queues", "workers")
+_INDEXED = {
+    "projects": ("name", "parent"),
+    "tasks": ("project", "parent", "name", "status"),
+    "models": ("project", "task", "uri", "name"),
+    "queues": ("name",),
+}
+_TABLES = """
+CREATE TABLE credentials (access_key TEXT PRIMARY KEY, user TEXT NOT NULL, secret_hash TEXT NOT NULL, label TEXT,
+    last_used TEXT, last_used_from TEXT, created TEXT NOT NULL);
+CREATE INDEX credentials_user ON credentials (user);
+CREATE TABLE revoked_sessions (session TEXT PRIMARY KEY, expires INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE queue_entries (position INTEGER PRIMARY KEY, queue TEXT NOT NULL, task TEXT NOT NULL, added TEXT NOT NULL);
+CREATE INDEX queue_entries_queue ON queue_entries (queue, position);
+CREATE INDEX queue_entries_task ON queue_entries (task);
+CREATE TABLE series (id INTEGER PRIMARY KEY, task TEXT NOT NULL, metric TEXT NOT NULL, variant TEXT NOT NULL,
+    UNIQUE (task, metric, variant));
+CREATE TABLE scalars (series INTEGER NOT NULL, iter INTEGER NOT NULL, timestamp INTEGER NOT NULL, value REAL NOT NULL,
+    worker TEXT NOT NULL);
+CREATE INDEX scalars_series ON scalars (series, iter);
+CREATE TABLE events (id INTEGER PRIMARY KEY, task TEXT NOT NULL, type TEXT NOT NULL, timestamp INTEGER NOT NULL,
+    iter INTEGER, metric TEXT NOT NULL, variant TEXT NOT NULL, doc TEXT NOT NULL);
+CREATE INDEX events_task ON events (task, type, timestamp);
+CREATE INDEX events_series ON events (task, type, metric, variant, iter);
+CREATE TABLE worker_stats (worker TEXT NOT NULL, timestamp INTEGER NOT NULL, metric TEXT NOT NULL,
+    variant TEXT NOT NULL, value REAL NOT NULL);
+CREATE INDEX worker_stats_worker ON worker_stats (worker, timestamp);
+CREATE INDEX worker_stats_timestamp ON worker_stats (timestamp)
+"""
+
+
+def json_path(parts: Sequence[str]) -> str:
+    """The names that lead to a field of a document, as a path of SQLite's JSON functions.
+
+    Raises:
+        ValueError: a name has a quote, a backslash or a null character.
+    """
+    if not all(_FIELD_PART.fullmatch(part) for part in parts):
+        raise ValueError(f"{'.'.join(parts)!r} is not the name of a field")
+    names = (part if part.isascii() and part.isidentifier() else f'"{part}"' for part in parts)
+    return f"$.{'.'.join(names)}"
+
+
+def path_expression(field: str) -> str:
+    """SQL for a dotted field of a document.
+
+    Raises:
+        ValueError: a name in it has a quote, a backslash or a null character.
+    """
+    return f"json_extract(doc, '{json_path(field.split('.'))}')"
+
+
+def _first_migration() -> str:
+    columns = "seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, doc TEXT NOT NULL"
+    documents = [f"CREATE TABLE {name} ({columns})" for name in _DOCUMENTS]
+    indexes = [
+        f"CREATE INDEX {table}_{field} ON {table} ({path_expression(field)})"
+        for table, fields in _INDEXED.items()
+        for field in fields
+    ]
+    return ";\n".join([*documents, *indexes, _TABLES])
+
+
+_HISTORY = """
+CREATE TABLE queue_metrics (queue TEXT NOT NULL, timestamp INTEGER NOT NULL, length INTEGER NOT NULL,
+    waiting REAL NOT NULL);
+CREATE INDEX queue_metrics_queue ON queue_metrics (queue, timestamp);
+CREATE INDEX queue_metrics_timestamp ON queue_metrics (timestamp);
+CREATE TABLE worker_activity (worker TEXT NOT NULL, timestamp INTEGER NOT NULL, works INTEGER NOT NULL);
+CREATE INDEX worker_activity_timestamp ON worker_activity (timestamp)
+"""
+
+
+def _second_migration() -> str:
+    project, last_update = path_expression("project"), path_expression("last_update")
+    return ";\n".join(
+        [
+            f"CREATE INDEX tasks_project_last_update ON tasks ({project}, {last_update})",
+            f"CREATE INDEX tasks_last_update ON tasks ({last_update})",
+            _HISTORY.strip(),
+        ]
+    )
+
+
+MIGRATIONS = (_first_migration(), _second_migration())
