@@ -138,12 +138,13 @@ class ApiServer:
         body: bytes,
         form: FormData | None,
     ) -> tuple[Document, Call]:
-        sent = {} if endpoint.takes_lines else _parameters(request, endpoint, body, form)
+        lines = endpoint.lines(body) if endpoint.lines else []
+        sent = {} if endpoint.lines else _parameters(request, endpoint, body, form)
         data = {name: value for name, value in sent.items() if value is not None}
         endpoint.validator.check(data)
         with self._storage.write() if endpoint.writes else self._storage.read() as transaction:
             call = self._new_call(endpoint, identity, transaction, data, _address(request), version)
-            call.body = body
+            call.lines = lines
             call.worker = request.headers.get("x-clearml-worker") or request.headers.get("x-trains-worker") or ""
             call.nulls = frozenset(sent.keys() - data.keys())
             return _handled(call), call
@@ -166,7 +167,7 @@ class ApiServer:
             authenticator=self._authenticator,
             endpoint=endpoint,
             version=(int(major), int(minor or 0)),
-            body=b"",
+            lines=[],
             address=address,
             worker="",
         )

@@ -15,7 +15,7 @@ class Call:
 
     Attributes:
         data: the parameters; whatever the schema does not know is there too.
-        body: the raw body of an endpoint that takes lines.
+        lines: what an endpoint that takes lines made of its body.
         version: API level that the client asked for, e.g. (2, 23).
         nulls: the parameters that were sent as null, which mostly means the same as not to send them.
         cookie: token to set as the client's cookie, with its life in seconds; empty and 0 to remove it.
@@ -29,7 +29,7 @@ class Call:
     authenticator: Authenticator
     endpoint: "Endpoint"
     version: tuple[int, int]
-    body: bytes
+    lines: list[Document]
     address: str
     worker: str
     nulls: frozenset[str] = frozenset()
@@ -38,6 +38,7 @@ class Call:
 
 
 Handler = Callable[[Call], Document]
+Lines = Callable[[bytes], list[Document]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Endpoint:
     writes: bool
     roles: Sequence[str]
     anonymous: bool
-    takes_lines: bool
+    lines: Lines | None
 
 
 ENDPOINTS: dict[str, Endpoint] = {}
@@ -62,7 +63,7 @@ def endpoint(
     writes: bool = False,
     roles: Sequence[str] = (),
     anonymous: bool = False,
-    takes_lines: bool = False,
+    lines: Lines | None = None,
     schema: Schema | None = None,
 ) -> Callable[[Handler], Handler]:
     """Registers a handler.
@@ -72,13 +73,13 @@ def endpoint(
         writes: the handler changes data.
         roles: who may call it; empty is everybody who is logged in.
         anonymous: needs no login.
-        takes_lines: the body is JSON lines, not one object.
+        lines: reads the body, which is JSON lines and not one object, before the transaction begins.
         schema: the request's schema where the SDK has none.
     """
 
     def register(handler: Handler) -> Handler:
         validator = Validator(request_schema(name) if schema is None else schema)
-        ENDPOINTS[name] = Endpoint(name, handler, validator, writes, roles, anonymous, takes_lines)
+        ENDPOINTS[name] = Endpoint(name, handler, validator, writes, roles, anonymous, lines)
         return handler
 
     return register

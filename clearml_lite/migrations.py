@@ -89,4 +89,28 @@ def _second_migration() -> str:
     )
 
 
-MIGRATIONS = (_first_migration(), _second_migration())
+# How many tasks wait in a queue, and the sum of the milliseconds since 1970 at which they were put there: counted as
+# they come and go, for a queue may be long, and every change of it notes both.
+_ADDED = "CAST(round((julianday({}.added) - 2440587.5) * 86400000) AS INTEGER)"
+_COUNT = """INSERT INTO queue_totals VALUES ({row}.queue, {sign}1, {sign}{added}) ON CONFLICT (queue)
+    DO UPDATE SET length = length + excluded.length, added = added + excluded.added; """
+
+
+def _third_migration() -> str:
+    comes = _COUNT.format(row="new", sign="", added=_ADDED.format("new"))
+    goes = _COUNT.format(row="old", sign="-", added=_ADDED.format("old"))
+    events = {"INSERT": comes, "DELETE": goes, "UPDATE": goes + comes}
+    return ";\n".join(
+        [
+            "CREATE TABLE queue_totals (queue TEXT PRIMARY KEY, length INTEGER NOT NULL, added INTEGER NOT NULL)",
+            f"""INSERT INTO queue_totals SELECT queue, count(*), sum({_ADDED.format("queue_entries")})
+                FROM queue_entries GROUP BY queue""",  # noqa: S608
+            *(
+                f"CREATE TRIGGER queue_entries_{event.lower()} AFTER {event} ON queue_entries BEGIN {counted} END"
+                for event, counted in events.items()
+            ),
+        ]
+    )
+
+
+MIGRATIONS = (_first_migration(), _second_migration(), _third_migration())

@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections import Counter
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -52,7 +53,8 @@ class EventBatch:
         self._owners: dict[tuple[str, str], Document | None] = {}
         self._touched: dict[tuple[str, str], Document] = {}
         self._statistics: dict[str, Document] = {}
-        self._series: dict[tuple[str, str, str], int] = {}
+        self._by_type: dict[tuple[str, str, str], Document] = {}
+        self._curves: dict[tuple[str, str, str], _Curve] = {}
         self._scalars: list[tuple[int, int, int, float, str]] = []
 
     def add(self, event: Document) -> None:
@@ -68,19 +70,23 @@ class EventBatch:
         if owner.get("status") == "published" and not event.get("allow_locked"):
             self.errors["Task is published"] += 1
             return
-        event.pop("allow_locked", None)
-        timestamp = event.get("timestamp")
-        event["timestamp"] = self._received if timestamp is None else int(timestamp)
-        if event.get("iter") is not None:
-            event["iter"] = int(event["iter"])
-        event["metric"] = event.get("metric") or ""
-        event["variant"] = event.get("variant") or ""
+        given, iteration = event.get("timestamp"), event.get("iter")
+        timestamp = self._received if given is None else int(given)
+        iteration = None if iteration is None else int(iteration)
+        metric, variant = event.get("metric") or "", event.get("variant") or ""
         if event["type"] == SCALAR:
-            self._add_scalar(owner, event)
+            self._add_scalar(owner, (event["task"], metric, variant), iteration or 0, timestamp, event)
         else:
+            event.pop("allow_locked", None)
+            event |= {"timestamp": timestamp, "metric": metric, "variant": variant}
+            if iteration is not None:
+                event["iter"] = iteration
             self._add_document(event)
-        owner["last_iteration"] = max(owner["last_iteration"], event.get("iter") or 0)
-        self._note_statistics(event)
+        if iteration is not None and iteration > owner["last_iteration"]:
+            owner["last_iteration"] = iteration
+        statistics = self._statistics_of(event["task"], metric, event["type"])
+        if timestamp > statistics["last_update"]:
+            statistics["last_update"] = timestamp
         self._touched[key] = owner
         self.added += 1
 
@@ -98,21 +104,33 @@ class EventBatch:
             self._owners[key] = self._transaction.get(*key)
         return self._owners[key]
 
-    def _add_scalar(self, owner: Document, event: Document) -> None:
-        metric, variant, value = event["metric"], event["variant"], float(event["value"])
-        series = self._series_of((event["task"], metric, variant))
-        worker = str(event.get("worker") or self._worker)
-        self._scalars.append((series, event.get("iter") or 0, event["timestamp"], value, worker))
-        last = owner["last_metrics"].setdefault(hashed(metric), {})
-        last[hashed(variant)] = _last_metric(last.get(hashed(variant)), metric, variant, value)
+    def _add_scalar(
+        self, owner: Document, key: tuple[str, str, str], iteration: int, timestamp: int, event: Document
+    ) -> None:
+        value = float(event["value"])
+        curve = self._curves.get(key) or self._curve(owner, key)
+        self._scalars.append((curve.series, iteration, timestamp, value, str(event.get("worker") or self._worker)))
+        last = curve.last
+        if not last["count"]:
+            last["first_value"] = value
+        last["count"] += 1
+        last["value"] = value
+        if value < last["min_value"]:
+            last["min_value"] = value
+        if value > last["max_value"]:
+            last["max_value"] = value
+        last["mean_value"] += (value - last["mean_value"]) / last["count"]
 
-    def _series_of(self, key: tuple[str, str, str]) -> int:
-        if key not in self._series:
-            self._transaction.execute("INSERT OR IGNORE INTO series (task, metric, variant) VALUES (?, ?, ?)", key)
-            (self._series[key],) = self._transaction.execute(
-                "SELECT id FROM series WHERE task = ? AND metric = ? AND variant = ?", key
-            ).fetchone()
-        return self._series[key]
+    def _curve(self, owner: Document, key: tuple[str, str, str]) -> "_Curve":
+        """The curve with this task, metric and variant, which may be new."""
+        _, metric, variant = key
+        self._transaction.execute("INSERT OR IGNORE INTO series (task, metric, variant) VALUES (?, ?, ?)", key)
+        (series,) = self._transaction.execute(
+            "SELECT id FROM series WHERE task = ? AND metric = ? AND variant = ?", key
+        ).fetchone()
+        variants = owner["last_metrics"].setdefault(hashed(metric), {})
+        self._curves[key] = _Curve(series, variants.setdefault(hashed(variant), _no_value(metric, variant)))
+        return self._curves[key]
 
     def _add_document(self, event: Document) -> None:
         received = datetime.fromtimestamp(self._received / 1000, UTC).isoformat(timespec="milliseconds")
@@ -125,27 +143,43 @@ class EventBatch:
         text = json.dumps(document, separators=(",", ":"))
         self._transaction.execute(_INSERT_EVENT, (*series, event["timestamp"], text))
 
-    def _note_statistics(self, event: Document) -> None:
-        metric = event["metric"]
-        statistics = self._statistics.setdefault(event["task"], {})
-        of_metric: Document = statistics.setdefault(hashed(metric), {"metric": metric, "event_stats_by_type": {}})
-        of_type = of_metric["event_stats_by_type"].setdefault(event["type"], {"last_update": 0})
-        of_type["last_update"] = max(of_type["last_update"], event["timestamp"])
+    def _statistics_of(self, task: str, metric: str, kind: str) -> Document:
+        """What is told of a metric's events of one type."""
+        key = (task, metric, kind)
+        if key not in self._by_type:
+            new: Document = {"metric": metric, "event_stats_by_type": {}}
+            of_metric = self._statistics.setdefault(task, {}).setdefault(hashed(metric), new)
+            self._by_type[key] = of_metric["event_stats_by_type"].setdefault(kind, {"last_update": 0})
+        return self._by_type[key]
+
+
+@dataclass(slots=True)
+class _Curve:
+    """A series of scalars, and what its task holds of their last, least and greatest."""
+
+    series: int
+    last: Document
 
 
 def _malformed(event: Document) -> str | None:
     """What is wrong with an event, whomever it belongs to."""
-    if not isinstance(event.get("type"), str) or event["type"] not in TYPES:
+    get = event.get
+    kind, value = get("type"), get("value")
+    if not isinstance(kind, str) or kind not in TYPES:
         return "Invalid event type"
-    if not isinstance(event.get("task"), str):
+    if not isinstance(get("task"), str):
         return "Event must have a task"
-    if not _fits_integer(event.get("iter")) or not _is_moment(event.get("timestamp")):
+    if not _fits_integer(get("iter")) or not _is_moment(get("timestamp")):
         return "Invalid iteration or timestamp"
-    if any(not isinstance(event.get(name) or "", str) for name in ("metric", "variant", "plot_str")):
+    if not (_is_text(get("metric")) and _is_text(get("variant")) and _is_text(get("plot_str"))):
         return "Invalid metric, variant or plot"
-    if event["type"] == SCALAR and not _is_finite(event.get("value")):
+    if kind == SCALAR and not _is_finite(value):
         return "Invalid scalar value"
     return None
+
+
+def _is_text(value: Any) -> bool:
+    return not value or isinstance(value, str)
 
 
 def _fits_integer(value: Any) -> bool:
@@ -165,19 +199,12 @@ def _is_finite(value: Any) -> bool:
         return False
 
 
-def _last_metric(previous: Document | None, metric: str, variant: str, value: float) -> Document:
-    if previous is None:
-        names = ("value", "min_value", "max_value", "first_value", "mean_value")
-        first: Document = dict.fromkeys(names, value)
-        return {"metric": metric, "variant": variant, "count": 1} | first
-    count = previous["count"] + 1
-    return previous | {
-        "value": value,
-        "min_value": min(previous["min_value"], value),
-        "max_value": max(previous["max_value"], value),
-        "mean_value": previous["mean_value"] + (value - previous["mean_value"]) / count,
-        "count": count,
-    }
+def _no_value(metric: str, variant: str) -> Document:
+    """What a task holds of a curve before its first point."""
+    return {
+        "metric": metric, "variant": variant, "count": 0,
+        "value": 0.0, "min_value": math.inf, "max_value": -math.inf, "first_value": None, "mean_value": 0.0,
+    }  # fmt: skip
 
 
 @lru_cache(maxsize=4096)

@@ -36,12 +36,17 @@ def add(call: Call) -> Document:
     return _saved(batch)
 
 
-@endpoint("events.add_batch", writes=True, takes_lines=True)
+def _events(body: bytes) -> list[Document]:
+    lines = body.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    return [_parsed(number, line) for number, line in enumerate(lines, 1)]
+
+
+@endpoint("events.add_batch", writes=True, lines=_events)
 def add_batch(call: Call) -> Document:
     """Events, one JSON object a line; good ones are kept even when others are not."""
     batch = EventBatch(call.transaction, call.worker)
-    for number, line in enumerate(call.body.decode("utf-8", "replace").removesuffix("\n").split("\n"), 1):
-        batch.add(_parsed(number, line))
+    for event in call.lines:
+        batch.add(event)
     return _saved(batch)
 
 

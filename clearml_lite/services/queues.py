@@ -101,7 +101,7 @@ def delete(call: Call) -> Document:
     for entry in entries:
         if task := call.transaction.get("tasks", entry["task"]):
             call.transaction.put("tasks", task | {"status": task.pop("enqueue_status", "created")})
-    for table in ("queue_entries", "queue_metrics"):
+    for table in ("queue_entries", "queue_totals", "queue_metrics"):
         call.transaction.execute(f"DELETE FROM {table} WHERE queue = ?", (queue["id"],))  # noqa: S608
     call.transaction.delete("queues", [queue["id"]])
     return {"deleted": 1}
@@ -244,8 +244,7 @@ def default_queue(call: Call) -> Document:
 
 def count_entries(call: Call, queue: Document) -> int:
     """How many tasks wait in a queue."""
-    (count,) = call.transaction.execute("SELECT count(*) FROM queue_entries WHERE queue = ?", (queue["id"],)).fetchone()
-    return int(count)
+    return _totals(call, queue["id"])[0]
 
 
 def put_in(call: Call, queue: Document, task: str) -> None:
@@ -299,14 +298,17 @@ def _save(call: Call, queue: Document) -> None:
 def _note_metrics(call: Call, queue: str) -> None:
     """Notes how many tasks wait now, and their mean waiting time in seconds."""
     moment = int(time.time() * 1000)
-    length, waiting = call.transaction.execute(
-        """SELECT count(*), coalesce(avg(julianday('now') - julianday(added)) * 86400, 0) FROM queue_entries
-           WHERE queue = ?""",
-        (queue,),
-    ).fetchone()
-    call.transaction.execute("INSERT INTO queue_metrics VALUES (?, ?, ?, ?)", (queue, moment, length, max(waiting, 0)))
+    length, added = _totals(call, queue)
+    waiting = max(moment - added / length, 0) / 1000 if length else 0
+    call.transaction.execute("INSERT INTO queue_metrics VALUES (?, ?, ?, ?)", (queue, moment, length, waiting))
     oldest = moment - METRICS_KEPT_DAYS * 24 * 3600 * 1000
     call.transaction.execute("DELETE FROM queue_metrics WHERE timestamp < ?", (oldest,))
+
+
+def _totals(call: Call, queue: str) -> tuple[int, int]:
+    """How many tasks wait, and the sum of the milliseconds since 1970 at which they were put in."""
+    row = call.transaction.execute("SELECT length, added FROM queue_totals WHERE queue = ?", (queue,)).fetchone()
+    return row or (0, 0)
 
 
 def _move(call: Call, to: Callable[[int, int], int]) -> int:

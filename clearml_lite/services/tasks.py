@@ -101,18 +101,21 @@ def update(call: Call) -> Document:
     return _update(call, call.data)
 
 
-@endpoint("tasks.update_batch", writes=True, takes_lines=True)
-def update_batch(call: Call) -> Document:
-    """Updates of tasks, one JSON object a line; all of them or none."""
-    updated = 0
-    for number, line in enumerate(call.body.decode("utf-8", "replace").removesuffix("\n").split("\n"), 1):
+def _updates(body: bytes) -> list[Document]:
+    updates = []
+    for number, line in enumerate(body.decode("utf-8", "replace").removesuffix("\n").split("\n"), 1):
         try:
-            data = json.loads(line)
+            updates.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             raise validation_error(f"line {number}", "is not JSON") from error
-        _UPDATE.check(data)
-        updated += _update(call, data)["updated"]
-    return {"updated": updated}
+        _UPDATE.check(updates[-1])
+    return updates
+
+
+@endpoint("tasks.update_batch", writes=True, lines=_updates)
+def update_batch(call: Call) -> Document:
+    """Updates of tasks, one JSON object a line; all of them or none."""
+    return {"updated": sum(_update(call, update)["updated"] for update in call.lines)}
 
 
 @endpoint("tasks.move", writes=True)

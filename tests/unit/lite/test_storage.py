@@ -80,6 +80,32 @@ def test_an_older_file_is_migrated_and_a_failed_migration_leaves_it(
         assert connection.execute("PRAGMA user_version").fetchone() == (len(newer),)
 
 
+def test_what_waits_in_queues_is_counted_as_it_comes_and_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "older.sqlite"
+    now = storage_module.MIGRATIONS
+    insert = "INSERT INTO queue_entries (queue, task, added) VALUES (?, ?, ?)"
+    monkeypatch.setattr(storage_module, "MIGRATIONS", now[:2])  # of before
+    older = Storage(path)
+    with older.write() as transaction:
+        for number in range(3):
+            transaction.execute(insert, ("q", f"t{number}", f"1970-01-01T00:00:0{number}.250000+00:00"))
+    older.close()
+    monkeypatch.setattr(storage_module, "MIGRATIONS", now)
+    storage = Storage(path)
+
+    def totals() -> list[tuple[str, int, int]]:
+        with storage.read() as transaction:
+            return transaction.execute("SELECT queue, length, added FROM queue_totals ORDER BY queue").fetchall()
+
+    assert totals() == [("q", 3, 3750)]
+    with storage.write() as transaction:
+        transaction.execute(insert, ("other", "t9", "1970-01-01T00:00:01+00:00"))
+        transaction.execute("DELETE FROM queue_entries WHERE task = 't1'")
+        transaction.execute("UPDATE queue_entries SET added = '1970-01-01T00:00:05+00:00' WHERE task = 't0'")
+    assert totals() == [("other", 1, 1000), ("q", 2, 7250)]
+    storage.close()
+
+
 def test_field_names_cannot_break_out(storage: Storage) -> None:
     for name in ("a'b", 'a"b', "a\\b"):
         with pytest.raises(ValueError, match="is not the name of a field"):
