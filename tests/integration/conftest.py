@@ -72,12 +72,17 @@ class LiteServer:
         self.config_file.write_text(yaml.safe_dump(self.config))
         return [sys.executable, "-m", "clearml_lite", "serve", "--config", str(self.config_file)]
 
+    def begin(self) -> None:
+        """Starts the process."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command(), cwd=REPOSITORY, stdout=log, stderr=log)
+
     def start(self) -> None:
         """Starts the process and waits until it answers."""
         begun = time.monotonic()
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command(), cwd=REPOSITORY, stdout=log, stderr=log)
+        self.begin()
         while time.monotonic() - begun < 90:  # on a machine that is busy
+            assert self.process is not None
             if self.process.poll() is not None:
                 raise AssertionError(f"the server has ended: {self.log.read_text()}")
             try:

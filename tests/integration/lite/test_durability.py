@@ -13,6 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
+
+from clearml_lite.check import check
+from clearml_lite.config import load
 
 TRAINING = """
 import time
@@ -27,61 +31,162 @@ task.upload_artifact("result", {"epochs": 40}, wait_on_upload=True)
 task.close()
 """
 
-KILLS = 4
-WRITERS = 4
+KILLS = 10
+CAMPAIGN = 200
+LARGEST_FILE = 300_000
 
 
-class Writer(threading.Thread):
-    """Sends batches of scalars until it is told to stop; remembers those that were acknowledged."""
+class Client(threading.Thread):
+    """Writes one thing after the other until it is told to stop, and remembers what was acknowledged."""
 
-    def __init__(self, url: str, token: str, task: str, number: int) -> None:
+    def __init__(self, server: Any, token: str, task: str, number: int) -> None:
         super().__init__()
-        self.url, self.task, self.metric = url, task, f"writer {number}"
-        self.headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json-lines"}
-        self.acknowledged: set[int] = set()
-        self.refused: list[str] = []
+        self.urls, self.task, self.name = server.urls, task, f"client {number}"
+        self.headers = {"Authorization": f"Bearer {token}"}
+        self.turn = 0
+        self.acknowledged: list[int] = []
+        self.wrong: list[str] = []
         self.stopping = threading.Event()
 
     def run(self) -> None:
-        iteration = 0
-        with httpx.Client(headers=self.headers, timeout=5) as client:
+        with httpx.Client(headers=self.headers, timeout=60) as self.client:
             while not self.stopping.is_set():
-                batch = range(iteration, iteration + 20)
-                event = {"type": "training_stats_scalar", "task": self.task, "metric": self.metric, "variant": "v"}
-                lines = "\n".join(json.dumps(event | {"iter": number, "value": number}) for number in batch)
                 with contextlib.suppress(httpx.TransportError):
-                    answer = client.post(f"{self.url}/events.add_batch", content=lines)
+                    answer = self.once(self.turn)
                     if answer.status_code == 200:
-                        self.acknowledged.update(batch)
+                        self.acknowledged.append(self.turn)
                     else:
-                        self.refused.append(answer.text)
-                iteration += 20
+                        self.wrong.append(answer.text)
+                self.turn += 1
+
+    def call(self, endpoint: str, data: Any) -> httpx.Response:
+        return self.client.post(f"{self.urls['api']}/{endpoint}", json=data)
+
+    def once(self, turn: int) -> httpx.Response:
+        raise NotImplementedError
+
+    def lost(self, server: Any) -> list[Any]:
+        """What was acknowledged and is not there, or is there and not whole."""
+        raise NotImplementedError
 
 
-def test_no_acknowledged_event_is_lost(make_server: Callable[[], Any]) -> None:
-    server = make_server()
+class Scalars(Client):
+    """Batches of 20 scalars."""
+
+    def once(self, turn: int) -> httpx.Response:
+        event = {"type": "training_stats_scalar", "task": self.task, "metric": self.name, "variant": "v"}
+        points = range(turn * 20, turn * 20 + 20)
+        lines = "\n".join(json.dumps(event | {"iter": point, "value": point}) for point in points)
+        return self.client.post(f"{self.urls['api']}/events.add_batch", content=lines)
+
+    def lost(self, server: Any) -> list[Any]:
+        curves = server.call("events.scalar_metrics_iter_histogram", {"task": self.task, "samples": 0})
+        curve = curves.get(self.name, {}).get("v", {"x": [], "y": []})
+        there = set(curve["x"])
+        halves = [
+            turn for turn in range(self.turn) if len(there & set(range(turn * 20, turn * 20 + 20))) not in (0, 20)
+        ]
+        wrong = [(x, y) for x, y in zip(curve["x"], curve["y"], strict=True) if x != y]
+        return [*halves, *wrong, *(turn for turn in self.acknowledged if turn * 20 not in there)]
+
+
+class Tasks(Client):
+    """Tasks, and a parameter of the shared one."""
+
+    def once(self, turn: int) -> httpx.Response:
+        name = f"{self.name} {turn}"
+        if turn % 2:
+            return self.call("tasks.create", {"name": name, "type": "testing"})
+        parameter = {"section": self.name, "name": name, "value": str(turn)}
+        return self.call("tasks.edit_hyper_params", {"task": self.task, "hyperparams": [parameter], "force": True})
+
+    def lost(self, server: Any) -> list[Any]:
+        wanted = {"name": f"^{self.name} ", "only_fields": ["name"]}
+        names = {task["name"] for task in server.call("tasks.get_all", wanted)["tasks"]}
+        task = server.call("tasks.get_by_id", {"task": self.task})["task"]
+        names |= task["hyperparams"].get(self.name, {}).keys()
+        return [turn for turn in self.acknowledged if f"{self.name} {turn}" not in names]
+
+
+class Files(Client):
+    """Files, of which every third replaces the one before."""
+
+    def once(self, turn: int) -> httpx.Response:
+        return self.client.post(self.urls["files"], files={self.path(turn): self.content(turn)})
+
+    def path(self, turn: int) -> str:
+        return f"{self.name}/replaced" if turn % 3 == 0 else f"{self.name}/{turn}"
+
+    def content(self, turn: int) -> bytes:
+        return (f"{self.name} {turn} ".encode() * LARGEST_FILE)[: LARGEST_FILE - turn % 1000]
+
+    def lost(self, server: Any) -> list[Any]:
+        folder = server.folder / "data" / "files"
+        wrong: list[Any] = []
+        for file in sorted((folder / self.name).iterdir()):
+            turns = range(0, self.turn, 3) if file.name == "replaced" else [int(file.name)]
+            if not any(file.read_bytes() == self.content(turn) for turn in reversed(turns)):
+                wrong.append(f"{file} is torn")
+        replaced = [turn for turn in self.acknowledged if turn % 3 == 0]
+        if replaced:  # that, or one that was sent after it
+            there = (folder / self.name / "replaced").read_bytes()
+            if not any(there == self.content(turn) for turn in range(replaced[-1], self.turn, 3)):
+                wrong.append("an older file is back")
+        return wrong + [turn for turn in self.acknowledged if not (folder / self.path(turn)).is_file()]
+
+
+def kill(server: Any, kills: int, seed: int) -> tuple[list[float], int]:
+    """SIGKILL at random moments under the load of 8 clients, and what was acknowledged looked up at the end.
+
+    Returns:
+        the seconds of each start until the server was ready, and how many writes were acknowledged.
+    """
     server.start()
     task = server.call("tasks.create", {"name": "durable", "type": "training"})["id"]
-    token = server.token()
-    writers = [Writer(server.urls["api"], token, task, number) for number in range(WRITERS)]
-    for writer in writers:
-        writer.start()
-    moments = random.Random(7)
-    for _ in range(KILLS):
-        until = sum(len(writer.acknowledged) for writer in writers) + moments.randrange(200, 1500)
-        while sum(len(writer.acknowledged) for writer in writers) < until:
-            assert any(writer.is_alive() for writer in writers)
-        server.stop(signal.SIGKILL)
-        server.start()
-    for writer in writers:
-        writer.stopping.set()
-        writer.join()
-    metrics = server.call("events.scalar_metrics_iter_histogram", {"task": task, "samples": 1_000_000})
-    for writer in writers:
-        curve = metrics[writer.metric]["v"]
-        assert writer.refused == []
-        assert curve["x"] == curve["y"]
-        assert writer.acknowledged <= set(curve["x"])
+    kinds = [Scalars, Scalars, Scalars, Tasks, Tasks, Tasks, Files, Files]
+    clients = [kind(server, server.token(), task, number) for number, kind in enumerate(kinds)]
+    for client in clients:
+        client.start()
+    moments = random.Random(seed)
+    ready: list[float] = []
+    try:
+        for _ in range(kills):
+            if moments.randrange(5) == 0:  # while it starts
+                server.stop(signal.SIGKILL)
+                server.begin()
+            threading.Event().wait(moments.uniform(0, 0.5))
+            server.stop(signal.SIGKILL)
+            begun = time.monotonic()
+            server.start()
+            ready.append(time.monotonic() - begun)
+    finally:
+        for client in clients:
+            client.stopping.set()
+        for client in clients:
+            client.join()
+    for client in clients:
+        assert client.wrong == [], client.name
+        assert client.acknowledged, client.name
+        assert client.lost(server) == [], client.name
+    assert "Traceback" not in server.log.read_text()
+    found = check(load(server.config_file))
+    assert found.problems == []
+    return ready, sum(len(client.acknowledged) for client in clients)
+
+
+def test_no_acknowledged_write_is_lost(make_server: Callable[[], Any]) -> None:
+    kill(make_server(), KILLS, seed=7)
+
+
+@pytest.mark.full
+def test_no_acknowledged_write_is_lost_in_a_campaign(make_server: Callable[[], Any]) -> None:
+    seed = int(os.environ.get("TESTBED_SEED", "7"))
+    ready, acknowledged = kill(make_server(), CAMPAIGN, seed)
+    ready.sort()
+    cells = (CAMPAIGN, seed, acknowledged, f"{ready[len(ready) // 2]:.2f} s", f"{ready[-1]:.2f} s")
+    print(
+        f"\n| kills | seed | acknowledged writes | ready again, median | longest |\n| {' | '.join(map(str, cells))} |"
+    )
 
 
 def test_a_training_goes_on_after_the_server_was_killed(make_server: Callable[[], Any]) -> None:
