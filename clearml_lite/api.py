@@ -78,6 +78,8 @@ class ApiServer:
             response = _envelope(name, version, error.code, error.subcode, str(error), {})
             if error.code == TOO_MANY:
                 response.headers["Retry-After"] = "1"
+            if error.code == bodies.TOO_SLOW:
+                response.headers["Connection"] = "close"
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:

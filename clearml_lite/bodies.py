@@ -1,5 +1,8 @@
 """Bodies of requests: read up to a limit, and what is refused read away."""
 
+import asyncio
+from collections.abc import AsyncIterator
+
 from starlette.requests import Request
 
 from clearml_lite.errors import ApiError
@@ -8,34 +11,55 @@ from clearml_lite.errors import ApiError
 SMALL_BODY = 64 * 1024
 # so much of a refused body is still read: a proxy that sends takes a closed connection for a server that is down
 REFUSED = 16 * 1024 * 1024
+# so long nothing of a body may come
+IDLE_SECONDS = 60.0
+TOO_SLOW = 408
+
+
+async def chunks(request: Request) -> AsyncIterator[bytes]:
+    """A body as it arrives.
+
+    Raises:
+        ApiError: 408 when nothing came for too long.
+    """
+    arriving = aiter(request.stream())
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                chunk = await anext(arriving)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            raise ApiError(TOO_SLOW, 0, f"Nothing of the request body came for {IDLE_SECONDS:g} s") from error
+        yield chunk
 
 
 async def read(request: Request, most: int) -> bytes:
     """The whole body, which `request.form()` finds, too.
 
     Raises:
-        ApiError: 413 when it has more than `most` bytes; it has been read away then.
+        ApiError: 413 when it has more than `most` bytes; it has been read away then. 408 when it stops coming.
     """
-    chunks = bytearray()
+    content = bytearray()
     size = 0
-    async for chunk in request.stream():
+    async for chunk in chunks(request):
         size += len(chunk)
         if size <= most:
-            chunks += chunk
+            content += chunk
             continue
-        chunks.clear()
+        content.clear()
         if size >= most + REFUSED:
             break
     if size > most:
         raise ApiError(413, 0, f"Request body is larger than {most} bytes")
-    request._body = bytes(chunks)
+    request._body = bytes(content)
     return request._body
 
 
 async def read_away(request: Request) -> None:
     """Reads a body that nobody wants, up to `REFUSED` bytes."""
     size = 0
-    async for chunk in request.stream():
+    async for chunk in chunks(request):
         size += len(chunk)
         if size >= REFUSED:
             return

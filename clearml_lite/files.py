@@ -83,7 +83,7 @@ class FileServer:
             return PlainTextResponse("multipart/form-data is expected, with a field for each file", 400)
         upload = _Upload(options[b"boundary"], self._arriving, self._resolved)
         try:
-            async for chunk in request.stream():
+            async for chunk in bodies.chunks(request):
                 await self._in_thread(partial(upload.feed, chunk))
             stored = await self._in_thread(upload.finish)
         except FormParserError as error:
@@ -323,7 +323,8 @@ def _not_found() -> ApiError:
 
 
 async def _refused(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), error.code if isinstance(error, ApiError) else 500)
+    code = error.code if isinstance(error, ApiError) else 500
+    return PlainTextResponse(str(error), code, {"Connection": "close"} if code == bodies.TOO_SLOW else None)
 
 
 async def _failed(request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from clearml_lite.api import ApiServer
 from clearml_lite.auth import Authenticator
 from clearml_lite.config import Config
+from clearml_lite.connections import Connection
 from clearml_lite.errors import ConfigError
 from clearml_lite.files import FileServer
 from clearml_lite.folder import DATABASE, alone_in, require_whole
@@ -89,7 +90,7 @@ async def _serve_all(apps: list[ASGIApp], sockets: list[socket.socket], config: 
     servers = [
         _Server(
             uvicorn.Config(
-                app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
+                app, http=Connection, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
                 timeout_graceful_shutdown=STOP_WITHIN_SECONDS, proxy_headers=behind_proxy,
             )
         )
