@@ -27,6 +27,7 @@ from provision.errors import Exit
 from provision.paths import ROLES
 
 REFERENCE = Path(__file__).parent / "reference"
+TESTS = [Path(__file__).parents[1] / "tests" / kind / "lite" for kind in ("unit", "integration")]
 TRACES = Path(__file__).parents[1] / "tests" / "integration" / "lite" / "traces"
 NOTE = "<!-- Made by docs/generate.py: change the source and run it again. -->"
 
@@ -232,19 +233,32 @@ def lite_api() -> str:
     parts = [
         "What the [server backend `lite`](../server.md) answers. **SDK** says that the ClearML SDK ships a schema of"
         " the request, by which it is checked; **recorded** is how often calls are replayed that were recorded between"
-        " ClearML's own clients and the official server. Whatever is not answered, or not here, gets 404/0.",
+        " ClearML's own clients and the official server; **test** says that a test of its own calls it. All of them are"
+        " called with what fits their schemas and what nearly does. Whatever is not answered, or not here, gets 404/0.",
     ]
+    tested = "".join(path.read_text(encoding="utf-8") for folder in TESTS for path in folder.glob("*.py"))
     services: dict[str, list[str]] = {}
     for name in sorted(described | ENDPOINTS.keys()):
         services.setdefault(name.partition(".")[0], []).append(name)
     for service, names in services.items():
-        rows = [("endpoint", "what it does", "SDK", "recorded")]
+        rows = [("endpoint", "what it does", "SDK", "recorded", "test")]
         for name in names:
             text = inspect.getdoc(ENDPOINTS[name].handler) if name in ENDPOINTS else "not answered"
             summary = " ".join((text or "").split("\n\n")[0].split())
-            rows.append((f"`{name}`", summary, "yes" if name in described else "", str(recorded[name] or "")))
+            known, named = ("yes" if it_is else "" for it_is in (name in described, _names(tested, name)))
+            rows.append((f"`{name}`", summary, known, str(recorded[name] or ""), named))
         parts += [f"## {service}", table(*rows)]
     return page("The API of clearml_lite", *parts)
+
+
+def _names(code: str, endpoint: str) -> bool:
+    """Return whether tests name an endpoint, also as one of several: `queues.move_task_{where}`."""
+    if re.search(rf"\b{re.escape(endpoint)}\b", code):
+        return True
+    patterns = {
+        re.sub(r"\\\{.*?\\\}", r"\\w+", re.escape(text)) for text in re.findall(r'f"(\w+\.\w*\{\w+\}\w*)"', code)
+    }
+    return any(re.fullmatch(pattern, endpoint) for pattern in patterns)
 
 
 def recorded_calls() -> Counter[str]:

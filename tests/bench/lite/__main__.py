@@ -293,6 +293,9 @@ def main() -> None:
     if not shutil.which("wrk"):
         sys.exit("wrk is not here: apt-get install wrk")
     with tempfile.TemporaryDirectory(prefix="bench-lite-") as folder:
+        # as on a host, where pip has compiled what it installed
+        os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+        os.environ["PYTHONPYCACHEPREFIX"] = f"{folder}/compiled"
         server = Server(Path(folder))
         server.start()
         try:
