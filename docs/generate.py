@@ -5,6 +5,7 @@ Run it after a change of any: `.venv/bin/python docs/generate.py`.
 
 from __future__ import annotations
 
+import ast
 import gzip
 import importlib.util
 import inspect
@@ -24,11 +25,12 @@ from clearml_lite.dispatch import ENDPOINTS
 from provision import reports, spec, spec_types
 from provision.cli import main
 from provision.errors import Exit
-from provision.paths import ROLES
+from provision.paths import ROLES, ROOT
 
 REFERENCE = Path(__file__).parent / "reference"
 TESTS = [Path(__file__).parents[1] / "tests" / kind / "lite" for kind in ("unit", "integration")]
 TRACES = Path(__file__).parents[1] / "tests" / "integration" / "lite" / "traces"
+MARK = re.compile(r"pytest\.mark\.(\w+)")
 NOTE = "<!-- Made by docs/generate.py: change the source and run it again. -->"
 
 
@@ -261,6 +263,37 @@ def _names(code: str, endpoint: str) -> bool:
     return any(re.fullmatch(pattern, endpoint) for pattern in patterns)
 
 
+def smoke() -> str:
+    """Return the page about the checks of the stack, from their docstrings and markers."""
+    parts = [
+        "What `testbed smoke` promises, check by check. Those at level **quick** run in seconds; **full** runs all of"
+        " them. With `--conf FILE`, where there is no testbed, those run whose **where** says *any server*. Each check"
+        " is safe on a testbed in use: what the workload makes is in a project `smoke/…` of its own, which is removed"
+        " at the end. A failed check says what was expected, what was seen, what to try, and the last lines of the log"
+        " of the service concerned.",
+    ]
+    for path in sorted((ROOT / "tests" / "stack").glob("test_*.py")):
+        module = ast.parse(path.read_text(encoding="utf-8"))
+        of_module = {
+            name
+            for node in module.body
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"
+            for name in MARK.findall(ast.unparse(node.value))
+        }
+        rows = [("check", "what it promises", "level", "where")]
+        for node in module.body:
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                marks = of_module | {name for each in node.decorator_list for name in MARK.findall(ast.unparse(each))}
+                promise = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+                level = "full" if "full" in marks else "quick"
+                where = "hosts" if "hosts" in marks else "a server alone" if "conf" in marks else "any server"
+                where += ", with TLS" if "tls" in marks else ""
+                rows.append((node.name.removeprefix("test_").replace("_", " "), promise, level, where))
+        title = path.stem.removeprefix("test_").capitalize()
+        parts += [f"## {title}", (ast.get_docstring(module) or "").split("\n\n")[0], table(*rows)]
+    return page("What the smoke test checks", *parts)
+
+
 def recorded_calls() -> Counter[str]:
     """Return how many calls the replayed recordings have, by endpoint."""
     calls: Counter[str] = Counter()
@@ -279,6 +312,7 @@ PAGES = {
     "json.md": json_documents,
     "roles.md": roles,
     "lite-api.md": lite_api,
+    "smoke.md": smoke,
 }
 
 if __name__ == "__main__":

@@ -32,6 +32,13 @@ class Check(Report):
     seconds: float = Field(description="How long it took.")
     reference: str = Field(description="An ID or a URL that the check found, such as a task's; may be empty.")
     message: str = Field(description="What is wrong and what to do; empty when it passed.")
+    expected: str = Field(default="", description="What should be; empty unless it failed.")
+    seen: str = Field(default="", description="What there is; empty unless it failed.")
+    remedy: str = Field(default="", description="What to try; empty unless it failed.")
+    log: list[str] = Field(
+        default=[], description="The last log lines of the services concerned; empty unless it failed."
+    )
+    run: int = Field(default=1, description="In which of the runs of --repeat, from 1.")
 
 
 class Urls(Report):
@@ -114,10 +121,12 @@ class UpReport(Report):
 class SmokeReport(Report):
     """`testbed smoke --json`: whether the testbed works."""
 
-    testbed: str = Field(description="The testbed's name.")
+    testbed: str = Field(description="The testbed's name; with --conf the file.")
     healthy: bool = Field(description="Whether no check failed.")
     level: Literal["quick", "full"] = Field(description="Which checks ran.")
     checks: list[Check] = Field(description="Every check and its result.")
+    left_out: list[str] = Field(default=[], description="With --conf: what was not checked, and why.")
+    kept: list[str] = Field(default=[], description="With --keep: the projects on the server that stay.")
     log: str = Field(description="The whole log.")
 
 

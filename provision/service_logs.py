@@ -66,7 +66,8 @@ def since(text: str, now: float) -> float:
     return datetime.datetime.fromisoformat(text).astimezone().timestamp()
 
 
-def _asked(log: Log, lines: int | None, from_: float | None, *, follow: bool) -> dict[str, Any]:
+def asked(log: Log, lines: int | None, from_: float | None, *, follow: bool) -> dict[str, Any]:
+    """Return what `logs_on_host.py` is told."""
     container = log.service if inventory.is_container(log.service) else None
     path = f"{FOLDER}/{log.service}.log"
     return {"container": container, "path": path, "lines": lines, "since": from_, "follow": follow}
@@ -84,7 +85,7 @@ def show(
             session.inventory["all"]["hosts"][log.host],
             session.ssh_options.get(log.host, ()),
             "logs",
-            _asked(log, lines, from_, follow=follow),
+            asked(log, lines, from_, follow=follow),
         )
         try:
             done = subprocess.run(

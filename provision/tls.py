@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+import urllib.parse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ NOT_YET_VALID = 9
 EXPIRED = 10
 UNKNOWN_CA = {18, 19, 20, 21}
 OTHER_NAME = {62, 64}
+THEIRS = "Tell who runs the server."
 
 
 class Served(NamedTuple):
@@ -101,7 +103,12 @@ def look(testbed: Testbed) -> list[CertificateState]:
     return [_look(testbed.server.url(service), testbed.server.name(service), tls, now) for service in URL_SERVICES]
 
 
-def _look(url: str, name: str, tls: Tls, now: datetime.datetime) -> CertificateState:
+def look_at(url: str) -> CertificateState:
+    """Return the state of the certificate of a service that somebody else runs."""
+    return _look(url, urllib.parse.urlsplit(url).hostname or "", None, datetime.datetime.now(datetime.UTC))
+
+
+def _look(url: str, name: str, tls: Tls | None, now: datetime.datetime) -> CertificateState:
     ends, problem, remedy = None, "", ""
     try:
         with forward.connect(url) as plain, forward.trusted().wrap_socket(plain, server_hostname=name) as wrapped:
@@ -110,14 +117,15 @@ def _look(url: str, name: str, tls: Tls, now: datetime.datetime) -> CertificateS
         what, remedy = _refused(error, name, tls)
         problem = f"the certificate of {url} {what}"
     except (OSError, ValueError) as error:
-        problem, remedy = f"{url} shows no certificate: {error}", "Bring it up: testbed up"
+        problem = f"{url} shows no certificate: {error}"
+        remedy = "Bring it up: testbed up" if tls else THEIRS
     if ends is not None and ends - now < certificates.NEAR:
         problem = f"the certificate of {url} ends on {ends:%Y-%m-%d}, in {(ends - now).days} days"
         remedy = _renewal(tls)
     return CertificateState(url=url, ends=ends.isoformat() if ends else None, problem=problem, remedy=remedy)
 
 
-def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> tuple[str, str]:
+def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls | None) -> tuple[str, str]:
     """Return what is wrong with a certificate, and what to do."""
     code = error.verify_code
     if code == EXPIRED:
@@ -126,7 +134,10 @@ def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> tuple[
         return "is not valid yet", "Set the clocks of this machine and the server's right: timedatectl set-ntp true"
     if code in OTHER_NAME:
         return f"is not for {name}", _renewal(tls)
-    if code in UNKNOWN_CA and tls.own_authority:
+    if code in UNKNOWN_CA and tls is None:
+        what = "is from a CA that is not trusted"
+        return what, "Name a file with its certificate as api.verify_certificate in the clearml.conf."
+    if code in UNKNOWN_CA and tls is not None and tls.own_authority:
         return (
             "is not from the CA of these secrets",
             "Put its certificate in place: testbed up. Where the secrets are another administrator's, take them: "
@@ -137,7 +148,9 @@ def _refused(error: ssl.SSLCertVerificationError, name: str, tls: Tls) -> tuple[
     return f"is refused: {error.verify_message}", _renewal(tls)
 
 
-def _renewal(tls: Tls) -> str:
+def _renewal(tls: Tls | None) -> str:
+    if tls is None:
+        return THEIRS
     if tls.own_authority:
         return "Have a new one made: testbed up"
     return "Put a new one into server.tls.certificate_file, and its key into key_file, then testbed up"

@@ -140,6 +140,7 @@ def bring_up(session: Session, *, prove: bool, proven: Callable[[], None] = lamb
     """
     from provision import deploy, reports
     from provision.paths import write_private
+    from provision.smoke.run import run
 
     testbed = session.testbed
     wanted = testbed.model_dump_json()
@@ -147,7 +148,7 @@ def bring_up(session: Session, *, prove: bool, proven: Callable[[], None] = lamb
     session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
     outcome = deploy.up(session, proven)
     level: Level = "quick" if was_proven and not (outcome.changed or outcome.issued or prove) else "full"
-    checks = _check(session, level)
+    checks = run(session, level).checks
     healthy = all_well(checks)
     if healthy:
         write_private(session.proven, wanted.encode())
@@ -190,36 +191,64 @@ def show_up(console: Console, report: UpReport, *, as_json: bool) -> None:
     show_default=True,
     help="full: the whole chain, too.",
 )
+@click.option("--only", default="", metavar="NAME", help="Only checks whose name has this in it.")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=1, show_default=True, help="So many times, one after the other."
+)
+@click.option(
+    "--conf",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Check the ClearML server that this clearml.conf leads to; no testbed is needed.",
+)
+@click.option("--queue", metavar="NAME", help="With --conf: the queue whose agents are to train.")
+@click.option("--keep", is_flag=True, help="Leave the project of the run on the server, to look at it.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write JUnit XML, too.")
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page to hand on, too."
+)
 @json_option
-def smoke(spec: Path | None, vault_password_file: Path | None, level: Level, as_json: bool) -> None:
+def smoke(
+    spec: Path | None,
+    vault_password_file: Path | None,
+    level: Level,
+    only: str,
+    repeat: int,
+    conf: Path | None,
+    queue: str | None,
+    keep: bool,
+    junit: Path | None,
+    html: Path | None,
+    as_json: bool,
+) -> None:
     """Check the running testbed from end to end.
 
-    quick: services, ports, credentials, workers, telemetry, files, disk. full: that, and the reference workload from
-    telemetry to a model that predicts.
+    quick: services, ports, TLS, credentials, workers, telemetry, files, disk, clocks. full: that, and the reference
+    workload from telemetry to a model that predicts. It works in a project of its own on the server, which it removes
+    at its end, also when it is stopped.
+
+    With --conf: checks any ClearML server from here, with the key in that file. What needs a host is left out.
 
     \b
     Examples:
-      testbed smoke                       the whole chain
-      testbed smoke --level quick         seconds; after a reboot, or every hour
-      testbed smoke --json >result.json   for scripts
+      testbed smoke                            the whole chain
+      testbed smoke --level quick              seconds; after a reboot, or every hour
+      testbed smoke --level quick --only key   some checks
+      testbed smoke --json >result.json        for scripts
+      testbed smoke --html report.html         for people
+      testbed smoke --conf ~/clearml.conf --queue default
     """
-    from provision import reports
-    from provision.session import need_root, open_session
-    from provision.smoke import STAGE
+    from provision.cli import smoke as smoking
 
-    testbed = load(spec)
-    need_root(testbed)
-    console = make_console(stderr=as_json)
-    with open_session(testbed, "smoke", console, vault_password_file, stages=[STAGE]) as session:
-        checks = _check(session, level)
-        log = str(session.log)
-    healthy = all_well(checks)
-    if as_json:
-        show_json(reports.SmokeReport(testbed=testbed.name, healthy=healthy, level=level, checks=checks, log=log))
-    else:
-        show_checks(console, checks, log)
-    if not healthy:
-        raise SystemExit(Exit.FAILED)
+    options = smoking.Wanted(level, only, repeat, keep, junit, html, as_json)
+    if conf is not None:
+        if spec is not None:
+            raise click.UsageError("--conf and --spec: a server alone, or a testbed")
+        smoking.check_server(conf, queue, options)
+        return
+    if queue is not None:
+        raise click.UsageError("--queue goes with --conf; the queues of a testbed are in its testbed.yaml")
+    smoking.check_testbed(load(spec), vault_password_file, options)
 
 
 @main.command()
@@ -384,9 +413,3 @@ def _show(testbed: Testbed, changes: list[Change], *, diff: bool, as_json: bool)
 def all_well(checks: list[Check]) -> bool:
     """Return whether no check failed."""
     return all(check.result != "failed" for check in checks)
-
-
-def _check(session: Session, level: Level) -> list[Check]:
-    from provision.smoke.run import run
-
-    return run(session, level)

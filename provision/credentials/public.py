@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
+
 from provision.secrets import KeyPair
 
 _PUBLISHED = {
@@ -25,3 +28,12 @@ _PUBLISHED = {
 PUBLIC_KEYS = {
     name: KeyPair(access_key=access_key, secret_key=secret_key) for name, (access_key, secret_key) in _PUBLISHED.items()
 }
+# what tokens are signed with where nobody has set another secret
+PUBLIC_TOKEN_SECRET = "Rq8FW84sSqVgq7WvBB_4EzNl9y8z8IGiDXX3C345_a5AZfcwZcwCIA"  # noqa: S105 (published)
+
+
+def signed(token: str, secret: str) -> str:
+    """Return a token with the same claims, signed with another secret."""
+    content = token.rpartition(".")[0]
+    signature = hmac.digest(secret.encode(), content.encode(), "sha256")
+    return f"{content}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"

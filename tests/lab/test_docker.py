@@ -14,9 +14,9 @@ import pytest
 
 from provision import forward
 from provision.credentials.ensure import parse_key
+from provision.credentials.public import PUBLIC_KEYS, PUBLIC_TOKEN_SECRET, signed
 from tests.lab import hosts as lab
 from tests.lab import official
-from tests.stack.test_server import PUBLIC_KEYS, PUBLIC_TOKEN_SECRET, signed
 
 if TYPE_CHECKING:
     from provision.clearml_api import ClearmlApi

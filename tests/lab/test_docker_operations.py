@@ -97,6 +97,7 @@ def bed(engine: Engine) -> Iterator[Bed]:
     with official.running(engine, {"server": lab.Kind(engine=True)}, SPEC, "2.3.0") as found:
         before = lab.snapshot(found.machines["server"])
         official.assert_all_passed(found.testbed("up", "--yes"))
+        official.assert_all_passed(found.testbed("smoke", "--keep"))  # data of every kind
         yield Bed(found, before)
 
 

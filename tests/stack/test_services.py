@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import ipaddress
+import time
+
+import pytest
 
 from provision import hosts
+from provision.diagnosis import CLOCK_S
+from provision.smoke.problem import need
+
+pytestmark = pytest.mark.hosts
 
 FREE_BYTES = 2 * 1024**3
 
 
 def test_service_runs(on, service):
+    """The service manager of the host says that the service runs; a container is healthy, too."""
     host, name = service
     state = hosts.service_state(on(host), name)
-    assert state == hosts.RUNS, f"{host}: service {name} {state}; see `testbed logs {name}`, `testbed up` starts it"
+    need(
+        state == hosts.RUNS,
+        f"{host}: service {name} {state}",
+        expected=f"{host}: service {name} runs",
+        remedy=f"`testbed logs {name.removeprefix('testbed-')}` says why; `testbed up` starts it.",
+    )
 
 
 def test_ports_listen_where_they_should(on, stack):
+    """Every port of the testbed listens on the address that testbed.yaml says, and on no other."""
     for name, host in stack.inventory["all"]["hosts"].items():
         wanted = {entry["port"]: entry["bind"] for entry in host["common_ports"]}
         found: dict[int, set[str]] = {}
         for address, port in _listening(on(name)):
             found.setdefault(port, set()).add(address)
         for port, bind in wanted.items():
-            assert found.get(port) == {bind}, (
-                f"{name}: port {port} should listen on {bind} only; it listens on {sorted(found.get(port, []))}"
+            listens = ", ".join(sorted(found.get(port, []))) or "nowhere"
+            need(
+                found.get(port) == {bind},
+                f"{name}: port {port} listens on {listens}",
+                expected=f"{name}: port {port} listens on {bind} only",
+                remedy="`testbed status` tells which service is not well; `testbed up` sets it right.",
             )
 
 
@@ -41,10 +59,29 @@ def _listening(host) -> list[tuple[str, int]]:
 
 
 def test_disk_has_room(on, stack, record_property):
+    """The disk of each host has room for data."""
     for name in sorted(stack.inventory["all"]["hosts"]):
         done = on(name).run("df --block-size=1 --output=avail %s | tail -n 1", stack.testbed.data_dir)
         free = int(done.stdout)
         record_property("reference", f"{free / 1e9:.0f} GB free in {stack.testbed.data_dir}")
-        assert free >= FREE_BYTES, (
-            f"{name}: {stack.testbed.data_dir} has {free / 1e9:.1f} GB left; make room on its disk"
+        need(
+            free >= FREE_BYTES,
+            f"{name}: {stack.testbed.data_dir} has {free / 1e9:.1f} GB left",
+            expected=f"{name}: at least {FREE_BYTES / 1e9:.1f} GB are free in {stack.testbed.data_dir}",
+            remedy=f"Make room on its disk: du -xh {stack.testbed.data_dir} | sort -h | tail",
+        )
+
+
+def test_clock_agrees_on_every_host(on, stack, record_property):
+    """The clock of each host agrees with this machine's."""
+    for name in sorted(stack.inventory["all"]["hosts"]):
+        began = time.time()
+        there = float(on(name).run("date +%s.%N").stdout)
+        offset = there - (began + time.time()) / 2
+        record_property("reference", f"{offset:+.1f} s")
+        need(
+            abs(offset) <= CLOCK_S,
+            f"{name}: its clock is {abs(offset):.0f} s {'ahead' if offset > 0 else 'behind'}",
+            expected=f"{name}: its clock is at most {CLOCK_S:.0f} s off",
+            remedy="Set the clocks right: timedatectl set-ntp true, on the host and here.",
         )

@@ -7,6 +7,7 @@ import pytest
 from provision import inventory, tls
 from provision.inventory import CA_BUNDLE
 from provision.machines import with_group
+from provision.smoke.problem import need
 from provision.spec import URL_SERVICES
 
 # what a host finds at a URL, without the proxy for package indexes, as its own tools would: an HTTP status
@@ -23,22 +24,37 @@ except urllib.error.HTTPError as error:
 PATHS = {"api": "/debug.ping", "web": "/", "files": "/"}
 
 
+@pytest.mark.hosts
+@pytest.mark.of("api", "web", "files")
 @pytest.mark.parametrize("of", URL_SERVICES)
 def test_canonical_url_answers_on_every_host(on, stack, of, record_property):
+    """The server, each agent, client and inference host reaches the service by its one URL and trusts it."""
     url = stack.testbed.server.url(of)
     record_property("reference", url)
     names = [machine.name for machine in with_group(stack.machines, "server", "agents", "clients", "inference")]
     for name in dict.fromkeys([*inventory.hosts(stack.inventory, "server"), *names]):
         done = on(name).run("/usr/bin/python3 -I -c %s %s %s", ASK, url + PATHS[of], CA_BUNDLE)
-        assert done.stdout.strip() == "200", (
-            f"{name} does not reach {url}: {done.stdout.strip() or done.stderr.strip().splitlines()[-1:]}; "
-            "its name must mean the same there as here, and `testbed status` tells of its certificate"
+        said = done.stdout.strip() or " ".join(done.stderr.strip().splitlines()[-1:])
+        need(
+            said == "200",
+            f"{name} does not reach {url}: {said}",
+            expected=f"{name} reaches {url}",
+            remedy=f"The name in {url} must mean the same on {name} as here, and no firewall may close its port; "
+            "`testbed status` tells of its certificate.",
         )
 
 
 @pytest.mark.tls
 @pytest.mark.parametrize("of", URL_SERVICES)
-def test_certificate_is_good_for_two_weeks(stack, of, record_property):
-    [found] = [found for found in tls.look(stack.testbed) if found.url == stack.testbed.server.url(of)]
+def test_certificate_is_good_for_two_weeks(request, target, of, record_property):
+    """The service shows a certificate for its name, from a CA that is trusted, which does not end within two weeks."""
+    url = target.url(of)
+    if target.conf is not None:
+        if not url.startswith("https:"):
+            pytest.skip(f"{url} is without TLS")
+        found = tls.look_at(url)
+    else:
+        testbed = request.getfixturevalue("stack").testbed
+        [found] = [found for found in tls.look(testbed) if found.url == url]
     record_property("reference", f"until {found.ends}")
-    assert not found.problem, f"{found.problem}. {found.remedy}"
+    need(not found.problem, found.problem, remedy=f"{found.remedy.rstrip('.')}.")

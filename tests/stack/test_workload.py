@@ -5,7 +5,6 @@ The workload runs once; each check looks at one result of it, read back through 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import threading
@@ -13,9 +12,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from provision import drain, forward, hosts, inventory, status
+from provision import drain, hosts, inventory, status
+from provision.smoke.problem import Broken, need
+from provision.smoke.results import curves, latency, matrix, need_registered, need_whole, single_values
 
-pytestmark = pytest.mark.full
+pytestmark = [pytest.mark.full, pytest.mark.hosts, pytest.mark.of("agents")]
 
 STEPS = ("ingest", "prepare", "train", "evaluate", "consume")
 # clearly above a linear model, as a share of correct predictions
@@ -47,14 +48,19 @@ def _telling(api, tell):
 
 
 @pytest.fixture(scope="module")
-def workload(on, stack, api, tell):
+def workload(on, stack, api, tell_step, own_project):
     """Run `testbed-workload VERB …` as the first user in their environment; return its records by step."""
     user = stack.testbed.users[0].name
     host = on(inventory.hosts(stack.inventory, "clients")[0])
 
     def run(*arguments: str) -> dict[str, dict]:
-        with _telling(api, tell):
-            done = hosts.run_as(host, user, f"{host.user(user).home}/clearml-venv/bin/testbed-workload", *arguments)
+        with _telling(api, tell_step):
+            done = hosts.run_as(
+                host,
+                user,
+                f"{host.user(user).home}/clearml-venv/bin/testbed-workload",
+                *(*arguments, "--project", own_project),
+            )
         records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         found = {record["step"]: record for record in records}
         if done.rc != 0:
@@ -70,7 +76,12 @@ def refuse_drained(stack, api):
 
     def refuse(queue: str) -> None:
         why = drain.nobody_takes(queue, status.workers(stack, api, status.away(stack)))
-        assert not why, why
+        need(
+            not why,
+            why,
+            expected=f"a worker takes tasks from queue {queue}",
+            remedy=why.partition(". ")[2] or why.partition(": ")[2],
+        )
 
     return refuse
 
@@ -87,13 +98,16 @@ def step(chain, record_property):
     """A function from a step's name to its record; fails with what stopped the chain when it did not get there."""
 
     def find(name: str) -> dict:
-        record = chain.get(name)
-        assert record is not None, (
-            f"the chain did not get to {name}: {chain.get('error', {}).get('message', 'no reason given')}"
-        )
+        record, reason = chain.get(name), chain.get("error", {}).get("message", "no reason given")
+        expected, remedy = f"{name} completes", "The step's console in the web app, and the agent's log, say more."
+        if record is None:
+            raise Broken(f"the chain did not get to {name}: {reason}", expected=expected, remedy=remedy)
         record_property("reference", record["id"])
-        assert record["status"] == "completed", (
-            f"{name} {record['status']} ({record['id']}): {chain.get('error', {}).get('message', '')}"
+        need(
+            record["status"] == "completed",
+            f"{name} {record['status']} (task {record['id']}): {reason}",
+            expected=expected,
+            remedy=remedy,
         )
         return record
 
@@ -101,108 +115,108 @@ def step(chain, record_property):
 
 
 @pytest.mark.parametrize("name", STEPS)
-def test_workload_completes(step, name, record_property):
-    record_property("seconds", step(name)["seconds"])
+def test_workload_completes(step, name, record_property, api, drawn):
+    """Each step of the workload completes, as the first user of testbed.yaml runs it."""
+    record = step(name)
+    record_property("seconds", record["seconds"])
+    if name != "ingest" and (waited := latency(api, record["id"])) is not None:
+        drawn.setdefault("latency", {})[name] = waited
 
 
 def test_tasks_have_visible_parents(step, api):
+    """Each task's parent is the one whose results it takes."""
     ids = [step(name)["id"] for name in STEPS[1:]]
     parents = [api.call("tasks.get_by_id", task=task)["task"].get("parent") for task in ids]
-    assert parents[1:] == ids[:-1], f"each task's parent is the one before it; found {parents}"
+    need(parents[1:] == ids[:-1], f"parents {parents}", expected=f"tasks {ids}, each the parent of the next")
 
 
-def test_dataset_is_final_and_holds_the_telemetry(step, api, stack):
+def test_dataset_is_final_and_holds_the_telemetry(step, api):
+    """The telemetry has become a finalized Dataset with all of its rows."""
     record = step("ingest")
     dataset = api.call("tasks.get_by_id", task=record["id"])["task"]
-    assert dataset["status"] in ("completed", "published")
-    assert "dataset" in dataset["system_tags"]
-    assert record["details"]["rows"] >= 1000
+    need(dataset["status"] in ("completed", "published"), f"dataset {record['id']} is {dataset['status']}")
+    need("dataset" in dataset["system_tags"], f"task {record['id']} is no dataset: tags {dataset['system_tags']}")
+    need(record["details"]["rows"] >= 1000, f"{record['details']['rows']} rows", expected="at least 1000 rows")
 
 
-def test_every_epoch_has_its_scalars(step, api):
+def test_every_epoch_has_its_scalars(step, api, drawn):
+    """Loss and accuracy of each epoch of the training are on the server, all of them finite."""
     record = step("train")
-    epochs = int(_single_values(api, record["id"])["Epochs"])
+    epochs = int(single_values(api, record["id"])["Epochs"])
     scalars = api.call("events.scalar_metrics_iter_histogram", task=record["id"])
     for metric in ("loss", "accuracy"):
         for part in ("train", "validation"):
-            series = scalars[metric][part]
-            assert sorted(series["x"]) == list(range(epochs)), f"{metric}/{part}: epochs {series['x']} of {epochs}"
-            assert all(math.isfinite(value) for value in series["y"])
+            series = scalars.get(metric, {}).get(part, {"x": [], "y": []})
+            need(
+                sorted(series["x"]) == list(range(epochs)) and all(math.isfinite(value) for value in series["y"]),
+                f"{metric}/{part}: epochs {series['x']}, values {series['y']}",
+                expected=f"a finite value for each of {epochs} epochs",
+            )
+    drawn["loss"] = curves(api, record["id"])
 
 
-def test_plots_are_there(step, api):
+def test_plots_are_there(step, api, drawn):
+    """Table, learning curves and confusion matrix are on the server, with data in them."""
     wanted = {"prepare": {"Dataset"}, "train": {"loss curve", "accuracy curve"}, "evaluate": {"Confusion matrix"}}
     for name, metrics in wanted.items():
         plots = api.call("events.get_task_plots", task=step(name)["id"])["plots"]
-        assert metrics <= {plot["metric"] for plot in plots}, (
-            f"{name}: plots {sorted({plot['metric'] for plot in plots})}"
-        )
-        assert all(json.loads(plot["plot_str"])["data"] for plot in plots if plot["metric"] in metrics)
+        full = {plot["metric"] for plot in plots if json.loads(plot["plot_str"])["data"]}
+        need(metrics <= full, f"{name} has plots {sorted(full)}", expected=f"{name} has plots {sorted(metrics)}")
+    drawn["confusion"] = matrix(api, step("evaluate")["id"])
 
 
 def test_figures_are_there(step, api, record_property):
-    values = _single_values(api, step("evaluate")["id"])
+    """Loss and accuracy on the test part are on the server."""
+    values = single_values(api, step("evaluate")["id"])
+    for name in ("Test Loss", "Test Accuracy"):
+        need(math.isfinite(values.get(name, math.nan)), f"{name}: {values.get(name)}", expected=f"{name} is a number")
     record_property("reference", f"Test Accuracy {values['Test Accuracy']:.3f}, Test Loss {values['Test Loss']:.3f}")
-    assert 0 <= values["Test Loss"] < math.inf
-    assert 0 <= values["Test Accuracy"] <= 1
+    need(values["Test Loss"] >= 0 and 0 <= values["Test Accuracy"] <= 1, f"{values}", expected="a loss, and a share")
 
 
-def test_artifacts_have_their_hashes(step, api):
-    for name, artifact in (("prepare", "prepared"), ("prepare", "scaler"), ("evaluate", "Trained Model")):
-        task = api.call("tasks.get_by_id", task=step(name)["id"])["task"]
-        found = next((entry for entry in task["execution"]["artifacts"] if entry["key"] == artifact), None)
-        assert found is not None, f"{name} has no artifact {artifact!r}"
-        digest, size = _digest(found["uri"], api)
-        assert (digest, size) == (found["hash"], found["content_size"]), (
-            f"{found['uri']}: other bytes than were uploaded"
-        )
+@pytest.mark.of("files")
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [("ingest", ()), ("prepare", ("prepared", "scaler")), ("train", ()), ("evaluate", ("Trained Model",))],
+    ids=["ingest", "prepare", "train", "evaluate"],
+)
+def test_artifacts_are_what_was_uploaded(step, api, http, name, least):
+    """The files of dataset, prepared data, scaler and model are on the file server as they were uploaded."""
+    artifacts = api.call("tasks.get_by_id", task=step(name)["id"])["task"]["execution"]["artifacts"]
+    there = {entry["key"] for entry in artifacts}
+    need(there >= set(least), f"{name} has artifacts {sorted(there)}", expected=f"{name} has artifacts {sorted(least)}")
+    need_whole(artifacts, name, api, http)
 
 
-def test_model_is_registered_and_readable(step, api, record_property):
+@pytest.mark.of("files")
+def test_model_is_the_one_that_was_trained(step, api, http, record_property):
+    """The registered model's file is that of the artifact, byte by byte."""
     task = api.call("tasks.get_by_id", task=step("evaluate")["id"])["task"]
-    models = task["models"]["output"]
-    assert models, "evaluate registered no output model"
-    model = api.call("models.get_by_id", model=models[-1]["model"])["model"]
-    record_property("reference", model["id"])
-    assert model["uri"].endswith("trained_model.keras")
-    assert _digest(model["uri"], api)[1] > 1000
+    need_registered(task, api, http, record_property)
 
 
 def test_model_from_the_server_predicts_the_same(step, api, record_property):
-    values = _single_values(api, step("consume")["id"])
+    """The model, loaded from the server by another task, predicts what it predicted when it was stored."""
+    values = single_values(api, step("consume")["id"])
     record_property("reference", f"largest difference {values['Largest Difference']:.1e}")
-    assert values["Largest Difference"] <= 1e-5
+    need(values["Largest Difference"] <= 1e-5, f"they differ by {values['Largest Difference']:.1e}", expected="≤ 1e-5")
 
 
 def test_model_beats_a_linear_one(step, api, record_property):
-    values = _single_values(api, step("consume")["id"])
+    """The network is clearly better than a linear model: the data are what they should be."""
+    values = single_values(api, step("consume")["id"])
     network, linear = values["Network Accuracy"], values["Linear Accuracy"]
     record_property("reference", f"network {network:.3f}, linear {linear:.3f}")
-    assert network >= linear + MARGIN, (
-        f"network {network:.3f}, linear {linear:.3f}: at least {MARGIN} apart is expected"
-    )
+    need(network >= linear + MARGIN, f"network {network:.3f}, linear {linear:.3f}", expected=f"at least {MARGIN} more")
 
 
 def test_task_with_requirements_of_its_own_completes(workload, task_queue, refuse_drained, record_property):
+    """A task that needs a package which the hosts do not have runs in an environment of its own."""
     refuse_drained(task_queue)
     found = workload("probe", "--queue", task_queue, "--package", PROBE_PACKAGE, "--json")
-    assert "error" not in found, found["error"]["message"]
+    expected = f"a task with {PROBE_PACKAGE} completes on queue {task_queue}"
+    remedy = "Agents must reach a package index: `mirrors` and `proxy` in testbed.yaml; the task's console says more."
+    need("error" not in found, found.get("error", {}).get("message", ""), expected=expected, remedy=remedy)
     record_property("reference", found["probe"]["id"])
     record_property("seconds", found["probe"]["seconds"])
-    assert found["probe"]["status"] == "completed"
-
-
-def _single_values(api, task: str) -> dict[str, float]:
-    answer = api.call("events.get_task_single_value_metrics", tasks=[task])
-    return {entry["variant"]: entry["value"] for found in answer["tasks"] for entry in found["values"]}
-
-
-def _digest(url: str, api) -> tuple[str, int]:
-    digest, size = hashlib.sha256(), 0
-    headers = {"Authorization": f"Bearer {api.login()}"}
-    with forward.client(timeout=60) as http, http.stream("GET", url, headers=headers) as answer:
-        assert answer.status_code == 200, f"{url}: HTTP {answer.status_code}"
-        for chunk in answer.iter_bytes():
-            digest.update(chunk)
-            size += len(chunk)
-    return digest.hexdigest(), size
+    need(found["probe"]["status"] == "completed", f"it {found['probe']['status']}", expected=expected, remedy=remedy)

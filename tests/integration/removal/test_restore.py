@@ -49,6 +49,7 @@ def test_after_a_purge_a_backup_brings_all_back(said, tmp_path):
     assert not HOST_MARKER.exists(), "this machine carries a testbed: ./testbed down --yes --purge"
     testbed = spec.load(spec.EXAMPLE)
     said("up", "--yes")
+    said("smoke", "--keep")  # data of every kind
     before = _seen(testbed)
     keys = {user.name: parse_key(Path(f"~{user.name}/clearml.conf").expanduser().read_text()) for user in testbed.users}
     password = tmp_path / "vault-password"

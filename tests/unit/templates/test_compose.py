@@ -16,7 +16,7 @@ import pytest
 import yaml
 from clearml.utilities.pyhocon import ConfigFactory
 
-from tests.stack.test_server import PUBLIC_KEYS, PUBLIC_TOKEN_SECRET
+from provision.credentials.public import PUBLIC_KEYS, PUBLIC_TOKEN_SECRET
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pyparsing, which the SDK's parser calls
 

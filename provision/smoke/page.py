@@ -1,0 +1,155 @@
+"""The results as one page for people: a file that asks nobody for anything. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from provision.paths import TEMPLATES
+from provision.reports import Check, StatusReport
+from provision.spec import Service
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 260, 44, 30, 12
+PROGRAMS = {"clearml_lite": "clearml-lite", "clearml-server": "-clearml-apiserver", "clearml-agent": "testbed-agent-"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Something on a host: a service or a program, how it is, and its version."""
+
+    what: str
+    state: str
+    well: bool
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class HostCard:
+    """A host, or a server that is known by its URLs alone."""
+
+    name: str
+    rows: list[Row]
+    note: str = ""
+
+
+def of_testbed(status: StatusReport, groups: Mapping[str, Sequence[str]]) -> list[HostCard]:
+    """Return every host with its services and versions; `groups`: what each host is, by host."""
+    cards = []
+    for host, roles in groups.items():
+        rows = [
+            Row(service.name, service.state, service.running, _version(service.name, status.versions))
+            for service in status.services
+            if service.host == host
+        ]
+        if "agents" in roles:
+            rows += [
+                Row(name, "installed" if status.versions[name] else "not installed", bool(status.versions[name]))
+                for name in ("workload", "tensorflow")
+                if name in status.versions
+            ]
+            rows = [
+                Row(row.what, row.state, row.well, status.versions.get(row.what) or "") if not row.version else row
+                for row in rows
+            ]
+        cards.append(HostCard(host, rows, ", ".join(roles)))
+    urls = [Row(url, "answers", well=True) for url in (status.urls.web, status.urls.api, status.urls.files)]
+    return [*cards, HostCard("URLs", urls)]
+
+
+def _version(service: str, versions: Mapping[str, str | None]) -> str:
+    return next((versions.get(name) or "" for name, part in PROGRAMS.items() if part in service), "")
+
+
+def of_server(name: str, urls: Mapping[Service, str], version: str, checks: Sequence[Check]) -> list[HostCard]:
+    """Return the one server that is known, with what the checks say of its services."""
+    rows = []
+    for service, url in urls.items():
+        state = next((check.result for check in checks if check.name == f"{service} answers"), None)
+        said = {"passed": "answers", "failed": "is not well"}.get(state or "", "not asked")
+        rows.append(Row(f"{service}: {url}", said, state == "passed", version if service == "api" else ""))
+    return [HostCard("ClearML server", rows, f"as {name} leads to it")]
+
+
+def curves(series: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Return curves by epoch as an SVG; empty without points."""
+    points = {name: list(zip(found["x"], found["y"], strict=False)) for name, found in sorted(series.items())}
+    points = {name: found for name, found in points.items() if found}
+    if not points:
+        return ""
+    last = max(x for found in points.values() for x, _ in found) or 1
+    most = max(y for found in points.values() for _, y in found) or 1
+
+    def at(x: float, y: float) -> str:
+        across = LEFT + (WIDTH - LEFT - 10) * x / last
+        return f"{across:.1f},{HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * y / most:.1f}"
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="Loss by epoch">']
+    for share in (0, 0.5, 1):
+        y = at(0, most * share).partition(",")[2]
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - 10}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{float(y) + 4:.1f}" text-anchor="end">{most * share:.2g}</text>')
+    parts.append(f'<text x="{LEFT}" y="{HEIGHT - 10}">0</text>')
+    parts.append(f'<text x="{WIDTH - 10}" y="{HEIGHT - 10}" text-anchor="end">epoch {last:g}</text>')
+    for number, (name, found) in enumerate(points.items()):
+        colour = f"c{number % 2}"
+        parts.append(f'<polyline class="{colour}" points="{" ".join(at(x, y) for x, y in found)}"/>')
+        x = WIDTH - 20
+        parts.append(
+            f'<text class="{colour}" x="{x}" y="{TOP + 14 + 16 * number}" text-anchor="end">{_plain(name)}</text>'
+        )
+    return "".join([*parts, "</svg>"])
+
+
+def _plain(text: str) -> str:
+    return "".join(letter for letter in text if letter.isalnum() or letter in " -_./")
+
+
+def matrix(found: Mapping[str, Any] | None, title: str) -> dict[str, Any] | None:
+    """Return a matrix with the share of the largest cell for each, for its colour; None where there is none."""
+    if not found or not found["rows"]:
+        return None
+    most = max((abs(float(cell)) for row in found["rows"] for cell in row), default=0) or 1
+    rows = [[{"text": f"{float(cell):g}", "share": abs(float(cell)) / most} for cell in row] for row in found["rows"]]
+    return {"title": title, "x": found["x"], "y": found["y"], "rows": rows}
+
+
+def render(
+    *,
+    name: str,
+    level: str,
+    at: str,
+    version: str,
+    checks: Sequence[Check],
+    hosts: Sequence[HostCard],
+    figures: Mapping[str, Any],
+    left_out: Sequence[str] = (),
+) -> str:
+    """Return the page. `figures` are what the checks have seen: `loss`, `confusion`, `maps`, `latency`."""
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=True, trim_blocks=True
+    )
+    failed = [check for check in checks if check.result == "failed"]
+    what = "The server" if left_out else "The testbed"
+    return environment.get_template("smoke.html.j2").render(
+        verdict=f"{what} works" if not failed else f"{what} is broken: {failed[0].name}",
+        healthy=not failed,
+        name=name,
+        level=level,
+        at=at,
+        version=version,
+        checks=checks,
+        failed=failed,
+        passed=sum(check.result == "passed" for check in checks),
+        skipped=sum(check.result == "skipped" for check in checks),
+        runs=max((check.run for check in checks), default=1),
+        hosts=hosts,
+        left_out=left_out,
+        losses=markupsafe.Markup(curves(figures.get("loss") or {})),  # noqa: S704 (made here, of numbers and letters)
+        confusion=matrix(figures.get("confusion"), "Confusion matrix: label by row, predicted by column"),
+        maps=[matrix(found, found["title"]) for found in figures.get("maps", [])],
+        latency=figures.get("latency") or {},
+    )
