@@ -257,10 +257,11 @@ def compile_filters(parameters: Mapping[str, Any], known: Sequence[str]) -> Quer
     Args:
         parameters: the validated request.
         known: the properties of the endpoint's schema; those that are no control (paging, order, …) filter by the
-            field of their name. So do others whose name is a path, such as `metadata.owner.value`.
+            field of their name. So do all dates (older clients watch `last_update`, which not every schema has), and
+            others whose name is a path, such as `metadata.owner.value`.
     """
     query = Query()
-    for field in known:
+    for field in [*known, *sorted(DATES.difference(known))]:
         value = parameters.get(field)
         if value is None or field in NO_FILTER:
             continue

@@ -130,7 +130,7 @@ def publish_many(call: Call) -> Document:
 
 @endpoint("models.delete", writes=True)
 def delete(call: Call) -> Document:
-    """Removes a model; a published one, or another task's input, only by force. Its file is the client's business."""
+    """Removes a model; one that (or whose task) is published, or a task's input, only by force. Its file stays."""
     return delete_model(call, require(call, "models", call.data["model"]))
 
 
@@ -197,11 +197,14 @@ def delete_model(call: Call, model: Document, *, force: bool = False) -> Documen
     """Removes a model with its events.
 
     Raises:
-        ApiError: 400/12 when it is published or a task's input, unless forced.
+        ApiError: 400/12 when it or its task is published, or it is a task's input, unless forced.
     """
     if not (force or call.data.get("force")):
         if model["ready"]:
             raise ApiError(400, 12, "Model is published (use force=true to delete it)", id=model["id"])
+        task = call.transaction.get("tasks", model.get("task") or "")
+        if task and task["status"] == "published":
+            raise ApiError(400, 12, "Model's task is published (use force=true to delete it)", id=model["id"])
         if used_as_input(call.transaction, model["id"], Query()):
             raise ApiError(400, 12, "Model is a task's input (use force=true to delete it)", id=model["id"])
     call.transaction.delete("models", [model["id"]])

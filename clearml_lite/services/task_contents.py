@@ -55,7 +55,7 @@ def delete_hyper_params(call: Call) -> Document:
     kept = {section: dict(items) for section, items in task["hyperparams"].items()}
     for item in call.data["hyperparams"]:
         section = item.get("section") or ""
-        if item.get("name") is None:
+        if not item.get("name"):
             kept.pop(section, None)
         else:
             kept.get(section, {}).pop(item["name"], None)
@@ -119,7 +119,7 @@ def delete_configuration(call: Call) -> Document:
 @endpoint("tasks.add_or_update_artifacts", writes=True)
 def add_or_update_artifacts(call: Call) -> Document:
     """Artifacts, each replacing the one with its key and mode."""
-    task = editable(call, also=("in_progress",))
+    task = editable(call)
     artifacts = {_artifact_key(artifact): artifact for artifact in task["execution"]["artifacts"]}
     for artifact in call.data["artifacts"]:
         artifact = {"mode": "output"} | artifact | {"display_data": sorted(artifact.get("display_data") or [])}
@@ -131,7 +131,7 @@ def add_or_update_artifacts(call: Call) -> Document:
 @endpoint("tasks.delete_artifacts", writes=True)
 def delete_artifacts(call: Call) -> Document:
     """Removes artifacts from a task; files are the client's business."""
-    task = editable(call, also=("in_progress",))
+    task = editable(call)
     gone = {_artifact_key(artifact) for artifact in call.data["artifacts"]}
     _save_execution(
         call, task, {"artifacts": [kept for kept in task["execution"]["artifacts"] if _artifact_key(kept) not in gone]}

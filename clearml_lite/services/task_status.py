@@ -257,12 +257,11 @@ def _watched(call: Call, queue: Document) -> Document:
 
 def _dequeue(call: Call, identifier: str) -> Document:
     task = require(call, "tasks", identifier)
+    status = call.data.get("new_status") or task.get("enqueue_status") or "created"
+    # an agent has set the task running before it asks for this
+    if task["status"] != "queued" and task["status"] != call.data.get("new_status"):
+        raise _bad_change(task, status)
     queues.take_out(call, task["id"])
-    status = (
-        call.data.get("new_status")
-        or task.get("enqueue_status")
-        or ("created" if task["status"] == "queued" else task["status"])
-    )
     if status not in BEFORE:
         raise validation_error("new_status", f"{status!r} is not a status")
     return {"updated": 1, "fields": _change_status(call, task, status, also={"enqueue_status": None}, force=True)}
@@ -381,6 +380,10 @@ def _ended(call: Call, status: str) -> Document:
     return _change_status(call, task, status, also={"completed": now()})
 
 
+def _bad_change(task: Document, status: str) -> ApiError:
+    return ApiError(400, 110, "Invalid status change", id=task["id"], current_status=task["status"], new_status=status)
+
+
 def _change_status(
     call: Call,
     task: Document,
@@ -403,7 +406,7 @@ def _change_status(
     """
     present = task["status"]
     if not (force or call.data.get("force")) and status != present and present not in BEFORE[status]:
-        raise ApiError(400, 110, "Invalid status change", id=task["id"], current_status=present, new_status=status)
+        raise _bad_change(task, status)
     stamp = change_stamp(call)
     fields = {
         "status": status,

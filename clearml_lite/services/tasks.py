@@ -1,7 +1,6 @@
 """tasks.*: tasks themselves; what belongs to them is in task_contents.py, their life in task_status.py."""
 
 import json
-from collections.abc import Iterable
 
 from clearml_lite.auth import COMPANY
 from clearml_lite.dispatch import Call, endpoint
@@ -178,7 +177,7 @@ def clone(call: Call) -> Document:
 
 def clone_task(call: Call, source: Document, data: Document) -> Document:
     """A clone, not stored yet; `data` has the parameters of a clone request."""
-    task = _new(call, data.get("new_task_name") or f"Clone of {source['name']}", source["type"])
+    task = _new(call, data.get("new_task_name") or source["name"], source["type"])
     copied = ("comment", "project", "tags", *_RUNS_WITH)
     task |= {name: source[name] for name in copied if name in source}
     task["parent"] = data.get("new_task_parent") or source.get("parent") or source["id"]
@@ -217,16 +216,16 @@ def without_results(task: Document) -> Document:
     }
 
 
-def editable(call: Call, also: Iterable[str] = ()) -> Document:
+def editable(call: Call) -> Document:
     """The request's task, if it may be changed."""
     task = require(call, "tasks", call.data["task"])
-    require_editable(call, task, also)
+    require_editable(call, task)
     return task
 
 
-def require_editable(call: Call, task: Document, also: Iterable[str] = ()) -> None:
-    """Raises ApiError 400/110 when the task is neither a draft nor in another of these statuses, unless forced."""
-    if not call.data.get("force") and task["status"] not in ("created", *also):
+def require_editable(call: Call, task: Document) -> None:
+    """Raises ApiError 400/110 when the task is no draft, unless forced."""
+    if not call.data.get("force") and task["status"] != "created":
         raise ApiError(
             400,
             110,

@@ -172,10 +172,11 @@ def test_a_clone_takes_what_runs_and_nothing_that_came_out(call: Call) -> None:
         call, project=project, hyperparams={"General": {"lr": {"section": "General", "name": "lr", "value": "1"}}}
     )
     call("tasks.started", task=task)
-    call("tasks.add_or_update_artifacts", task=task, artifacts=[{"key": "k", "type": "dict", "uri": "u"}])
+    call("tasks.add_or_update_artifacts", task=task, force=True, artifacts=[{"key": "k", "type": "dict", "uri": "u"}])
     call(
         "tasks.add_or_update_artifacts",
         task=task,
+        force=True,
         artifacts=[{"key": "i", "type": "dict", "uri": "u", "mode": "input"}],
     )
     clone = call("tasks.clone", task=task, new_task_name="the clone")["id"]
