@@ -1,4 +1,4 @@
-"""The reference workload as ClearML tasks: ingest here, then prepare, train, evaluate and consume on an agent."""
+"""The workloads as ClearML tasks: ingest here, then prepare, train, evaluate and consume on an agent."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Iterator
 
 from workload.errors import ServerError
@@ -17,7 +18,7 @@ LOG = logging.getLogger(__name__)
 
 POLL = 1.0  # s between two looks at a task
 LOG_LINES = 30  # of a failed task, shown to the user
-# step -> task type, and the hyper-parameters that say whose results it takes
+# step -> task type, and the hyper-parameters that say whose results it takes; the radio map has the same
 STEPS = {
     "prepare": ("data_processing", {"dataset_id": "ingest"}),
     "train": ("training", {"prepare_task_id": "prepare"}),
@@ -47,17 +48,43 @@ def run_chain(database: InfluxDB, wanted: Wanted, queue: str, timeout: float) ->
     _need_queue(queue)
     began = time.monotonic()
     version = ingest(database, wanted)
-    ids = {"ingest": version.id}
     details = {"rows": version.rows, "new_rows": version.new_rows, "version": version.version}
-    yield Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
-    parent = version.id
-    for step, (kind, inputs) in STEPS.items():
-        script = f"from workload.tasks import {step}\n\n{step}.main()\n"
-        task = _create(wanted.project, step, kind, script)
+    first = Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
+    yield from _run_steps("", wanted.project, first, queue, timeout)
+
+
+def run_radio(
+    project: str, dataset: str, file: Path | None, points: int, seed: int, queue: str, timeout: float
+) -> Iterator[Result]:
+    """As `run_chain`, of the radio map. file: CSV of measurements, or None for `points` that are generated."""
+    from workload.radio.ingest import ingest as ingest_radio
+
+    _need_queue(queue)
+    began = time.monotonic()
+    version = ingest_radio(project, dataset, file, points, seed)
+    details = {"rows": version.rows, "version": version.version}
+    first = Result("ingest", "completed", time.monotonic() - began, version.id, version.url, details)
+    yield from _run_steps("radio", project, first, queue, timeout)
+
+
+def create(workload: str, project: str, step: str) -> Any:
+    """A task in draft that runs a step on an agent, with the step's own hyper-parameters. workload: "" or "radio"."""
+    package = f"workload.{workload}" if workload else "workload"
+    script = f"from {package} import {step}\n\n{step}.main()\n"
+    return _create(project, f"{workload} {step}".strip(), STEPS[step][0], script)
+
+
+def _run_steps(workload: str, project: str, first: Result, queue: str, timeout: float) -> Iterator[Result]:
+    yield first
+    timeout -= first.seconds
+    ids, parent = {"ingest": first.id}, first.id
+    for step, (_, inputs) in STEPS.items():
+        task = create(workload, project, step)
         task.set_parameters({f"General/{name}": ids[source] for name, source in inputs.items()})
         task.set_parent(parent)
         ids[step] = parent = task.id
-        result = _run(task, step, queue, timeout - (time.monotonic() - began))
+        result = _run(task, step, queue, timeout)
+        timeout -= result.seconds
         yield result
         if not result.ok:
             return
@@ -89,7 +116,7 @@ def _create(project: str, name: str, kind: str, script: str) -> Any:
     from clearml import Task
 
     task = Task.create(project_name=project, task_name=name, task_type=kind)
-    task.set_script(working_dir=".", entry_point=f"{name}.py", diff=script)
+    task.set_script(working_dir=".", entry_point=f"{name.replace(' ', '_')}.py", diff=script)
     task.output_uri = True  # else what it makes would be registered as files of the agent's host
     return task
 

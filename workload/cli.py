@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Callable, Sequence
 
 from workload.errors import WorkloadError
+from workload.radio.ingest import add_arguments as radio_arguments
 from workload.settings import DEFAULT_ENV_FILE, load_settings, source
 
 NS = 1_000_000_000
@@ -95,6 +96,12 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--queue", default="prepared", help="queue of the tasks (default: %(default)s)")
     verb.add_argument("--json-lines", dest="json", action="store_true", help="print one JSON object a step")
     verb.set_defaults(run=_chain)
+
+    verb = verbs.add_parser("radio", parents=[runs], help="the radio map: path loss, from measurements to a model")
+    radio_arguments(verb)
+    verb.add_argument("--queue", default="prepared", help="queue of the tasks (default: %(default)s)")
+    verb.add_argument("--json-lines", dest="json", action="store_true", help="print one JSON object a step")
+    verb.set_defaults(run=_radio)
 
     verb = verbs.add_parser("probe", parents=[names, runs, as_json], help="run a task that needs a package of its own")
     verb.add_argument("--queue", default="default", help="queue of the task (default: %(default)s)")
@@ -196,6 +203,17 @@ def _chain(options: argparse.Namespace, say: Print) -> int:
 
     ok = False
     for result in run_chain(_database(options), _wanted(options), options.queue, options.timeout):
+        ok = _say_result(result, options.json, say)
+    return 0 if ok else 1
+
+
+def _radio(options: argparse.Namespace, say: Print) -> int:
+    from workload.chain import run_radio
+
+    ok = False
+    for result in run_radio(
+        options.project, options.dataset, options.csv, options.points, options.seed, options.queue, options.timeout
+    ):
         ok = _say_result(result, options.json, say)
     return 0 if ok else 1
 

@@ -23,6 +23,14 @@ class ServerError(WorkloadError):
     """The ClearML server did not do what was asked of it."""
 
 
+class StepError(WorkloadError, ValueError):
+    """A step of the workload cannot do with what it was given."""
+
+
+class ModelError(WorkloadError):
+    """A registered model cannot be used."""
+
+
 def reason(error: BaseException) -> str:
     """An error of `requests` or of the SDK in a few words: they wrap the one that says what happened several times."""
     cause = error

@@ -110,6 +110,16 @@ class LiteServer:
         assert answer.status_code == 200, answer.text
         return answer.json()["data"]
 
+    def wait_for_end(self, task: str, seconds: float) -> dict[str, Any]:
+        """A task's record once it is neither queued nor running; AssertionError where it is so for longer."""
+        limit = time.monotonic() + seconds
+        while True:
+            found: dict[str, Any] = self.call("tasks.get_by_id", {"task": task})["task"]
+            if found["status"] not in ("queued", "in_progress"):
+                return found
+            assert time.monotonic() < limit, found["status"]
+            time.sleep(0.2)
+
     def token(self, user: str = "alice", **data: Any) -> str:
         return self.call("auth.login", data, user)["token"]
 

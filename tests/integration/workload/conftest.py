@@ -1,5 +1,6 @@
 """A real InfluxDB with authentication, a clearml-lite and a clearml-agent, all of the tests' own."""
 
+import contextlib
 import functools
 import json
 import os
@@ -62,7 +63,7 @@ class Influx:
             self.admin(f"GRANT {privilege} ON {DATABASE} TO {user}")
 
     def _wait(self) -> None:
-        limit = time.monotonic() + 20
+        limit = time.monotonic() + 90
         while time.monotonic() < limit:
             assert self.process.poll() is None, self.log.read_text()
             try:
@@ -78,7 +79,7 @@ class Influx:
             f"{self.url}/query",
             data={"q": statement},
             auth=("admin", PASSWORDS["admin"]) if login else None,
-            timeout=10,
+            timeout=60,
         )
         assert "error" not in answer.text, answer.text
 
@@ -165,10 +166,9 @@ def conf(server: LiteServer) -> Path:
     return server.client_conf("workload")
 
 
-@pytest.fixture(scope="session")
-def agent(server: LiteServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+@contextlib.contextmanager
+def running_agent(server: LiteServer, home: Path) -> Iterator[str]:
     """The queue of a real agent that runs tasks in the environment of these tests, without building one."""
-    home = tmp_path_factory.mktemp("agent")
     conf = server.client_conf("agent", f'agent {{ worker_name: "tests-workload", venvs_dir: "{home}/venvs" }}')
     prepared = {"CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1", "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": sys.executable}
     settings = environment(home, conf, **prepared)
@@ -181,14 +181,22 @@ def agent(server: LiteServer, tmp_path_factory: pytest.TempPathFactory) -> Itera
             stdout=log,
             stderr=log,
         )
-    limit = time.monotonic() + 60
-    while not server.call("queues.get_all", {"name": "^prepared$"})["queues"]:
-        assert process.poll() is None, (home / "agent.log").read_text()
-        assert time.monotonic() < limit, (home / "agent.log").read_text()
-        time.sleep(0.2)
-    yield "prepared"
-    process.terminate()
-    process.wait(30)
+    try:
+        limit = time.monotonic() + 300
+        while not server.call("queues.get_all", {"name": "^prepared$"})["queues"]:
+            assert process.poll() is None, (home / "agent.log").read_text()
+            assert time.monotonic() < limit, (home / "agent.log").read_text()
+            time.sleep(0.2)
+        yield "prepared"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def agent(server: LiteServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_agent(server, tmp_path_factory.mktemp("agent")) as queue:
+        yield queue
 
 
 @pytest.fixture(scope="session")

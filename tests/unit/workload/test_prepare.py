@@ -6,8 +6,8 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 import pytest
-from workload.tasks import prepare
-from workload.tasks.evaluate import confusion
+from workload import prepare
+from workload.evaluate import confusion
 
 NAN = float("nan")
 

@@ -1,4 +1,7 @@
-"""A trained model -> its figures on the test part, and the model in the server."""
+"""A trained model -> its figures on the test part, and the model in the server.
+
+python -m workload.evaluate --prepare-task-id ID --train-task-id ID
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from workload.generator import SLICES
-from workload.tasks.start import artifact, start
-from workload.tasks.train import CANDIDATE
+from workload.registered import register
+from workload.scaler import Scaler
+from workload.step import artifact, run, start
+from workload.train import CANDIDATE
 
 SAMPLE = "prediction_sample"
 
@@ -28,7 +33,6 @@ def main() -> None:
         "testing",
         {"prepare_task_id": "", "train_task_id": "", "model_name": "rapp_model", "sample_rows": 256},
     )
-    from clearml import OutputModel
     from tensorflow import keras
 
     with np.load(artifact(parameters["prepare_task_id"], "prepared")) as prepared:
@@ -57,15 +61,13 @@ def main() -> None:
         path = Path(folder, "trained_model.keras")
         path.write_bytes(Path(candidate).read_bytes())
         task.upload_artifact("Trained Model", path, wait_on_upload=True)
-        output = OutputModel(
-            task=task,
-            name=parameters["model_name"],
-            framework="Keras",
-            label_enumeration={name: number for number, name in enumerate(names)},
-            config_dict=json.loads(Path(artifact(parameters["prepare_task_id"], "scaler")).read_text()),
-        )
-        output.update_weights(str(path), auto_delete_file=False, async_enable=False)
+        scaler = Scaler(**json.loads(Path(artifact(parameters["prepare_task_id"], "scaler")).read_text()))
+        register(task, path, parameters["model_name"], scaler, names)
         rows = slice(parameters["sample_rows"])
         path = Path(folder, "prediction_sample.npz")
         np.savez(path, inputs=inputs[rows], predictions=predictions[rows])
         task.upload_artifact(SAMPLE, path, wait_on_upload=True)
+
+
+if __name__ == "__main__":
+    run(main)

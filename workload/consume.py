@@ -1,11 +1,16 @@
-"""The model as a consumer meets it: from the server, it predicts as recorded and clearly beats a linear model."""
+"""The model as a consumer meets it: from the server, it predicts as recorded and clearly beats a linear model.
+
+python -m workload.consume --prepare-task-id ID --evaluate-task-id ID
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from workload.tasks.evaluate import SAMPLE
-from workload.tasks.start import artifact, start
+from workload.errors import StepError
+from workload.evaluate import SAMPLE
+from workload.registered import Predictor, fetch
+from workload.step import artifact, run, start
 
 
 def main() -> None:
@@ -16,15 +21,14 @@ def main() -> None:
     )
     from clearml import Task
     from sklearn.linear_model import LogisticRegression
-    from tensorflow import keras
 
     registered = Task.get_task(task_id=parameters["evaluate_task_id"]).models["output"][-1]
-    model = keras.models.load_model(registered.get_local_copy(raise_on_error=True, force_download=True))
+    model = Predictor(*fetch(registered.id))
     with np.load(artifact(parameters["evaluate_task_id"], SAMPLE)) as sample:
-        difference = float(np.abs(model.predict(sample["inputs"], verbose=0) - sample["predictions"]).max())
+        difference = float(np.abs(model.raw(sample["inputs"]) - sample["predictions"]).max())
     with np.load(artifact(parameters["prepare_task_id"], "prepared")) as prepared:
         data = dict(prepared)
-    predicted = model.predict(data["test_inputs"], batch_size=4096, verbose=0).argmax(axis=1)
+    predicted = model.raw(data["test_inputs"]).argmax(axis=1)
     network = float((predicted == data["test_labels"]).mean())
     baseline = LogisticRegression(max_iter=300).fit(data["train_inputs"], data["train_labels"])
     linear = float(baseline.score(data["test_inputs"], data["test_labels"]))
@@ -34,11 +38,13 @@ def main() -> None:
     logger.report_single_value("Network Accuracy", network)
     logger.report_single_value("Linear Accuracy", linear)
     if difference > 1e-5:
-        raise RuntimeError(
-            f"model {registered.id} from the server predicts otherwise than recorded: by {difference:.2g}"
-        )
+        raise StepError(f"model {registered.id} from the server predicts otherwise than recorded: by {difference:.2g}")
     if network < linear + parameters["smallest_margin"]:
-        raise RuntimeError(
+        raise StepError(
             f"the network ({network:.3f}) is not clearly better than a linear model ({linear:.3f}):"
             f" expected {parameters['smallest_margin']} more"
         )
+
+
+if __name__ == "__main__":
+    run(main)

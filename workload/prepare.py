@@ -1,45 +1,38 @@
-"""Dataset -> scaled, split arrays for training, and the scaler that inference needs."""
+"""Dataset -> scaled, split arrays for training, and the scaler that inference needs.
+
+python -m workload.prepare --dataset-id ID
+"""
 
 from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Sequence
+from typing import TYPE_CHECKING, Any, Sequence
 
 import numpy as np
-import pandas as pd
 
+from workload.errors import StepError
 from workload.generator import LABEL
-from workload.tasks.start import start
+from workload.scaler import Scaler
+from workload.step import run, start
+
+if TYPE_CHECKING:
+    import pandas as pd  # where a step is only enqueued, it need not be there
 
 FILL_STRATEGIES = ("mean", "median", "zero", "ffill", "bfill")
 SCALINGS = ("standard", "minmax")
 PARTS = ("train", "validation", "test")
 
 
-@dataclass(frozen=True)
-class Scaler:
-    """x -> (x - center) / scale, column by column, after `fill` took the place of what is missing."""
-
-    columns: list[str]
-    fill: list[float]
-    center: list[float]
-    scale: list[float]
-
-    def apply(self, frame: pd.DataFrame) -> np.ndarray:
-        """float32, rows x columns, ready for the model."""
-        values = frame[self.columns].to_numpy(dtype="float64")
-        values = np.where(np.isnan(values), self.fill, values)
-        return ((values - self.center) / self.scale).astype("float32")
-
-
 def read_folder(folder: Path) -> pd.DataFrame:
     """Every CSV and Parquet file below the folder as one table, in order of `time` where there is one."""
+    import pandas as pd
+
     files = sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".parquet"))
     if not files:
-        raise ValueError(f"no CSV or Parquet file in the dataset ({folder})")
+        raise StepError(f"no CSV or Parquet file in the dataset ({folder})")
     frames = [pd.read_csv(path, low_memory=False) if path.suffix == ".csv" else pd.read_parquet(path) for path in files]
     for frame in frames:
         if "time" in frame and pd.api.types.is_datetime64_any_dtype(frame["time"]):
@@ -51,10 +44,12 @@ def read_folder(folder: Path) -> pd.DataFrame:
 def clean(frame: pd.DataFrame, label: str, drop: Sequence[str]) -> pd.DataFrame:
     """Numbers only, whatever they came as; the label last, as an integer. Rows without a label are left out.
 
-    Raises ValueError when there is no label, or a column without a single number.
+    Raises StepError when there is no label, or a column without a single number.
     """
+    import pandas as pd
+
     if label not in frame:
-        raise ValueError(
+        raise StepError(
             f"no column {label!r} in the dataset: set `label` to one of {', '.join(map(str, frame.columns))}"
         )
     frame = frame.drop(columns=[column for column in drop if column in frame])
@@ -62,7 +57,7 @@ def clean(frame: pd.DataFrame, label: str, drop: Sequence[str]) -> pd.DataFrame:
     frame = frame[frame[label].notna()]
     empty = [str(column) for column in frame if frame[column].isna().all()]
     if empty or frame.empty:
-        raise ValueError(f"no number in column {', '.join(empty) or label}: add it to `drop_columns`")
+        raise StepError(f"no number in column {', '.join(empty) or label}: add it to `drop_columns`")
     return frame[[column for column in frame if column != label]].assign(**{label: frame[label].astype("int64")})
 
 
@@ -72,7 +67,7 @@ def fill_missing(frame: pd.DataFrame, strategy: str, train_rows: int) -> tuple[p
     Means and medians are those of the first `train_rows` rows. What ffill and bfill leave open gets the mean.
     """
     if strategy not in FILL_STRATEGIES:
-        raise ValueError(f"unknown fill strategy {strategy!r}: one of {', '.join(FILL_STRATEGIES)}")
+        raise StepError(f"unknown fill strategy {strategy!r}: one of {', '.join(FILL_STRATEGIES)}")
     train = frame.iloc[:train_rows]
     values = train.median() if strategy == "median" else train.mean()
     values = values.fillna(0) * (strategy != "zero")
@@ -88,15 +83,15 @@ def fit_scaler(train: pd.DataFrame, scaling: str, fill: list[float]) -> Scaler:
     elif scaling == "minmax":
         center, scale = train.min(), train.max() - train.min()
     else:
-        raise ValueError(f"unknown normalisation {scaling!r}: one of {', '.join(SCALINGS)}")
+        raise StepError(f"unknown normalisation {scaling!r}: one of {', '.join(SCALINGS)}")
     return Scaler([str(name) for name in train], fill, center.tolist(), scale.replace(0, 1).tolist())
 
 
 def split_rows(rows: int, train: float, validation: float) -> tuple[int, int]:
-    """Where the validation part and the test part begin, in order. Raises ValueError when a part would be empty."""
+    """Where the validation part and the test part begin, in order. Raises StepError when a part would be empty."""
     first, second = int(train * rows), int((train + validation) * rows)
     if not 0 < first < second < rows:
-        raise ValueError(f"{rows} rows cannot be split into {train}, {validation} and the rest")
+        raise StepError(f"{rows} rows cannot be split into {train}, {validation} and the rest")
     return first, second
 
 
@@ -139,3 +134,7 @@ def _upload(task: Any, scaler: Scaler, inputs: np.ndarray, labels: np.ndarray, b
         path = Path(folder, "scaler.json")
         path.write_text(json.dumps(asdict(scaler), indent=1))
         task.upload_artifact("scaler", path, wait_on_upload=True)
+
+
+if __name__ == "__main__":
+    run(main)

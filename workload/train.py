@@ -1,4 +1,7 @@
-"""Prepared arrays -> a Keras classifier, with its learning curves."""
+"""Prepared arrays -> a Keras classifier, with its learning curves.
+
+python -m workload.train --prepare-task-id ID
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from workload.tasks.start import artifact, start
+from workload.step import artifact, reproducible, run, start
 
 CANDIDATE = "Candidate Model"
 
@@ -37,12 +40,9 @@ def main() -> None:
             "seed": 1,
         },
     )
-    import tensorflow as tf
     from tensorflow import keras
 
-    # The layers are so small that sharing the work between threads costs more than it gives
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    keras.utils.set_random_seed(parameters["seed"])
+    reproducible(parameters["seed"])
     with np.load(artifact(parameters["prepare_task_id"], "prepared")) as prepared:
         data = dict(prepared)
     classes = int(max(data["train_labels"].max(), data["validation_labels"].max(), data["test_labels"].max())) + 1
@@ -89,3 +89,7 @@ def main() -> None:
         path = Path(folder, "candidate.keras")
         model.save(path)
         task.upload_artifact(CANDIDATE, path, wait_on_upload=True)
+
+
+if __name__ == "__main__":
+    run(main)

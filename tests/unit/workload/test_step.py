@@ -1,0 +1,91 @@
+"""A step's hyper-parameters, from its defaults, a command line, or the task that an agent runs."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+from workload import step
+from workload.errors import StepError
+
+DEFAULTS = {"dataset_id": "", "share": 0.7, "units": [32, 16], "drop": ["time"], "epochs": 5}
+
+
+class Sdk:
+    """As the SDK shows a task: here, or on an agent with what was set on the task."""
+
+    def __init__(self, local, there=()):
+        self.local, self.there = local, dict(there)
+        self.given, self.remote, self.failed = {}, [], []
+
+    def module(self):
+        task = SimpleNamespace(
+            connect=lambda found: {**found, **self.there},
+            execute_remotely=lambda queue_name: self.remote.append(queue_name),
+            mark_failed=lambda **more: self.failed.append(more["status_message"]),
+        )
+
+        def init(**more):
+            self.given = more
+            return task
+
+        found = SimpleNamespace(
+            running_locally=lambda: self.local,
+            force_store_standalone_script=lambda: None,
+            init=init,
+            current_task=lambda: task,
+        )
+        return SimpleNamespace(Task=found)
+
+
+@pytest.fixture
+def start(monkeypatch):
+    def call(*arguments, local=True, there=()):
+        sdk = Sdk(local, there)
+        monkeypatch.setitem(sys.modules, "clearml", sdk.module())
+        monkeypatch.setattr("workload.server.login", lambda: None)
+        monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
+        return sdk, step.start("prepare", "data_processing", DEFAULTS)[1]
+
+    return call
+
+
+def test_options_of_the_command_line_go_before_the_defaults(start):
+    sdk, found = start("--dataset-id=d1", "--share", "0.5", "--units=8,4", "--drop=['a', 'b']", "--project=mine")
+    assert found == {"dataset_id": "d1", "share": 0.5, "units": [8, 4], "drop": ["a", "b"], "epochs": 5}
+    assert (sdk.given["project_name"], sdk.given["task_name"], sdk.remote) == ("mine", "prepare", [])
+
+
+def test_with_a_queue_an_agent_goes_on(start):
+    assert start("--dataset-id=d1", "--queue=prepared")[0].remote == ["prepared"]
+
+
+def test_on_an_agent_what_was_set_on_the_task_counts_and_its_command_line_does_not(start):
+    sdk, found = start("--not-an-option", local=False, there={"dataset_id": "d2", "share": 0.1})
+    assert (found["dataset_id"], found["share"], found["epochs"]) == ("d2", 0.1, 5)
+
+
+def test_what_must_be_given_and_is_not_is_named_before_anything_runs(start):
+    with pytest.raises(StepError, match="dataset_id not set: give --dataset-id, or set it in the task's hyper-param"):
+        start("--queue=prepared")
+
+
+@pytest.mark.parametrize("argument", ["--share=much", "--units=a,b", "--nothing=1"])
+def test_an_option_that_cannot_be_is_refused(start, argument, capsys):
+    with pytest.raises(SystemExit) as ended:
+        start(argument)
+    assert ended.value.code == 2
+    assert argument.partition("=")[0] in capsys.readouterr().err
+
+
+def test_what_the_user_can_mend_is_one_line_and_fails_the_task(monkeypatch, capsys):
+    sdk = Sdk(True)
+    monkeypatch.setitem(sys.modules, "clearml", sdk.module())
+    monkeypatch.setattr(sys, "argv", ["/x/prepare.py"])
+
+    def main():
+        raise StepError("nothing to do")
+
+    with pytest.raises(SystemExit) as ended:
+        step.run(main)
+    assert (ended.value.code, capsys.readouterr().err) == (1, "prepare.py: nothing to do\n")
+    assert sdk.failed == ["nothing to do"]
