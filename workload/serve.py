@@ -1,0 +1,337 @@
+"""The model in use: predictions over HTTP by the newest published model of a project.
+
+python -m workload.serve --help
+
+    POST /predict {"rows": [{"rsrp": -91.5, "cqi": 11}]}
+    GET  /health
+
+It looks at the ClearML server every few seconds. A model that is published later takes over once it is loaded, checked
+and has predicted; what was asked before is answered by the one before. A model that cannot be used is told in /health,
+and the one before goes on. What was asked and answered is kept, a line of JSON each, in a file a day.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Callable, Iterator, Sequence
+
+from workload.errors import DiskError, ModelError, ServerError, WorkloadError, reason
+from workload.registered import Predictor, fetch
+from workload.step import PROJECT
+
+LOG = logging.getLogger(__name__)
+
+POLL = 10.0  # s between two looks at the server
+LARGEST = 4 << 20  # bytes of a question
+MOST_ROWS = 10_000  # in it
+STALLED = 60.0  # s after which a client that says nothing is left
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model that answers: its ID and name in the server, when it was made there, and what predicts."""
+
+    id: str
+    name: str
+    created: str
+    predict: Callable[[Sequence[Any]], list[dict[str, Any]]]
+
+    def told(self) -> dict[str, str]:
+        """As it stands in an answer."""
+        return {"id": self.id, "name": self.name, "created": self.created}
+
+
+class Published:
+    """The published models of a project, in the ClearML server."""
+
+    def __init__(self, project: str, name: str | None) -> None:
+        self.project, self.name = project, name
+        self._client: Any = None
+
+    def newest(self) -> tuple[str, str, str] | None:
+        """ID, name and time of making of the one that was made last, or None. Raises ServerError."""
+        from workload.server import login
+
+        self._client = self._client or login()  # a service may start before the server that it follows
+        try:
+            projects = [found.id for found in self._client.projects.get_all(name=_exactly(self.project))]
+            if not projects:
+                return None
+            found = self._client.models.get_all(
+                project=projects,
+                ready=True,
+                order_by=["-created"],
+                only_fields=["id", "name", "created"],
+                **({"name": _exactly(self.name)} if self.name else {}),
+            )
+        except Exception as error:  # the SDK raises a type of its own for each reason
+            raise ServerError(f"cannot ask the ClearML server for models ({reason(error)})") from error
+        return next(((model.id, model.name, str(model.created)) for model in found), None)
+
+    @staticmethod
+    def load(found: tuple[str, str, str]) -> Served:
+        """Raises ModelError. The model has predicted once when this returns."""
+        card, file = fetch(found[0])
+        with _no_longer_needed(file):
+            predictor = Predictor(card, file)
+        predictor.predict([{}])
+        return Served(*found, predictor.predict)
+
+
+class Journal:
+    """What was asked and answered, in `FOLDER/answers-YYYY-MM-DD.jsonl` (UTC, 0600); days beyond `days` are deleted."""
+
+    def __init__(self, folder: Path, days: int) -> None:
+        self._folder, self._days = folder, days
+        self._lock = threading.Lock()
+        self._day = ""
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._begin(_now())
+        except OSError as error:
+            raise DiskError(f"cannot write in {folder} ({error.strerror}): check its owner and its disk") from error
+
+    def keep(self, entry: dict[str, Any]) -> None:
+        """Add a line; it is with the operating system when this returns. Raises OSError."""
+        line = json.dumps(entry) + "\n"
+        now = _now()
+        with self._lock:
+            if f"{now:%Y-%m-%d}" != self._day:
+                self._begin(now)
+            with open(self._file, "a", encoding="utf-8", opener=_private) as file:
+                file.write(line)
+
+    def _begin(self, now: datetime) -> None:
+        self._day = f"{now:%Y-%m-%d}"
+        self._file = self._folder / f"answers-{self._day}.jsonl"
+        oldest = f"answers-{now - timedelta(days=self._days):%Y-%m-%d}.jsonl"
+        for path in self._folder.glob("answers-*.jsonl"):
+            if path.name <= oldest:
+                path.unlink()
+        self._file.touch(0o600)
+
+
+class Follower:
+    """The model that answers now, and the thread that looks for a newer one."""
+
+    def __init__(self, published: Any, poll: float = POLL) -> None:
+        self.served: Served | None = None
+        self.problem = "no look at the ClearML server yet"
+        self._published, self._poll = published, poll
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._refused = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def look(self) -> None:
+        """One look: what is newer takes over, what cannot be used is told, and the one before goes on."""
+        found = None
+        try:
+            found = self._published.newest()
+            if not found:
+                self.problem = "" if self.served else "no published model yet"
+            elif self.served and found[0] == self.served.id:
+                self.problem = ""
+            elif found[0] != self._refused:
+                began = time.monotonic()
+                served = self._published.load(found)
+                self.served, self.problem, self._refused = served, "", ""
+                LOG.info("Model %s (%s) answers, loaded in %.1f s", served.id, served.name, time.monotonic() - began)
+        except WorkloadError as error:
+            if str(error) != self.problem:
+                LOG.warning("%s", error)
+            self.problem = str(error)
+            if isinstance(error, ModelError) and found and "is not what was registered" in self.problem:
+                self._refused = found[0]  # it stays so: it is not fetched again and again
+
+    def _follow(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.look()
+            except Exception:
+                LOG.exception("The look for a newer model failed")
+                self.problem = "the look for a newer model failed: see the log"
+            self._stop.wait(self._poll)
+
+
+class Service(ThreadingHTTPServer):
+    """Answers over HTTP, each request in a thread."""
+
+    daemon_threads = False
+    block_on_close = True
+    request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], follower: Follower, journal: Journal) -> None:
+        self.follower, self.journal = follower, journal
+        self.connections: set[socket.socket] = set()
+        super().__init__(address, _Handler)
+
+    def end(self) -> None:
+        """Take no more questions, and wait until those that have come are answered."""
+        self.shutdown()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)  # one that waits for its next question reads its end
+        self.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = STALLED
+    server: Service
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        super().finish()
+
+    def do_GET(self) -> None:
+        if self.path != "/health":
+            return self._answer(404, {"error": "there is POST /predict and GET /health"})
+        follower = self.server.follower
+        served = follower.served
+        found = {"model": served.told() if served else None, "problem": follower.problem or None}
+        return self._answer(200 if served else 503, found)
+
+    def do_POST(self) -> None:
+        began = time.monotonic()
+        try:
+            size = int(self.headers.get("Content-Length", ""))
+        except ValueError:
+            size = -1
+        if not 0 <= size <= LARGEST:
+            self.close_connection = True  # what comes is not read
+            return self._answer(413 if size > 0 else 411, {"error": f"Content-Length must be 1 to {LARGEST}"})
+        body = self.rfile.read(size)
+        if self.path != "/predict":
+            return self._answer(404, {"error": "there is POST /predict and GET /health"})
+        served = self.server.follower.served  # one model for all of this request
+        if not served:
+            return self._answer(503, {"error": f"no model yet: {self.server.follower.problem}"})
+        try:
+            rows = _rows(body)
+            predictions = served.predict(rows)
+        except ModelError as error:
+            return self._answer(400, {"error": str(error), "model": served.told()})
+        except Exception:
+            LOG.exception("Model %s failed", served.id)
+            return self._answer(500, {"error": "the model failed: see the service's log", "model": served.told()})
+        milliseconds = round((time.monotonic() - began) * 1000, 2)
+        answer = {"model": served.told(), "predictions": predictions, "milliseconds": milliseconds}
+        asked = {"time": _now().isoformat(), "client": self.client_address[0], "rows": rows}
+        try:
+            self.server.journal.keep({**asked, **answer})
+        except OSError as error:
+            LOG.error("Not kept: %s", error)
+            why = f"the answer cannot be kept ({error.strerror}): check the service's disk"
+            return self._answer(507, {"error": why})
+        return self._answer(200, answer)
+
+    def _answer(self, status: int, found: dict[str, Any]) -> None:
+        body = json.dumps(found).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """What was answered is in the journal."""
+
+
+def _rows(body: bytes) -> list[dict[str, Any]]:
+    try:
+        rows = json.loads(body)["rows"]
+    except (ValueError, KeyError, TypeError):
+        rows = None
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        raise ModelError('expected {"rows": [{"NAME": NUMBER, ...}, ...]}')
+    if len(rows) > MOST_ROWS:
+        raise ModelError(f"{len(rows)} rows: ask for {MOST_ROWS} at most at once")
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", default=PROJECT, help="whose published models are followed (default: %(default)s)")
+    parser.add_argument("--name", help="only models of this name (default: all of the project)")
+    parser.add_argument("--bind", default="127.0.0.1", help="address (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8090, help="default: %(default)s")
+    parser.add_argument("--folder", type=Path, required=True, help="for what was asked and answered")
+    parser.add_argument("--days", type=int, default=30, help="for which that is kept (default: %(default)s)")
+    parser.add_argument("--poll", type=float, default=POLL, help="s between two looks (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        journal = Journal(options.folder, options.days)
+        follower = Follower(Published(options.project, options.name), options.poll)
+        service = Service((options.bind, options.port), follower, journal)
+    except WorkloadError as error:
+        print(f"workload.serve: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"workload.serve: cannot listen on {options.bind}:{options.port} ({error.strerror}): check --bind, --port",
+            file=sys.stderr,
+        )
+        return 1
+
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: stopped.set())
+    follower.start()
+    threading.Thread(target=service.serve_forever, daemon=True).start()
+    LOG.info("Listening on %s:%d", options.bind, service.server_port)
+    stopped.wait()
+    follower.stop()
+    service.end()
+    return 0
+
+
+def _exactly(name: str) -> str:
+    return f"^{re.escape(name)}$"
+
+
+@contextlib.contextmanager
+def _no_longer_needed(file: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
