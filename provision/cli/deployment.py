@@ -201,7 +201,7 @@ def show_up(console: Console, report: UpReport, *, as_json: bool) -> None:
     metavar="FILE",
     help="Check the ClearML server that this clearml.conf leads to; no testbed is needed.",
 )
-@click.option("--queue", metavar="NAME", help="With --conf: the queue whose agents are to train.")
+@click.option("--queue", metavar="NAME", help="With --conf: a queue that agents are to serve.")
 @click.option("--keep", is_flag=True, help="Leave the project of the run on the server, to look at it.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write JUnit XML, too.")
 @click.option(

@@ -27,6 +27,8 @@ HOSTS_LEFT_OUT = (
     "not to its hosts."
 )
 
+TRAINING_LEFT_OUT = "training: the reference workload reads a testbed's telemetry, so it runs on a testbed alone."
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -70,7 +72,7 @@ def check_server(conf: Path, queue: str | None, wanted: Wanted) -> None:
     folder = state_dir(".conf") / "logs"  # no testbed's name begins with a dot
     make_private(folder)
     log = folder / f"smoke-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    left_out = [HOSTS_LEFT_OUT]
+    left_out = [HOSTS_LEFT_OUT, *([TRAINING_LEFT_OUT] if wanted.level == "full" else [])]
     found = run_conf(
         server,
         wanted.level,

@@ -71,6 +71,15 @@ def test_a_broken_one_ends_with_another_code_and_words(ground, command):
     assert "Left out: hosts" in out
 
 
+def test_full_says_that_it_does_not_train(ground, command):
+    process = command("smoke", "--conf", ground.good, "--only", "large", "--json")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, out + err
+    found = json.loads(out)
+    assert [check["name"] for check in found["checks"]] == ["large file round trip"]
+    assert [reason.partition(":")[0] for reason in found["left_out"]] == ["hosts", "training"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
