@@ -1,11 +1,11 @@
-"""A count is changed in testbed.yaml, and nothing else of its text."""
+"""A count, or who is among the users, is changed in testbed.yaml, and nothing else of its text."""
 
 from __future__ import annotations
 
 import pytest
 
 from provision.errors import SpecError
-from provision.spec_edit import with_count
+from provision.spec_edit import with_count, with_users, without_users
 
 
 def spec(openstack: str) -> str:
@@ -61,3 +61,47 @@ def test_a_count_that_two_groups_share_is_left_to_the_person():
         with_count(shared, "lab.yaml", "agents", 6)
     assert error.value.message == "lab.yaml: the count of agents cannot be changed without changing more"
     assert "openstack.nodes.agents.count: 6" in error.value.remedy
+
+
+BLOCK = (
+    "users:   # ours\n  # the first\n  - name: alice  # she\n    full_name: Alice A\n  # the second\n  - name: bob\n"
+    "\n# more\nname: ran\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (BLOCK, BLOCK.replace("bob\n", 'bob\n  - {name: "carol", full_name: "C: \\"Ü\\" # 1"}\n')),
+        (
+            "users: [{name: alice}]  # she\n",
+            'users: [{name: alice}, {name: "carol", full_name: "C: \\"Ü\\" # 1"}]  # she\n',
+        ),
+        ("users:\n- name: alice", 'users:\n- name: alice\n- {name: "carol", full_name: "C: \\"Ü\\" # 1"}\n'),
+        ("users:\n- {name: alice}\n", 'users:\n- {name: alice}\n- {name: "carol", full_name: "C: \\"Ü\\" # 1"}\n'),
+    ],
+    ids=["block", "flow", "without an end", "flow in a block"],
+)
+def test_users_come_at_the_end(before, after):
+    assert with_users(before, "f", [{"name": "carol", "full_name": 'C: "Ü" # 1'}]) == after
+    assert without_users(after, "f", ["carol"]).rstrip("\n") == before.rstrip("\n")
+
+
+def test_a_user_goes_and_comments_stay():
+    assert without_users(BLOCK, "f", ["alice"]) == (
+        "users:   # ours\n  # the first\n  # the second\n  - name: bob\n\n# more\nname: ran\n"
+    )
+    assert without_users(BLOCK, "f", ["bob"]) == BLOCK.replace("  - name: bob\n", "")
+    assert without_users("users: [{name: a}, {name: b}, {name: c}]", "f", ["b", "c"]) == "users: [{name: a}]"
+    assert without_users("users: [{name: a}, {name: b}, {name: c}]", "f", ["a"]) == "users: [{name: b}, {name: c}]"
+    assert without_users(BLOCK, "f", ["nobody"]) == BLOCK
+
+
+def test_users_that_something_else_refers_to_are_left_to_the_person():
+    shared = "team: &team\n- name: alice\n- name: bob\nusers: *team\n"
+    for change in (
+        lambda: with_users(shared, "f", [{"name": "carol"}]),
+        lambda: without_users(shared, "f", ["bob"]),
+    ):
+        with pytest.raises(SpecError, match="without changing more"):
+            change()
