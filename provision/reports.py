@@ -530,6 +530,64 @@ class OnboardReport(Report):
     users: list[Onboarded] = Field(description="Everybody, in the order of the CSV.")
 
 
+class UserState(Report):
+    """A user, as testbed.yaml and the server know them."""
+
+    name: str = Field(description="The username; for one who has left, perhaps only what the server calls them.")
+    full_name: str | None = Field(description="The name that the web app shows, where testbed.yaml has one.")
+    state: Literal["ready", "missing", "left"] = Field(
+        description="ready: the server has them; missing: it has not yet; left: it has them, and testbed.yaml has not."
+    )
+    keys: int = Field(description="How many keys they have, those of services among them.")
+    last_used: str | None = Field(description="When one of these was last used, ISO 8601, UTC; null: never.")
+
+
+class UsersReport(Report):
+    """`testbed users list --json` and `users apply --json`: who the users are, and whether the server has them."""
+
+    testbed: str = Field(description="The testbed's name.")
+    users: list[UserState] = Field(description="Every user: first those in testbed.yaml, then who has left it.")
+    added: list[str] = Field(default=[], description="Who was added to testbed.yaml by this command.")
+    refused: list[str] = Field(
+        default=[], description="Who was not added, as a server that somebody else runs does not have them."
+    )
+
+
+class RemovedReport(Report):
+    """`testbed users remove --json`: who was removed, and what of theirs ended."""
+
+    testbed: str = Field(description="The testbed's name.")
+    removed: list[str] = Field(description="The users.")
+    revoked: list[KeyState] = Field(description="Their keys, as they were before.")
+    login: Literal["ended", "stays"] = Field(
+        description="Whether their password and their tokens ended; they stay on a server that somebody else runs."
+    )
+
+
+class ConfCheck(Report):
+    """One check of a clearml.conf."""
+
+    name: str = Field(description="What was checked, in words.")
+    result: Literal["passed", "failed", "skipped"] = Field(description="How it ended.")
+    message: str = Field(description="What was found.")
+    remedy: str = Field(description="What to do; empty unless it failed.")
+
+
+class VerifiedConf(Report):
+    """A clearml.conf, and what was checked of it."""
+
+    file: str = Field(description="The file.")
+    host: str | None = Field(description="The host that has it; null: this machine.")
+    checks: list[ConfCheck] = Field(description="Every check, in the order in which they ran.")
+
+
+class VerifyReport(Report):
+    """`testbed credentials verify --json`: whether a clearml.conf works."""
+
+    healthy: bool = Field(description="Whether no check failed.")
+    confs: list[VerifiedConf] = Field(description="The file; for a user, one for each host with clients.")
+
+
 class VersionReport(Report):
     """`testbed version --json`: what runs here."""
 

@@ -1,6 +1,18 @@
 """The `testbed` command: verbs only, which parse, call and print."""
 
-from provision.cli import cloud, credentials, deployment, fleet, operations, project, secrets, users
+from provision.cli import cloud, credentials, deployment, fleet, operations, people, project, secrets, users, verify
 from provision.cli.group import main
 
-__all__ = ["cloud", "credentials", "deployment", "fleet", "main", "operations", "project", "secrets", "users"]
+__all__ = [
+    "cloud",
+    "credentials",
+    "deployment",
+    "fleet",
+    "main",
+    "operations",
+    "people",
+    "project",
+    "secrets",
+    "users",
+    "verify",
+]

@@ -47,20 +47,13 @@ def read(path: Path, testbed: Testbed, purpose: str, expires: str) -> list[Perso
 
     Raises `InputError`, which names every line that is wrong.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}", "Save it as CSV in UTF-8.") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    _check_columns(path, rows.fieldnames or [])
     people: list[Person] = []
     wrong: list[str] = []
-    for row in rows:
-        if any(row.values()):
-            try:
-                people.append(_person(row, testbed, purpose, expires, people))
-            except InputError as error:
-                wrong.append(f"{path}:{rows.line_num}: {error.message}")
+    for line, row in read_rows(path):
+        try:
+            people.append(_person(row, testbed, purpose, expires, people))
+        except InputError as error:
+            wrong.append(f"{path}:{line}: {error.message}")
     if wrong:
         raise InputError("\n".join(wrong), "Mend these lines; nothing was done.")
     if not people:
@@ -68,6 +61,19 @@ def read(path: Path, testbed: Testbed, purpose: str, expires: str) -> list[Perso
             f"{path}: names nobody", f"Below the line of columns ({', '.join(COLUMNS)}), write one a user."
         )
     return people
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Yield the rows of the CSV at `path`, each with the number of its line. Raises `InputError`."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}", "Save it as CSV in UTF-8.") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
+    _check_columns(path, rows.fieldnames or [])
+    for row in rows:
+        if any(row.values()):
+            yield rows.line_num, row
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
