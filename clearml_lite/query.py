@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from clearml_lite import patterns
 from clearml_lite.errors import validation_error
 from clearml_lite.migrations import path_expression as unchecked_expression
 from clearml_lite.storage import Document, Transaction
@@ -56,15 +57,12 @@ class Query:
         """The regular expression is found in the field.
 
         Raises:
-            ApiError: it is no regular expression.
+            ApiError: it is no regular expression, or too large a one.
         """
         if field not in MEMBERSHIP and (literal := _LITERAL.fullmatch(pattern)):
             self.equal(field, re.sub(r"\\(\W)", r"\1", literal[1]))
             return
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise validation_error(field, f"{pattern!r} is not a regular expression: {error}") from error
+        patterns.check(field, pattern)
         if field in MEMBERSHIP:
             self.add(f"EXISTS (SELECT 1 FROM json_each(doc, '$.{field}') WHERE regexp(?, value))", pattern)  # noqa: S608
         else:

@@ -5,17 +5,16 @@ Entities are JSON documents in one table a collection, queried through expressio
 """
 
 import json
-import re
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from clearml_lite.errors import DataError
 from clearml_lite.migrations import MIGRATIONS, json_path, path_expression
+from clearml_lite.patterns import Matcher
 
 Document = dict[str, Any]
 
@@ -132,22 +131,34 @@ class Storage:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A transaction that only reads."""
+        """A transaction that only reads.
+
+        Raises:
+            ApiError: a regular expression took too long.
+        """
         connection = self._connection()
+        self._local.matcher.reset()
         connection.execute("BEGIN")
         try:
             yield Transaction(connection)
+            self._local.matcher.require_time()
         finally:
             connection.execute("ROLLBACK")
 
     @contextmanager
     def write(self) -> Iterator[Transaction]:
-        """A transaction that is on disk when the block has ended, and is undone by an error."""
+        """A transaction that is on disk when the block has ended, and is undone by an error.
+
+        Raises:
+            ApiError: a regular expression took too long.
+        """
         connection = self._connection()
+        self._local.matcher.reset()
         with self._writer:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield Transaction(connection)
+                self._local.matcher.require_time()
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -166,7 +177,8 @@ class Storage:
             connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.create_function("regexp", 2, _regexp, deterministic=True)
+            self._local.matcher = Matcher()
+            connection.create_function("regexp", 2, self._local.matcher.search, deterministic=True)
             connection.create_function("as_number", 1, _as_number, deterministic=True)
             self._local.connection = connection
             self._connections.append(connection)
@@ -184,15 +196,6 @@ class Storage:
                 for statement in migration.split(";\n"):
                     transaction.execute(statement)
             transaction.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-
-@lru_cache(maxsize=256)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern)
-
-
-def _regexp(pattern: str, value: object) -> bool:
-    return value is not None and _compiled(pattern).search(str(value)) is not None
 
 
 def _as_number(value: Any) -> Any:
