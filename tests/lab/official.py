@@ -24,6 +24,18 @@ VERSIONS = {
 STORES = {"redis": 6379, "mongo": 27017, "elasticsearch": 9200}
 CONTAINERS = [f"testbed-clearml-{name}" for name in (*STORES, "apiserver", "fileserver", "webserver", "async_delete")]
 USER = "researcher"
+# testbed.yaml of one machine that is everything; see `hosts.Lab.words`
+ONE = """\
+name: far
+provider: hosts
+hosts:
+  user: keeper
+  jump_host: {{host: {bastion}, user: keeper}}
+  machines:
+    - {{name: server, address: {server}, groups: [server, telemetry, clients, agents]}}
+server: {{backend: docker, registry: mirror.lab:8443}}
+users: [{{name: researcher}}]
+"""
 DATA = "/var/lib/testbed/clearml/data"
 WHAT = {
     "users.get_all": ("users", ["id", "name"]),

@@ -28,17 +28,6 @@ PUBLISHED = {8008, 8080, 8081}
 PORTS = {*PUBLISHED, 18008, 18080, 18081, *official.STORES.values(), 9300, 2375, 2376}
 SSH = 22
 
-ONE = """\
-name: far
-provider: hosts
-hosts:
-  user: keeper
-  jump_host: {{host: {bastion}, user: keeper}}
-  machines:
-    - {{name: server, address: {server}, groups: [server, telemetry, clients, agents]}}
-server: {{backend: docker, registry: mirror.lab:8443}}
-users: [{{name: researcher}}]
-"""
 FIVE = """\
 name: far
 provider: hosts
@@ -60,7 +49,7 @@ OLD = lab.Kind(old_python=True)
 @pytest.fixture
 def one(engine: Engine) -> Iterator[lab.Lab]:
     """One machine for everything, behind a bastion, and a registry."""
-    with official.running(engine, {"server": lab.Kind(engine=True)}, ONE) as found:
+    with official.running(engine, {"server": lab.Kind(engine=True)}, official.ONE) as found:
         yield found
 
 

@@ -29,20 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.full
 
-SPEC = (
-    """\
-name: far
-provider: hosts
-hosts:
-  user: keeper
-  jump_host: {{host: {bastion}, user: keeper}}
-  machines:
-    - {{name: server, address: {server}, groups: [server, telemetry, clients, agents]}}
-server: {{backend: docker, registry: mirror.lab:8443, version: 2.3.0}}
-users: [{{name: researcher}}]
-"""
-    + lab.MIRRORS
-)
+SPEC = official.ONE.replace("backend: docker", "backend: docker, version: 2.3.0")
 BACKUPS, OLD_PASSWORD = f"{lab.HOME}/backups", f"{lab.HOME}/old-password"
 WORKERS = ("server:default", "server:prepared")
 # an agent looks into its queues every second or two
