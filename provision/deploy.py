@@ -33,6 +33,14 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Renewal:
+    """Keys that an `up` replaces: those of the identities `of`. `check` is called before agents are touched."""
+
+    of: Callable[[identities.Identity], bool]
+    check: Callable[[], None]
+
+
+@dataclass(frozen=True)
 class Removed:
     """What a `down` changed: tasks of the playbook, keys revoked on somebody else's server, folders that stay."""
 
@@ -122,10 +130,12 @@ def _kind(server: Server) -> str:
     return f"ClearML server {server.version} under Docker Compose{stores}"
 
 
-def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
+def up(session: Session, proven: Callable[[], None] = lambda: None, renewal: Renewal | None = None) -> Outcome:
     """Bring the testbed up, or up to date, and complete a re-key, a rotation or a restore that was begun.
 
-    `proven` is called when all is up, before that is said to be complete. Raises `TestbedError`.
+    `proven` is called when all is up, before that is said to be complete. `renewal`: keys to replace; the old ones go
+    when the new ones are on the hosts and work. Where it was killed, the next `up` revokes those that no host has.
+    Raises `TestbedError`.
     """
     secrets, told, variables = _prepare(session)
     server = play(session, "server", _first(session.testbed), told, variables)
@@ -148,8 +158,26 @@ def up(session: Session, proven: Callable[[], None] = lambda: None) -> Outcome:
         else:
             revoked += ensure.revoke_stale(url, issuer, session.testbed.name, everybody)
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
-    variables["testbed_keys"] = {name: found.key.model_dump() for name, found in keys.items()}
+    now = {name: found.key for name, found in keys.items()}
+    renewed = [identity for identity in everybody if renewal is not None and renewal.of(identity)]
+    if renewal is not None:
+        with session.stage("Issue new keys") as current:
+            fresh = ensure.issue_anew(url, issuer, session.testbed.name, renewed)
+            current.result = f"{len(fresh)} issued"
+        now, issued = now | fresh, issued + len(fresh)
+        if now[identities.TOOLKIT] != secrets.toolkit:
+            secrets = secrets.model_copy(update={"toolkit": now[identities.TOOLKIT]})
+            session.vault.save(secrets)
+        renewal.check()
+    variables["testbed_keys"] = {name: key.model_dump() for name, key in now.items()}
     rest = play(session, "hosts", "Bring up agents and clients", told, variables)
+    if renewed:
+        play(session, "held", "Read the new keys back")
+        with session.stage("Revoke the old keys") as current:
+            ensure.check_held(session.work / "held", now)
+            left = ensure.ensure_all(url, issuer, session.testbed.name, renewed, now)
+            current.result = f"{(old := sum(found.revoked for found in left.values()))} revoked"
+        revoked += old
     proven()
     if secrets.changing:
         session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None, "restoring": None}))
@@ -177,6 +205,20 @@ def check_down(session: Session, *, purge: bool) -> list[Change]:
             Change("", "key", f"{key.holder.name} {key.access_key}", "revoke", _whose(key.holder)) for key in keys
         ]
     return resolve(found)
+
+
+def deliver(session: Session, secrets: Secrets, user: str, path: str, key: KeyPair) -> None:
+    """Write a clearml.conf with a user's key to `path`, in the user's home, on all hosts with users' accounts.
+
+    Raises `TestbedError`, also where a file is in the way that the toolkit has not written.
+    """
+    former = inventory.former_files_urls(session.testbed.server, secrets.files_urls)
+    told = {
+        "deliver_files": [{"path": path, "owner": user, "identity": f"user/{user}"}],
+        "clearml_conf_former_files_urls": former,
+    }
+    keys = {"clearml_conf_keys": {f"user/{user}": key.model_dump()}}
+    play(session, "deliver", f"Deliver {path}", told, keys)
 
 
 def _prepare(session: Session) -> tuple[Secrets, dict[str, Any], dict[str, Any]]:

@@ -466,9 +466,22 @@ class IssueReport(Report):
     purpose: str = Field(description="What for.")
     access_key: str = Field(description="The access key, which is no secret.")
     expires: str | None = Field(description="The first day on which it is to work no more (UTC); null: none.")
-    file: str = Field(description="The clearml.conf that was written.")
+    file: str = Field(description="The clearml.conf or the bundle that was written; on hosts, in the user's home.")
     ca_file: str | None = Field(description="The file with the server's CA beside it; null where none is needed.")
+    hosts: list[str] = Field(default=[], description="The hosts that it is on; none: it is here.")
     revoked: int = Field(description="Keys that were revoked: replaced ones, and what killed commands left.")
+
+
+class RenewReport(Report):
+    """`testbed credentials rotate --all --json`, or with `--purpose client`: keys on the hosts that were replaced."""
+
+    testbed: str = Field(description="The testbed's name.")
+    healthy: bool = Field(description="Whether all checks passed.")
+    renewed: list[str] = Field(description="Whose keys are new: user/NAME, agent/HOST/WORKER, watchdog/HOST, toolkit.")
+    issued: int = Field(description="Keys that were issued.")
+    revoked: int = Field(description="Keys that were revoked, when the new ones were on the hosts and worked.")
+    checks: list[Check] = Field(description="What was checked.")
+    log: str = Field(description="The log.")
 
 
 class RevokeReport(Report):
@@ -486,7 +499,17 @@ class Finding(Report):
     """What is not well with a key."""
 
     kind: Literal[
-        "expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere", "other", "public"
+        "expired",
+        "unwritten",
+        "edited",
+        "unlabelled",
+        "twice",
+        "left",
+        "never used",
+        "unused",
+        "elsewhere",
+        "other",
+        "public",
     ] = Field(
         description="What it is, in a word; other: its label names another testbed; public: one that is published with "
         "the official server, and works."
@@ -518,7 +541,7 @@ class Onboarded(Report):
         description="issued: by this run; there: by an earlier one, into the same folder; elsewhere: the user has a "
         "key for this purpose, and its file is not in the folder."
     )
-    file: str | None = Field(description="The clearml.conf; null where it is elsewhere.")
+    file: str | None = Field(description="The clearml.conf or the bundle; null where it is elsewhere.")
 
 
 class OnboardReport(Report):

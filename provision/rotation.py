@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.errors import BusyError, SecretsError
@@ -33,19 +35,24 @@ def check_theirs(testbed: Testbed, secrets: Secrets) -> None:
         )
 
 
-def running(testbed: Testbed, secrets: Secrets) -> list[str]:
-    """Return the tasks that run, in words. `secrets` are those that the server takes. Raises `ApiError`."""
+def running(testbed: Testbed, secrets: Secrets, user: str = "") -> list[str]:
+    """Return the tasks that run, in words; with `user`, the ID of one, that user's alone.
+
+    `secrets` are those that the server takes. Raises `ApiError`.
+    """
     if secrets.toolkit is None:
         return []
     with ClearmlApi(testbed.server.url("api"), secrets.toolkit) as api:
         fields = ["id", "name", "last_worker"]
-        found = api.call("tasks.get_all", status=["in_progress"], only_fields=fields, search_hidden=True)["tasks"]
+        wanted: dict[str, Any] = {"status": ["in_progress"], "only_fields": fields, "search_hidden": True}
+        wanted |= {"user": [user]} if user else {}
+        found = api.call("tasks.get_all", **wanted)["tasks"]
     return [f"{task.get('name')} ({task['id']}, {task.get('last_worker') or 'no agent'})" for task in found]
 
 
-def check_idle(testbed: Testbed, secrets: Secrets) -> None:
-    """Raise `BusyError` where a task runs. `secrets` are those that the server takes."""
-    told = running(testbed, secrets)
+def check_idle(testbed: Testbed, secrets: Secrets, user: str = "") -> None:
+    """Raise `BusyError` where a task runs, with `user` one of that user's. `secrets`: those that the server takes."""
+    told = running(testbed, secrets, user)
     if not told:
         return
     more = f" and {len(told) - SHOWN_TASKS} more" if len(told) > SHOWN_TASKS else ""

@@ -1,6 +1,19 @@
 """The `testbed` command: verbs only, which parse, call and print."""
 
-from provision.cli import cloud, credentials, deployment, fleet, operations, people, project, secrets, users, verify
+from provision.cli import (
+    cloud,
+    credentials,
+    deployment,
+    fleet,
+    operations,
+    people,
+    project,
+    revoke,
+    rotate,
+    secrets,
+    users,
+    verify,
+)
 from provision.cli.group import main
 
 __all__ = [
@@ -12,6 +25,8 @@ __all__ = [
     "operations",
     "people",
     "project",
+    "revoke",
+    "rotate",
     "secrets",
     "users",
     "verify",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from provision.changes import Change
+    from provision.deploy import Renewal
     from provision.reports import Check, UpReport
     from provision.session import Session
     from provision.smoke.run import Level
@@ -133,10 +134,12 @@ def up(
     show_up(console, report, as_json=as_json)
 
 
-def bring_up(session: Session, *, prove: bool, proven: Callable[[], None] = lambda: None) -> UpReport:
+def bring_up(
+    session: Session, *, prove: bool, proven: Callable[[], None] = lambda: None, renewal: Renewal | None = None
+) -> UpReport:
     """Bring the session's testbed up, check it, and return what that gave. Raises `TestbedError`.
 
-    `proven`: see `deploy.up`.
+    `proven`, `renewal`: see `deploy.up`.
     """
     from provision import deploy, reports
     from provision.paths import write_private
@@ -146,7 +149,7 @@ def bring_up(session: Session, *, prove: bool, proven: Callable[[], None] = lamb
     wanted = testbed.model_dump_json()
     was_proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
     session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
-    outcome = deploy.up(session, proven)
+    outcome = deploy.up(session, proven, renewal)
     level: Level = "quick" if was_proven and not (outcome.changed or outcome.issued or prove) else "full"
     checks = run(session, level).checks
     healthy = all_well(checks)

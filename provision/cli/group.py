@@ -14,7 +14,7 @@ import click
 
 from provision import stopping
 from provision.cli import streams
-from provision.errors import DeclinedError, Exit, TestbedError
+from provision.errors import DeclinedError, Exit, SecretsError, TestbedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -134,7 +134,7 @@ def main(context: click.Context) -> None:
     stopping.listen()
     os.umask(0o077)  # nothing that the toolkit writes is for others to read
     os.environ["LC_ALL"] = "C.UTF-8"  # there on every machine; programs refuse a locale that is not
-    context.meta[PASSPHRASE] = os.environ.pop(PASSPHRASE_VARIABLE, None)  # for `secrets`; no child process inherits it
+    context.meta[PASSPHRASE] = os.environ.pop(PASSPHRASE_VARIABLE, None)  # no child process inherits it
     # Ansible's and the linters' programs are beside this Python
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
@@ -152,6 +152,11 @@ vault_option = click.option(
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 check_option = click.option("--check", is_flag=True, help="Only list what would change; change nothing.")
 verbose_option = click.option("-v", "--verbose", count=True, help="More of Ansible's words in the log; up to -vvv.")
+passphrase_option = click.option(
+    "--passphrase-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help=f"File with the passphrase of the exported file. Default: {PASSPHRASE_VARIABLE}, else it is asked for.",
+)
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, for scripts; progress is on stderr."
 )
@@ -186,6 +191,28 @@ def load(spec: Path | None) -> Testbed:
 
         forward.trust(testbed.name, specs.certificates(testbed.server.ca_file, "server.ca_file"))
     return testbed
+
+
+def read_passphrase(file: Path | None, *, twice: bool) -> str:
+    """Return the passphrase of an encrypted file: of `file`, else of the environment, else asked for.
+
+    Raises `SecretsError`.
+    """
+    given: str | None = click.get_current_context().meta[PASSPHRASE]
+    if file is not None:
+        try:
+            given = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SecretsError(f"{file}: the passphrase cannot be read: {error}", "Name a text file.") from None
+    if given is None:
+        if not sys.stdin.isatty():
+            raise SecretsError(
+                "there is no terminal to ask for the passphrase on",
+                f"Give it with --passphrase-file or {PASSPHRASE_VARIABLE}.",
+            )
+        asked: str = click.prompt("Passphrase of the file", hide_input=True, confirmation_prompt=twice, err=True)
+        given = asked
+    return given.strip()  # as ansible-vault does
 
 
 def confirm_by_name(what: str, name: str, yes: bool) -> None:

@@ -10,13 +10,13 @@ import click
 
 from provision.cli.deployment import bring_up, show_up
 from provision.cli.group import (
-    PASSPHRASE,
-    PASSPHRASE_VARIABLE,
     confirm,
     json_option,
     load,
     main,
     make_console,
+    passphrase_option,
+    read_passphrase,
     spec_option,
     vault_option,
     yes_option,
@@ -29,12 +29,6 @@ if TYPE_CHECKING:
 
     from provision.secrets import Extent
     from provision.spec import Testbed
-
-passphrase_option = click.option(
-    "--passphrase-file",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help=f"File with the passphrase of the exported file. Default: {PASSPHRASE_VARIABLE}, else it is asked for.",
-)
 
 
 @main.group()
@@ -71,7 +65,7 @@ def export_(
 
     testbed = load(spec)
     vault = Vault(testbed.name, vault_password_file)
-    passphrase = _passphrase(passphrase_file, twice=True)
+    passphrase = read_passphrase(passphrase_file, twice=True)
     found = vault.load()
     if found is None:
         raise SecretsError(
@@ -118,7 +112,7 @@ def import_(
     testbed = load(spec)
     console = make_console(stderr=as_json)
     with open_session(testbed, "secrets-import", console, vault_password_file, on_hosts=False) as session:
-        found = exchange.read(file, testbed.name, _passphrase(passphrase_file, twice=False))
+        found = exchange.read(file, testbed.name, read_passphrase(passphrase_file, twice=False))
         done = exchange.take(session.vault, found.secrets, replace=replace)
     report = reports.ImportReport(
         testbed=found.testbed,
@@ -339,22 +333,3 @@ def rekey(spec: Path | None, vault_password_file: Path | None, yes: bool, as_jso
         report = bring_up(session, prove=True)
         console.print("All secrets are new.")
     show_up(console, report, as_json=as_json)
-
-
-def _passphrase(file: Path | None, *, twice: bool) -> str:
-    """Return the passphrase of an exported file: of `file`, else of the environment, else asked for."""
-    given: str | None = click.get_current_context().meta[PASSPHRASE]
-    if file is not None:
-        try:
-            given = file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecretsError(f"{file}: the passphrase cannot be read: {error}", "Name a text file.") from None
-    if given is None:
-        if not sys.stdin.isatty():
-            raise SecretsError(
-                "there is no terminal to ask for the passphrase on",
-                f"Give it with --passphrase-file or {PASSPHRASE_VARIABLE}.",
-            )
-        asked: str = click.prompt("Passphrase of the file", hide_input=True, confirmation_prompt=twice, err=True)
-        given = asked
-    return given.strip()  # as ansible-vault does

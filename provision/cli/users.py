@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from provision.cli.credentials import Paper, at_work, expires_option, purpose_option
+from provision.cli.credentials import at_work, expires_option, purpose_option
 from provision.cli.group import json_option, load, main, make_console, spec_option, vault_option
 from provision.cli.output import show_json
+from provision.cli.paper import Bundle, Paper
+from provision.errors import InputError
+
+if TYPE_CHECKING:
+    from provision.credentials.labels import Label
+    from provision.credentials.onboarding import Outlet, Person
 
 
 @main.command()
@@ -18,7 +25,14 @@ from provision.cli.output import show_json
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("class"),
     show_default=True,
-    help="Folder for the clearml.conf files and the summary; only you can read it.",
+    help="Folder for the clearml.conf files or bundles, and the summary; only you can read it.",
+)
+@click.option("--bundle", is_flag=True, help="Write a bundle for each, which only that user can open.")
+@click.option(
+    "--keys",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="With --bundle: folder of public keys, NAME.pub, .asc, .gpg, .age or .txt, for rows without one.",
 )
 @purpose_option
 @expires_option
@@ -28,6 +42,8 @@ from provision.cli.output import show_json
 def onboard(
     file: Path,
     out: Path,
+    bundle: bool,
+    keys: Path | None,
     purpose: str,
     expires: str,
     spec: Path | None,
@@ -40,28 +56,42 @@ def onboard(
     it must be `users` of testbed.yaml. Run it again after it was stopped or killed, or with more people in FILE: who
     has a key for the purpose keeps it. `summary.csv` in the folder says who has which, and holds no secret.
 
+    With --bundle each gets an archive instead, encrypted to the public key in the column `public_key`, else in a file
+    of --keys, else to the user's ssh_keys in testbed.yaml: it may go by mail.
+
     \b
     Examples:
       testbed onboard class.csv
       testbed onboard class.csv --out ./autumn --purpose workshop --expires 2027-02-01
+      testbed onboard class.csv --bundle --keys ./public-keys
     """
     from provision import reports
     from provision.credentials import onboarding
     from provision.paths import make_private
 
     testbed, console = load(spec), make_console(stderr=as_json)
-    people = onboarding.read(file, testbed, purpose, expires)
+    if keys and not bundle:
+        raise click.UsageError("--keys goes with --bundle")
+    if keys and not keys.is_dir():
+        raise InputError(f"{keys}: is no folder", "--keys names the folder with the users' public keys.")
+    people = onboarding.read(file, testbed, purpose, expires, bundles=bundle, keys=keys)
     folder = out.absolute()
-    with at_work(testbed, "onboard", console, vault_password_file) as (session, keys, secrets):
+    with at_work(testbed, "onboard", console, vault_password_file) as (session, found, secrets):
         make_private(folder)
-        ca_file = Paper(session.testbed, secrets, folder / onboarding.SHEET).ca_file
+        ca_file = None if bundle else Paper(session.testbed, secrets, folder / onboarding.SHEET).ca_file
+
+        def outlet(person: Person, label: Label) -> Outlet:
+            if person.lock is not None:
+                return Bundle(session, secrets, folder, label, person.lock)
+            return Paper(session.testbed, secrets, folder / person.conf)
+
         with session.stage(f"Issue keys for {len(people)} users") as stage:
             done = onboarding.onboard(
-                keys,
+                found,
                 testbed.name,
                 people,
                 folder,
-                lambda path, key: Paper(session.testbed, secrets, path).write(key),
+                outlet,
                 lambda count: stage.step(f"{count} of {len(people)}"),
             )
             counts = {state: sum(each.state == state for each in done) for state in ("issued", "there", "elsewhere")}

@@ -11,24 +11,38 @@ from provision.credentials.keys import Key
 from provision.credentials.labels import CLIENT
 from provision.reports import Finding
 
-Kind = Literal["expired", "unwritten", "edited", "unlabelled", "twice", "never used", "unused", "elsewhere", "other"]
+Kind = Literal[
+    "expired", "unwritten", "edited", "unlabelled", "twice", "left", "never used", "unused", "elsewhere", "other"
+]
 
 
 def findings(
-    keys: Iterable[Key], now: datetime.datetime, unused_days: int, hosts: Collection[str], *, shared: bool = False
+    keys: Iterable[Key],
+    now: datetime.datetime,
+    unused_days: int,
+    hosts: Collection[str],
+    *,
+    users: Collection[str] | None = None,
+    shared: bool = False,
 ) -> list[Finding]:
-    """Return what is not well with `keys`; `hosts`: the addresses of the testbed's own.
+    """Return what is not well with `keys`; `hosts`: the addresses of the testbed's own, `users`: those it has now.
 
     `unused_days`: a key that was not used for so long is told, and so is one that never was, since it was issued.
     `shared`: the server is somebody else's, and the keys of other testbeds there are none of this one's business.
     """
     keys = [key for key in keys if not shared or key.state(now.date()) != "other"]
     held = Counter((key.user, key.purpose) for key in keys if key.state(now.date()) == "good")
-    return [finding for key in keys for finding in _of(key, now, unused_days, hosts, held)]
+    left = {key.label.user for key in keys if key.label} - {*users} if users is not None else set()
+    return [finding for key in keys for finding in _of(key, now, unused_days, hosts, held, left)]
 
 
 def _of(
-    key: Key, now: datetime.datetime, unused_days: int, hosts: Collection[str], held: Counter[tuple[str, str]]
+    key: Key,
+    now: datetime.datetime,
+    unused_days: int,
+    hosts: Collection[str],
+    held: Counter[tuple[str, str]],
+    left: Collection[str],
 ) -> Iterator[Finding]:
     state, revoke = key.state(now.date()), f"testbed credentials revoke {key.access_key}"
 
@@ -52,6 +66,8 @@ def _of(
         yield found("unlabelled", f"{whose} {what}", f"Ask what it is for; one with an end in its place: {_issue(key)}")
     if state == "good" and held[key.user, key.purpose] > 1:
         yield found("twice", f"{named} is one of {held[key.user, key.purpose]}", f"{_rotate(key)} leaves one")
+    if state == "good" and key.user in left:
+        yield found("left", f"{named} works, and testbed.yaml has no user {key.user}", _revoke_all(key))
     if key.last_used is None:
         issued = key.label.issued if key.label else None
         if issued is not None and (now.date() - issued).days >= unused_days:
@@ -66,6 +82,10 @@ def _of(
 
 def _issue(key: Key) -> str:
     return f"testbed credentials issue {key.user} --purpose WORD"
+
+
+def _revoke_all(key: Key) -> str:
+    return f"testbed credentials revoke {key.user}"
 
 
 def _rotate(key: Key) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 from provision.clearml_api import ClearmlApi
 from provision.credentials.conf import parse_key, read_held, read_url
 from provision.credentials.identities import Identity, of_label
 from provision.credentials.issuer import Issuer, user_id
-from provision.errors import ApiError
+from provision.errors import ApiError, TestbedError
 from provision.secrets import KeyPair
 from provision.spec import AGENT_USER
 
@@ -63,6 +64,32 @@ def ensure_all(
         return _ensure(admin, issuer, url, identity, identity.label(testbed), held.get(identity.name))
 
     return _for_each(url, issuer, identities, ensure)
+
+
+def issue_anew(url: str, issuer: Issuer, testbed: str, identities: list[Identity]) -> dict[str, KeyPair]:
+    """Return a new key for each identity, by name, that works beside the one of until now. Raises `ApiError`."""
+
+    def issue(admin: ClearmlApi, identity: Identity) -> KeyPair:
+        user = issuer.id_of(identity.user)
+        key = _create(admin, issuer, user, identity.label(testbed))
+        if _logs_in_as(url, key) != user:
+            _revoke(admin, issuer, user, key.access_key)
+            raise ApiError(f"{url}: does not take the key that it has issued", "Look at the server's log.")
+        return key
+
+    return _for_each(url, issuer, identities, issue)
+
+
+def check_held(folder: Path, keys: Mapping[str, KeyPair]) -> None:
+    """Raise `TestbedError` where a conf that was collected from a host has another key than `keys` has for its name."""
+    for path in sorted(folder.glob("*/*.conf")):
+        name = path.stem.replace("__", "/")
+        wanted = keys.get(name)
+        if wanted is not None and parse_key(path.read_text(encoding="utf-8", errors="replace")) != wanted:
+            raise TestbedError(
+                f"{path.parent.name} has not got the new key of {name}, so no old one was revoked",
+                "Run the same command again; `testbed up` goes back to the keys that the hosts have.",
+            )
 
 
 def find_stale(url: str, issuer: Issuer, testbed: str, identities: Collection[Identity]) -> list[Stale]:
@@ -179,11 +206,15 @@ def _ensure(
     decided = _decide(admin, issuer, url, identity, label, held)
     user, key = issuer.id_of(identity.user), decided.kept
     if key is None:
-        issued = admin.call("auth.create_credentials", impersonate=issuer.acting_for(user), label=label)["credentials"]
-        key = KeyPair(access_key=issued["access_key"], secret_key=issued["secret_key"])
+        key = _create(admin, issuer, user, label)
     for access_key in decided.orphans:
         _revoke(admin, issuer, user, access_key)
     return Ensured(key, issued=decided.kept is None, revoked=len(decided.orphans))
+
+
+def _create(admin: ClearmlApi, issuer: Issuer, user: str, label: str) -> KeyPair:
+    issued = admin.call("auth.create_credentials", impersonate=issuer.acting_for(user), label=label)["credentials"]
+    return KeyPair(access_key=issued["access_key"], secret_key=issued["secret_key"])
 
 
 def _decide(

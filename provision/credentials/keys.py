@@ -93,11 +93,11 @@ class Key:
 
 @dataclass(frozen=True)
 class Issued:
-    """A new key, and how many were revoked that it takes the place of."""
+    """A new key; `replaced`: the access keys of those that were revoked, as it takes their place."""
 
     key: KeyPair
     label: Label
-    revoked: int
+    replaced: tuple[str, ...]
 
 
 def today() -> datetime.date:
@@ -157,6 +157,10 @@ class Keys:
         if name not in [user.name for user in self._testbed.users]:
             raise self._unknown(name, "`users` in testbed.yaml has all that there are.")
         return name
+
+    def id_of(self, user: str) -> str:
+        """Return the ID of the user with that name."""
+        return self._issuer.id_of(user)
 
     def of(self, user: str) -> list[Key]:
         """Return the keys of the user with that name. Raises `ApiError`."""
@@ -242,7 +246,7 @@ class Keys:
         old = [key for key in same if key not in half]
         for key in old:
             self.revoke(key)
-        return replace(issued, revoked=len(same))
+        return replace(issued, replaced=tuple(key.access_key for key in same))
 
     def revoke(self, key: Key) -> None:
         """Revoke a key; one that has gone meanwhile is no error. Raises `ApiError`."""
@@ -287,7 +291,7 @@ class Keys:
                 self._revoke(user, key.access_key)
             raise
         self._call("auth.edit_credentials", user, label.user, access_key=key.access_key, label=label.text)
-        return Issued(key, label, len(left))
+        return Issued(key, label, tuple(old.access_key for old in left))
 
     def _revoke(self, user_id: str, access_key: str) -> None:
         acting = self._issuer.acting_for(user_id)
@@ -300,7 +304,11 @@ class Keys:
     def _read(self, user_id: str, user: str, more: Collection[str] = ()) -> list[Key]:
         names = {name for name in self._names() if self._issuer.id_of(name) == user_id} | {*more}
         services = {self._testbed.agent_user, self._testbed.admin_user}
-        return [read_key(entry, self._testbed.name, user, user_id, names, services) for entry in self._entries(user_id)]
+        entries = self._entries(user_id)
+        if not names:  # somebody whom testbed.yaml has no more: a fixed user's ID is that of one name
+            labels = [parse(str(entry.get("label") or "")) for entry in entries]
+            names = {label.user for label in labels if label and issuers.user_id(label.user) == user_id}
+        return [read_key(entry, self._testbed.name, user, user_id, names, services) for entry in entries]
 
     def _entries(self, user_id: str) -> list[dict[str, Any]]:
         return credentials_of(self._api, self._issuer, user_id)

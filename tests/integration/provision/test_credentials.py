@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+from rich.console import Console
+
+from provision import deploy, machines, secrets, spec
 from provision.clearml_api import ClearmlApi
-from provision.credentials import ensure
+from provision.credentials import ensure, identities
 from provision.credentials.identities import Identity
 from provision.credentials.issuer import Issuer
-from provision.errors import ApiError
-from provision.secrets import KeyPair, SystemKey
+from provision.errors import ApiError, BusyError, TestbedError
+from provision.secrets import KeyPair, SystemKey, Vault
+from provision.session import Session
 from provision.spec import AGENT_USER
 
 ALICE = Identity("user/alice", "alice", "client")
@@ -143,3 +148,139 @@ def test_a_revoked_token_is_renewed_behind_the_scenes(lite, ensured):
         api.login()
         api._token = "expired"
         assert api.call("users.get_current_user")["user"]["id"] == ensure.user_id("alice")
+
+
+class TestNewKeys:
+    """Keys that replace others: both work until the new ones are on the hosts."""
+
+    @pytest.fixture
+    def renewed(self, lite, ensured):
+        """Keys of until now, and new ones beside them."""
+        issuer = Issuer(SystemKey(**lite.config["credentials"]["apiserver"]).pair)
+        old = _keys(ensured())
+        return old, ensure.issue_anew(lite.urls["api"], issuer, "lab", EVERYBODY)
+
+    def test_both_work_under_the_same_label(self, lite, renewed):
+        old, new = renewed
+        assert {*old} == {*new}
+        assert not {key.access_key for key in old.values()} & {key.access_key for key in new.values()}
+        for user, name in (("alice", "user/alice"), ("bob", "agent/local/default")):
+            assert ensure.works(lite.urls["api"], old[name], user)
+            assert ensure.works(lite.urls["api"], new[name], user)
+        labels = {_labelled(lite, "alice")[keys["user/alice"].access_key] for keys in renewed}
+        assert labels == {"testbed:lab user:alice purpose:client"}
+
+    def test_killed_before_they_are_on_a_host_the_next_run_keeps_the_old_ones(self, lite, ensured, renewed):
+        old, new = renewed
+        assert _keys(ensured(old)) == old
+        assert [ensure.works(lite.urls["api"], key) for key in new.values()] == [False, False]
+
+    def test_killed_when_one_host_has_them_the_next_run_keeps_what_each_has(self, lite, ensured, renewed):
+        old, new = renewed
+        held = {"user/alice": new["user/alice"], "agent/local/default": old["agent/local/default"]}
+        assert _keys(ensured(held)) == held
+        assert not ensure.works(lite.urls["api"], old["user/alice"])
+
+    def test_when_the_hosts_have_them_the_old_ones_go(self, lite, ensured, renewed):
+        old, new = renewed
+        done = ensured(new)
+        assert (_keys(done), sum(found.revoked for found in done.values())) == (new, 2)
+        assert not any(found.issued for found in done.values())
+        assert [ensure.works(lite.urls["api"], key) for key in old.values()] == [False, False]
+
+    def test_a_host_that_has_not_got_one_is_named(self, tmp_path, renewed):
+        old, new = renewed
+        (tmp_path / "gpu-1").mkdir()
+        file = tmp_path / "gpu-1" / "user__alice.conf"
+        for key in (new["user/alice"], old["user/alice"]):
+            file.write_text(f'access_key: "{key.access_key}"\nsecret_key: "{key.secret_key}"\n')
+            if key == new["user/alice"]:
+                ensure.check_held(tmp_path, new)
+        with pytest.raises(TestbedError, match="gpu-1 has not got the new key of user/alice"):
+            ensure.check_held(tmp_path, new)
+
+
+class TestRenewal:
+    """`up` with keys to replace: nothing is revoked unless the hosts have the new ones."""
+
+    @pytest.fixture
+    def session(self, lite, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+        monkeypatch.delenv(secrets.PASSWORD_VARIABLE, raising=False)
+        monkeypatch.setattr(secrets, "_user_secret", lambda: {"password": "p", "password_hash": "h"})
+        ports = {name: lite.config[f"{name}_port"] for name in ("api", "web", "files")}
+        text = f"name: lab\nprovider: local\nserver: {{ports: {ports}}}\nusers: [{{name: alice}}]\n"
+        testbed, vault = spec.parse(text, "testbed.yaml"), Vault("lab")
+        made = vault.ensure(testbed)
+        system = SystemKey(**lite.config["credentials"]["apiserver"])
+        vault.save(made.model_copy(update={"clearml": made.clearml.model_copy(update={"apiserver": system})}))
+        found = Session(testbed, vault, Console(quiet=True), tmp_path, tmp_path, tmp_path / "log")
+        found.machines = machines.local("root")
+        found.__dict__["inventory"] = {}
+        toolkit = Identity(identities.TOOLKIT, "bob", identities.TOOLKIT)
+        monkeypatch.setattr(identities, "of", lambda *_: [toolkit, ALICE])
+        return found
+
+    @pytest.fixture
+    def hosts(self, session, monkeypatch):
+        """What the hosts hold, as the playbooks write and collect it; `broken`: they keep what they have."""
+        there = SimpleNamespace(keys={}, played=[], broken=False)
+
+        def play(_, name, _title, _told=None, hidden=None):
+            there.played.append(name)
+            if name == "hosts" and not there.broken:
+                there.keys = hidden["testbed_keys"]
+            if name in ("server", "held"):
+                folder = session.work / "held" / "local"
+                folder.mkdir(parents=True, exist_ok=True)
+                for each, key in there.keys.items():
+                    lines = [f'{part}: "{value}"' for part, value in key.items()]
+                    (folder / f"{each.replace('/', '__')}.conf").write_text("\n".join(lines))
+            return SimpleNamespace(changed=0)
+
+        monkeypatch.setattr(deploy, "play", play)
+        return there
+
+    @staticmethod
+    def _keys(session, hosts):
+        return KeyPair(**hosts.keys["user/alice"]), session.vault.load().toolkit
+
+    def test_all_keys_are_new_and_the_old_ones_are_revoked(self, lite, session, hosts):
+        deploy.up(session)
+        old, checked = self._keys(session, hosts), []
+        done = deploy.up(session, renewal=deploy.Renewal(lambda _: True, lambda: checked.append(hosts.played[:])))
+        new = self._keys(session, hosts)
+        assert (done.issued, done.revoked) == (2, 2)
+        assert checked == [["server", "hosts", "server"]], "before agents are touched"
+        assert hosts.played[-2:] == ["hosts", "held"]
+        assert [ensure.works(lite.urls["api"], key) for key in (*old, *new)] == [False, False, True, True]
+
+    def test_only_what_is_wanted_is_new(self, session, hosts):
+        deploy.up(session)
+        (alice, toolkit) = self._keys(session, hosts)
+        deploy.up(session, renewal=deploy.Renewal(lambda each: each == ALICE, lambda: None))
+        assert self._keys(session, hosts)[0] != alice
+        assert self._keys(session, hosts)[1] == toolkit
+
+    def test_hosts_that_keep_the_old_key_keep_a_key_that_works(self, lite, session, hosts):
+        deploy.up(session)
+        old, hosts.broken = self._keys(session, hosts)[0], True
+        with pytest.raises(TestbedError, match="has not got the new key"):
+            deploy.up(session, renewal=deploy.Renewal(lambda each: each == ALICE, lambda: None))
+        assert ensure.works(lite.urls["api"], old)
+        assert deploy.up(session).revoked == 1, "the next `up` revokes the one that nobody has"
+        assert ensure.works(lite.urls["api"], old)
+
+    def test_a_task_that_began_meanwhile_stops_it_before_the_hosts(self, lite, session, hosts):
+        deploy.up(session)
+        old, played = self._keys(session, hosts)[0], len(hosts.played)
+
+        def busy():
+            raise BusyError("1 tasks run")
+
+        with pytest.raises(BusyError):
+            deploy.up(session, renewal=deploy.Renewal(lambda _: True, busy))
+        assert hosts.played[played:] == ["server"]
+        assert ensure.works(lite.urls["api"], old)
+        deploy.up(session)
+        assert self._keys(session, hosts)[0] == old

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
 import sys
+import tarfile
+import threading
 from collections import Counter
+from pathlib import Path
 
 import click
+import pyrage
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -204,7 +210,7 @@ import os, signal, sys
 from provision.credentials import keys
 from provision.secrets import Vault
 from provision import paths, spec
-from provision.cli.credentials import Paper
+from provision.cli.paper import Paper
 from provision.credentials.labels import Label
 from pathlib import Path
 
@@ -215,7 +221,7 @@ paper = Paper(testbed, found, Path("clearml-alice-laptop.conf").absolute())
 
 def write(key):
     if after == "written":
-        paper.write(key)
+        paper.put(key)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -344,6 +350,154 @@ def test_a_revoked_key_is_refused_from_the_next_call_on_and_its_tokens_with_it(s
     assert ("live on" in done.output) == testbed.server.is_external
 
 
+@pytest.fixture
+def age_key(tmp_path):
+    """An age key pair of alice's; the public one is in alice.age."""
+    mine = pyrage.x25519.Identity.generate()
+    (tmp_path / "alice.age").write_text(f"{mine.to_public()}\n")
+    return mine
+
+
+def _opened(path, key):
+    with tarfile.open(fileobj=io.BytesIO(pyrage.decrypt(path.read_bytes(), [key]))) as tar:
+        return {entry.name.partition("/")[2]: tar.extractfile(entry).read().decode() for entry in tar if entry.isreg()}
+
+
+@BOTH
+def test_a_bundle_has_all_that_its_user_starts_with_and_opens_for_that_user(server, testbed, tmp_path, age_key):
+    report = _json("issue", "alice", "--bundle", "--to", "alice.age")
+    file = Path(report["file"])
+    assert file == tmp_path / f"clearml-alice-laptop-{report['access_key'][:8]}.tar.gz.age"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert not list(tmp_path.glob("*.conf"))
+    files = _opened(file, age_key)
+    assert {*files} == {"clearml.conf", "START.md"}
+    key = conf.parse_key(files["clearml.conf"])
+    assert ensure.works(server.urls["api"], key, "alice")
+    assert list(_labels(server, "alice")) == [key.access_key] == [report["access_key"]]
+    done = _run("issue", "alice", "--purpose", "ci", "--bundle", "--to", "alice.age")
+    assert "age -d -i KEY clearml-alice-ci-" in done.stdout
+
+
+def test_the_page_of_a_bundle_leads_to_a_first_task_and_a_first_dataset(server, testbed, tmp_path, age_key):
+    files = _opened(Path(_json("issue", "alice", "--bundle", "--to", "alice.age")["file"]), age_key)
+    (tmp_path / "clearml.conf").write_text(files["clearml.conf"])
+    task, dataset = re.findall(r"```python\n(.*?)```", files["START.md"], re.DOTALL)
+    assert server.urls["web"] in files["START.md"]
+    assert "/projects/" in server.run_python(task, tmp_path / "clearml.conf")
+    printed = server.run_python(dataset, tmp_path / "clearml.conf").splitlines()
+    [copy] = [line for line in printed if line.startswith("/") and Path(line).is_dir()]
+    assert (Path(copy) / "numbers.csv").read_text() == "a,b\n1,2\n"
+
+
+def test_a_bundle_for_a_passphrase_that_comes_by_a_descriptor(server, testbed, tmp_path):
+    words = "five random words for alice"
+    read, write = os.pipe()
+    os.write(write, words.encode())
+    os.close(write)
+    try:
+        report = _json("issue", "alice", "--bundle", "--passphrase-file", f"/dev/fd/{read}")
+    finally:
+        os.close(read)
+    plain = pyrage.passphrase.decrypt(Path(report["file"]).read_bytes(), words)
+    with tarfile.open(fileobj=io.BytesIO(plain)) as tar:
+        assert "lab-alice-laptop/clearml.conf" in tar.getnames()
+
+
+def test_the_users_ssh_keys_in_testbed_yaml_count_where_no_other_is_named(server, testbed, tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")], check=True)
+    described = yaml.safe_load((tmp_path / "testbed.yaml").read_text())
+    described["users"][0]["ssh_keys"] = [(tmp_path / "id.pub").read_text().strip()]
+    (tmp_path / "testbed.yaml").write_text(yaml.safe_dump(described))
+    file = Path(_json("issue", "alice", "--bundle")["file"])
+    assert "clearml.conf" in _opened(file, pyrage.ssh.Identity.from_buffer((tmp_path / "id").read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--to", "nobody.age"], "cannot be read: No such file"),
+        (["--to", "testbed.yaml"], "holds no public key that a bundle can be encrypted to"),
+        (["--to", "alice.age", "--out", "no/such/folder"], "is no folder"),
+        (["--to", "alice.age", "--passphrase-file", "alice.age"], "--to goes without --passphrase-file"),
+        (["--to", "alice.age", "--deliver"], "--deliver goes without --bundle"),
+        (["--to", "alice.age", "--show"], "--show goes without"),
+    ],
+)
+def test_a_bundle_that_cannot_be_made_leaves_no_key(server, testbed, tmp_path, age_key, words, told):
+    assert told in _run("issue", "alice", "--bundle", *words, code=2).stderr
+    assert _labels(server, "alice") == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "given", "told"), [([], None, "no terminal"), (["--passphrase-file", "short"], "short", "at least 12")]
+)
+def test_a_passphrase_is_asked_for_or_given_and_is_long(server, testbed, tmp_path, words, given, told):
+    (tmp_path / "short").write_text(given or "")
+    assert told in _run("issue", "alice", "--bundle", *words, code=1).stderr
+    assert _labels(server, "alice") == {}
+
+
+@BOTH
+def test_rotate_replaces_a_bundle_by_one_with_a_key_that_works(server, testbed, tmp_path, age_key):
+    old = Path(_json("issue", "alice", "--bundle", "--to", "alice.age")["file"])
+    before = conf.parse_key(_opened(old, age_key)["clearml.conf"])
+    new = Path(_json("rotate", "alice", "--bundle", "--to", "alice.age")["file"])
+    assert list(tmp_path.glob("*.tar.gz.age")) == [new] != [old]
+    assert _takes(server, conf.parse_key(_opened(new, age_key)["clearml.conf"]))
+    assert not _takes(server, before)
+
+
+@pytest.mark.parametrize("after", ["issued", "written"])
+def test_who_is_killed_at_a_bundle_leaves_neither_a_key_nor_a_bundle_that_nobody_can_use(
+    server, testbed, tmp_path, age_key, after
+):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    killed = subprocess.run([sys.executable, "-c", KILLED_BUNDLE, after], env=environment, check=False)
+    assert killed.returncode == -9
+    [(orphan, label)] = _labels(server, "alice").items()
+    assert label.endswith(" unwritten")
+    assert len(list(tmp_path.glob("*.age"))) == 1 + (after == "written")
+    report = _json("issue", "alice", "--bundle", "--to", "alice.age")
+    assert report["revoked"] == 1
+    assert list(_labels(server, "alice")) == [report["access_key"]] != [orphan]
+    assert {*tmp_path.glob("*.age")} == {Path(report["file"]), tmp_path / "alice.age"}
+
+
+def test_no_secret_of_a_bundle_is_in_another_file_or_in_what_is_printed(server, testbed, tmp_path, age_key):
+    done = _run("issue", "alice", "--bundle", "--to", "alice.age")
+    [file] = tmp_path.glob("*.tar.gz.age")
+    secret = conf.parse_key(_opened(file, age_key)["clearml.conf"]).secret_key
+    assert secret not in done.output
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+KILLED_BUNDLE = """
+import os, signal, sys
+from provision.cli import main, paper
+
+put, after = paper.Bundle.put, sys.argv[1]
+
+
+def killing(self, key):
+    if after == "written":
+        put(self, key)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+paper.Bundle.put = killing
+from pathlib import Path
+from provision import leftovers, locks, wheels
+locks.MACHINE_LOCK = Path("machine.lock").absolute()
+leftovers.end = lambda *_, **__: None
+from provision.inventory import Wheels
+from provision.paths import ROOT
+wheels.build = lambda _: Wheels(lite=ROOT, workload=ROOT)
+main(["credentials", "issue", "alice", "--bundle", "--to", "alice.age"])
+"""
+
+
 @BOTH
 def test_all_of_a_user_goes_but_what_services_and_other_testbeds_have(server, testbed):
     _run("issue", "bob")
@@ -405,6 +559,25 @@ def test_who_was_taken_out_of_testbed_yaml_is_found_on_the_server(server, testbe
     assert [key["label"] for key in _json("revoke", "bob", "--yes")["revoked"]] == ["my own"]
     assert _labels(server, "bob") == {}
     assert len(_labels(server, "alice")) == 1
+
+
+@BOTH
+def test_keys_of_who_left_are_listed_told_and_expire(server, testbed, tmp_path):
+    gone = f"testbed:lab user:bob purpose:old issued:{_day(-9)} expires:{_day(0)}"
+    works = f"testbed:lab user:bob purpose:new issued:{_day(0)} expires:{_day(9)}"
+    somebody_elses = f"testbed:lab user:carol purpose:old issued:{_day(-9)} expires:{_day(0)}"  # which bob wrote
+    for label in (gone, works, somebody_elses):
+        server.call("auth.create_credentials", {"label": label}, "bob")
+    _leaves("bob", tmp_path)
+    listed = {key["label"]: (key["user"], key["state"]) for key in _json("list", "bob")["keys"]}
+    assert listed == {gone: ("bob", "expired"), works: ("bob", "good"), somebody_elses: ("bob", "edited")}
+    kinds = {finding["kind"]: finding["remedy"] for finding in _json("audit", code=1)["findings"]}
+    assert {*kinds} == {"expired", "left", "edited"}
+    assert kinds["left"] == "testbed credentials revoke bob"
+    assert [key["label"] for key in _json("expire")["revoked"]] == [gone]
+    assert sorted(_labels(server, "bob").values()) == sorted([works, somebody_elses])
+    _run("revoke", "bob", "--yes")
+    assert _labels(server, "bob") == {}
 
 
 @BOTH
@@ -627,9 +800,71 @@ class TestClass:
         assert {user["state"] for user in elsewhere["users"]} == {"elsewhere"}
         assert not list((tmp_path / "another").glob("*.conf"))
 
+    def test_a_class_gets_bundles_that_only_its_users_can_open_also_after_a_kill(
+        self, class_server, class_testbed, tmp_path
+    ):
+        mine = {name: pyrage.x25519.Identity.generate() for name in self._names()[-20:]}
+        rows = [f"{name},bundles,{mine[name].to_public()}" for name in [*mine][:10]]
+        rows += [f"{name},bundles," for name in [*mine][10:]]
+        (tmp_path / "class.csv").write_text("\n".join(["name,purpose,public_key", *rows, ""]))
+        (tmp_path / "keys").mkdir()
+        for name in [*mine][10:]:
+            (tmp_path / "keys" / f"{name}.pub").write_text(f"{mine[name].to_public()}\n")
+        words = ("--bundle", "--keys", "keys", "--json")
+
+        def states():
+            users = json.loads(self._onboard(*words).stdout)["users"]
+            return {user["name"]: (user["state"], user["file"]) for user in users}
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(keys.Keys, "_call", _failing_after(keys.Keys._call, "auth.edit_credentials", 5))
+            self._onboard(*words, code=1)
+        first = states()
+        assert Counter(state for state, _ in first.values()) == {"there": 5, "issued": 15}
+        files = {name: Path(file) for name, (_, file) in first.items()}
+        assert {*(tmp_path / "class").glob("*.age")} == {*files.values()}, "no bundle of a key that is revoked"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files.values()} == {0o600}
+        for name, file in files.items():
+            held = _opened(file, mine[name])
+            assert conf.parse_key(held["clearml.conf"]).access_key[:8] in file.name
+            assert name in held["START.md"]
+        name, file = next(iter(files.items()))
+        assert ensure.works(class_server.urls["api"], conf.parse_key(_opened(file, mine[name])["clearml.conf"]), name)
+        assert {state for state, _ in states().values()} == {"there"}
+        sheet = (tmp_path / "class" / "summary.csv").read_text()
+        assert conf.parse_key(_opened(file, mine[name])["clearml.conf"]).secret_key not in sheet
+
+    def test_two_administrators_at_once_double_nothing(self, class_server, class_testbed, tmp_path):
+        names = self._names()[:12]
+        (tmp_path / "class.csv").write_text("\n".join(["name,purpose", *(f"{name},twice" for name in names), ""]))
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", ONBOARD]
+        begun = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        told = [process.communicate()[1] for process in begun]
+        codes = sorted(process.returncode for process in begun)
+        assert codes in ([0, 0], [0, 4]), told  # the second one waited for nothing, or came when the first was done
+        held = [key["user"] for key in _json("list")["keys"] if key["purpose"] == "twice"]
+        assert sorted(held) == names
+
     @pytest.mark.parametrize(
         ("text", "told"),
         [
+            (
+                "name,public_key\nuser-000,age1nonsense\n",
+                "class.csv:2: public_key of user-000: holds a public key that",
+            ),
+            ("name\nuser-000\n", "class.csv:2: user-000 has no public key"),
+        ],
+    )
+    def test_who_has_no_public_key_is_named_and_nothing_is_done(self, class_testbed, tmp_path, text, told):
+        (tmp_path / "class.csv").write_text(text)
+        assert told in self._onboard("--bundle", code=2).stderr
+        assert not (tmp_path / "class").exists()
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("name,public_key\nuser-000,age1x\n", "Say --bundle"),
             ("name\nuser-000\nUser 1\n", "class.csv:3: testbed lab has no user 'User 1'"),
             ("name\nuser-000\nGrüße\n", "class.csv:3: testbed lab has no user 'Grüße'"),
             ("name\nuser-000\nuser-000\n", "class.csv:3: user-000 is there twice for laptop"),
@@ -651,6 +886,32 @@ class TestClass:
         assert not (tmp_path / "class").exists()
 
 
+def _failing_after(call, endpoint, times):
+    """A `_call` that fails at an endpoint after so many times, as a server does that goes away."""
+    left = [times]
+    lock = threading.Lock()
+
+    def failing(self, called, *arguments, **parameters):
+        with lock:
+            left[0] -= called == endpoint
+            if left[0] < 0 and called in (endpoint, "auth.create_credentials"):
+                raise ApiError("the server has gone")
+        return call(self, called, *arguments, **parameters)
+
+    return failing
+
+
+ONBOARD = """
+from pathlib import Path
+from provision import leftovers, locks, wheels
+from provision.cli import main
+from provision.inventory import Wheels
+from provision.paths import ROOT
+locks.MACHINE_LOCK = Path("machine.lock").absolute()
+leftovers.end = lambda *_, **__: None
+wheels.build = lambda _: Wheels(lite=ROOT, workload=ROOT)
+main(["onboard", "class.csv"])
+"""
 KILLED_CLASS = """
 import os, signal, sys
 from provision import paths
@@ -669,7 +930,7 @@ def killing(path, data):
 paths.write_atomic = killing
 from provision.credentials import keys, onboarding
 from provision import spec
-from provision.cli.credentials import Paper
+from provision.cli.paper import Paper
 from provision.secrets import Vault
 from pathlib import Path
 
@@ -678,6 +939,6 @@ paths.make_private(folder)
 people = onboarding.read(Path("class.csv"), testbed, "laptop", "90d")
 with keys.opened(testbed, found) as there:
     onboarding.onboard(
-        there, "lab", people, folder, lambda path, key: Paper(testbed, found, path).write(key), lambda _: None
+        there, "lab", people, folder, lambda who, _: Paper(testbed, found, folder / who.conf), lambda _: None
     )
 """

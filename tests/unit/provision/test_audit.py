@@ -25,6 +25,12 @@ def _kinds(*keys, hosts=HOSTS):
     return [finding.kind for finding in findings(keys, NOW, 30, hosts)]
 
 
+def test_a_key_of_somebody_whom_testbed_yaml_has_no_more_is_told():
+    key = _key(GOOD)
+    assert [found.kind for found in findings([key], NOW, 30, HOSTS, users=["bob"])] == ["left"]
+    assert findings([key], NOW, 30, HOSTS, users=["alice", "bob"]) == []
+
+
 @pytest.mark.parametrize(
     ("label", "used", "place", "kinds"),
     [

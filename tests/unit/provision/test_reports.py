@@ -57,7 +57,8 @@ KEYS = {
     "KeyState": {
         *("user", "purpose", "access_key", "issued", "expires", "last_used", "last_used_from", "state", "label"),
     },
-    "IssueReport": {"testbed", "user", "purpose", "access_key", "expires", "file", "ca_file", "revoked"},
+    "RenewReport": {"testbed", "healthy", "renewed", "issued", "revoked", "checks", "log"},
+    "IssueReport": {"testbed", "user", "purpose", "access_key", "expires", "file", "ca_file", "hosts", "revoked"},
     "RevokeReport": {"testbed", "revoked", "left", "tokens"},
     "AuditReport": {"testbed", "healthy", "keys", "findings"},
     "Finding": {"kind", "user", "access_key", "message", "remedy"},
