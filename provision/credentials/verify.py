@@ -35,7 +35,7 @@ _NAME = rf'(?:"({"|".join(NAMES)})"|(?<!\w)({"|".join(NAMES)}))'
 # a setting, whose value is in quotes and may come after ${HOME}, or is a bare word; else a string or a comment, where
 # a setting is none
 _PARTS = re.compile(
-    rf'{_NAME}\s*[:=]\s*(\$\{{\??HOME\}})?\s*(?:{_STRING}|([^\s"#,{{}}$]*))|{_STRING}|(?:^|(?<=\s))(?:#|//).*',
+    rf'{_NAME}\s*[:=][ \t]*(\$\{{\??HOME\}})?[ \t]*(?:{_STRING}|([^\s"#,{{}}$]*))|{_STRING}|(?:^|(?<=\s))(?:#|//).*',
     re.MULTILINE,
 )
 # what the SDK's own parser makes of the file; secrets stay in that process

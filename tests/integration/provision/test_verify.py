@@ -233,3 +233,9 @@ api {
     found = verify.read(text)
     assert found.urls == {"api": "http://api:8008", "web": "http://app:8080", "files": "http://files:8081"}
     assert (found.access_key, found.secret_key, found.certificate) == ("A", "B==", True)
+    # as clearml-agent init leaves it where the web server's port is not 8080
+    assert verify.read("web_server: \nfiles_server: http://files").urls == {
+        "api": "",
+        "web": "",
+        "files": "http://files",
+    }
