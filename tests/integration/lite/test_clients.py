@@ -1,12 +1,8 @@
 """The real SDK and the real agent against a live server."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from typing import Any
+
+from tests.integration.lite.conftest import last_line, seen_by
 
 TASK = """
 import json, os
@@ -124,10 +120,6 @@ print(task.id)
 """
 
 
-def last_line(output: str) -> Any:
-    return json.loads(output.strip().splitlines()[-1])
-
-
 def test_sdk_reports_a_task_and_reads_it_back(lite: Any) -> None:
     seen = last_line(lite.run_python(TASK, lite.client_conf("task")))
     curve = seen.pop("scalars")["loss"]["train"]
@@ -168,35 +160,13 @@ def test_sdk_moves_tasks_through_queues(lite: Any) -> None:
     }
 
 
-def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
+def test_agent_runs_a_task_with_changed_parameters(lite: Any, agents: Any) -> None:
     (lite.folder / "remote.py").write_text(REMOTE)
-    home = lite.folder / "agent"
-    conf = lite.client_conf("agent", f'agent {{ venvs_dir: "{home}/venvs", vcs_cache.path: "{home}/vcs" }}')
-    task = lite.run_python(ENQUEUE, conf).strip().splitlines()[-1]
-    environment = os.environ | {
-        "CLEARML_CONFIG_FILE": str(conf),
-        "CLEARML_WORKER_ID": "tests-lite:0",
-        "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": sys.executable,
-        "CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1",  # else it puts an older pip there
-        "HOME": str(lite.folder),
-    }
-    command = [sys.executable, "-m", "clearml_agent", "daemon", "--queue", "default", "--foreground"]
-    log = lite.folder / "agent.log"
-    with log.open("wb") as output:
-        agent = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 120
-        while (document := lite.call("tasks.get_by_id", {"task": task})["task"])["status"] not in (
-            "completed",
-            "failed",
-        ):
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        workers = lite.call("workers.get_all")["workers"]
-    finally:
-        os.killpg(agent.pid, signal.SIGKILL)
-        agent.wait()
-    assert document["status"] == "completed", log.read_text()
+    task = lite.run_python(ENQUEUE, agents.conf("agent")).strip().splitlines()[-1]
+    agents.start("tests-lite:0", "default")
+    document = agents.ended(task)
+    workers = lite.call("workers.get_all")["workers"]
+    assert document["status"] == "completed", agents.log("tests-lite:0").read_text()
     assert document["last_worker"] == "tests-lite:0"
     assert document["hyperparams"]["General"]["steps"]["value"] == "3"
     assert document["last_iteration"] == 2
@@ -204,3 +174,37 @@ def test_agent_runs_a_task_with_changed_parameters(lite: Any) -> None:
     console = lite.call("events.get_task_log", {"task": task, "batch_size": 1000})["events"]
     assert any("REMOTE DONE" in line["msg"] for line in console)
     assert [worker["id"] for worker in workers] == ["tests-lite:0"]
+
+
+def test_tasks_are_found_by_every_filter(lite: Any) -> None:
+    assert seen_by(lite, "searches.py") == {
+        "any": ["first", "second", "third"],
+        "without": ["second"],
+        "only without": ["archived", "second"],
+        "all": ["first"],
+        "all but": ["third"],
+        "any of": ["first", "second", "third"],
+        "mixed": ["first"],
+        "project": ["third"],
+        "projects": ["first", "third"],
+        "exactly": ["third"],
+        "type": ["second"],
+        "status": ["third"],
+        "drafts": ["first", "second"],
+        "archived": ["archived"],
+        "visible": ["first", "second"],
+        "text": ["fourth"],
+        "pattern": ["fourth", "second"],
+        "both": ["third"],
+        "ordered": ["first", "second"],
+        "backwards": ["second", "first"],
+        "fields": {"id": seen_third(lite), "name": "third", "tags": ["b", "c"], "script.binary": "python"},
+        "by parent": 0,
+        "below": ["fourth", "third"],
+        "page": [2, 2, 1],
+    }
+
+
+def seen_third(lite: Any) -> str:
+    (third,) = lite.call("tasks.get_all", {"name": "^third$", "only_fields": ["id"]})["tasks"]
+    return str(third["id"])
