@@ -6,6 +6,7 @@ One testbed is brought up for all of them, with the older server that is known; 
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -208,6 +209,23 @@ def test_redis_may_be_on_another_host(bed: Bed) -> None:
         assert official.are_healthy(bed.server), official.containers(bed.server)
     finally:
         bed.server.engine.run("rm", "--force", "--volumes", name)
+
+
+def test_the_services_agent_comes_by_its_digest_and_where_the_host_may_not_run_it_that_is_said(bed: Bed) -> None:
+    image = build.build(bed.server.engine, read_indexes())["redis"]
+    pushed = f"{bed.lab.gateway.registry}/clearml/clearml-agent-services:lab"
+    bed.server.engine.run("tag", image, pushed)
+    digest = re.search(r"sha256:[0-9a-f]{64}", bed.server.engine.run("push", pushed))
+    assert digest
+    reference = f"mirror.lab:8443/clearml/clearml-agent-services@{digest[0]}"
+    with bed.saying(f"agent_services: true, images: {{agent_services: '{reference}'}}"):
+        said = bed.lab.testbed("up", "--yes", code=1)
+    assert bed.server.run("docker", "image", "inspect", "--format", "{{.Id}}", reference), "the image came"
+    # privileged needs CAP_SYS_RESOURCE, which the lab's hosts have not
+    assert "testbed-clearml-agent-services is created" in said
+    assert "operation not permitted" in said
+    bed.lab.testbed("up", "--yes")
+    assert official.are_healthy(bed.server), official.containers(bed.server)
 
 
 def test_a_failed_upgrade_leaves_the_testbed_as_it_was_and_a_good_one_keeps_all(bed: Bed) -> None:
