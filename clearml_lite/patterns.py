@@ -17,7 +17,9 @@ LIMIT = 2.0
 LONGEST = 10_000
 # `regex` writes a part that is repeated in a repeated part out, when it reads the pattern: (a{1000}){1000} is a million
 MOST_REPEATED = 100_000
-_REPEATED = re.compile(r"\{(\d*)(?:,(\d*))?\}")
+_REPEATED = re.compile(r"\{([0-9]*)(?:,([0-9]*))?\}")
+# there `regex` reads a number with blanks and comments around it, too
+_VERBOSE = re.compile(r"(?<!\\)(?:\\\\)*\(\?[A-Za-z0-9]*x")
 
 
 def check(field: str, pattern: str) -> None:
@@ -26,13 +28,20 @@ def check(field: str, pattern: str) -> None:
     Raises:
         ApiError: 400/12.
     """
-    repeated = [max(int(count or 1) for count in found) for found in _REPEATED.findall(pattern[: LONGEST + 1])]
+    if _VERBOSE.search(pattern[:LONGEST]):
+        raise validation_error(field, f"the verbose mode, (?x), is not offered: {pattern[:100]!r}")
+    repeated = [max(map(_times, found)) for found in _REPEATED.findall(pattern[:LONGEST])]
     if len(pattern) > LONGEST or math.prod(repeated) > MOST_REPEATED:
         raise validation_error(field, f"the regular expression is too large: {pattern[:100]!r}")
     try:
         _compiled(pattern)
-    except (regex.error, RecursionError, OverflowError) as error:
+    except (regex.error, ValueError, RecursionError, OverflowError) as error:
         raise validation_error(field, f"{pattern!r} is not a regular expression: {error}") from error
+
+
+def _times(digits: str) -> int:
+    """How often a part is there that is repeated; at least once, since {0} takes no other repeat away."""
+    return int(digits.lstrip("0")[:9] or 1)
 
 
 class Matcher:
