@@ -119,7 +119,8 @@ class EventBatch:
             last["min_value"] = value
         if value > last["max_value"]:
             last["max_value"] = value
-        last["mean_value"] += (value - last["mean_value"]) / last["count"]
+        # divided one by one: the difference of two values may be too large for a number
+        last["mean_value"] += value / last["count"] - last["mean_value"] / last["count"]
 
     def _curve(self, owner: Document, key: tuple[str, str, str]) -> "_Curve":
         """The curve with this task, metric and variant, which may be new."""

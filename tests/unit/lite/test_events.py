@@ -83,6 +83,17 @@ def test_curves_of_many_tasks_side_by_side(call: Call, send: Send, task: str) ->
     assert call("events.multi_task_scalar_metrics_iter_histogram", tasks=[task] * 101)[:2] == (400, 12)
 
 
+def test_values_at_the_ends_of_what_a_number_holds_are_taken(call: Call, send: Send, task: str) -> None:
+    send([*points(task, "m", "v", [1.7e308, -1.7e308, 1.7e308, 1.7e308]), *points(task, "m", "w", [1, 2, 6])])
+    ((first, second),) = (
+        sorted(variants.values(), key=lambda last: last["variant"])
+        for variants in call("tasks.get_by_id", task=task)["task"]["last_metrics"].values()
+    )
+    assert first["mean_value"] == pytest.approx(0.85e308)
+    assert (first["min_value"], first["max_value"]) == (-1.7e308, 1.7e308)
+    assert second["mean_value"] == pytest.approx(3)
+
+
 def test_raw_points_come_batch_by_batch(call: Call, send: Send, task: str) -> None:
     send([*points(task, "m", "a", [1, 2, 3]), *points(task, "m", "b", [4]), *points(task, "n", "a", [9])])
     parameters = {"task": task, "metric": {"metric": "m"}, "batch_size": 3, "count_total": True}
