@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from clearml_lite import __version__
 from clearml_lite.errors import DataError
-from clearml_lite.folder import DATABASE, FILES, RESTORING, alone_in
+from clearml_lite.folder import DATABASE, FILES, RESTORING, alone_in, forget_restore
 from clearml_lite.migrations import MIGRATIONS
 
 MANIFEST = "manifest.json"
@@ -273,11 +273,13 @@ def _unpack(archive: Path, backup: Backup, into: Path) -> None:
 
 def _require_empty(data_dir: Path) -> None:
     """Data are a database, or files that are not from a restore that was cut off."""
+    forget_restore(data_dir)
     files = data_dir / FILES
     has_files = files.is_dir() and any(files.iterdir()) and not (data_dir / RESTORING).exists()
-    if has_files or (data_dir / DATABASE).exists():
-        there = DATABASE if (data_dir / DATABASE).exists() else FILES
-        raise DataError(f"data_dir {data_dir}: holds data already ({there}): move them away first; nothing was changed")
+    there = [DATABASE] * (data_dir / DATABASE).exists() + [FILES] * has_files
+    if there:
+        data = " and ".join(there)
+        raise DataError(f"data_dir {data_dir}: holds data already ({data}): move them away first; nothing was changed")
 
 
 def _remove_unless_begun(arriving: Path, data_dir: Path) -> None:

@@ -46,7 +46,8 @@ def check(config: Config) -> Found:
     if not path.is_file():
         raise DataError(f"data_dir {config.data_dir}: has no database: has the server run with this configuration?")
     if problem := database_problem(path):
-        return Found({}, [Problem(f"{path}: {problem}", f"stop the server and {_RESTORE}")])
+        whole = Problem(f"{path}: {problem}", f"stop the server and {_RESTORE}")
+        return Found({}, [whole, *_broken_documents_of_damaged(path)])
     try:
         with contextlib.closing(reading(path)) as connection:
             connection.execute("BEGIN")  # one moment, whatever the server does
@@ -58,7 +59,7 @@ def check(config: Config) -> Found:
             problems = [*_broken_documents(connection), *_dangling(connection)]
             files, missing = _files(connection, config)
     except sqlite3.Error as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        raise DataError(f"{path}: cannot be read: {error}: stop the server and {_RESTORE}") from error
     return Found(counts | {"files": files}, [*problems, *missing])
 
 
@@ -74,6 +75,12 @@ def _broken_documents(connection: sqlite3.Connection) -> Iterator[Problem]:
         )
         for (identifier,) in broken:
             yield Problem(f"{table} {identifier}: is no document", f"stop the server and {_RESTORE}")
+
+
+def _broken_documents_of_damaged(path: Path) -> Iterator[Problem]:
+    """As far as the database can be read."""
+    with contextlib.suppress(sqlite3.Error), contextlib.closing(reading(path)) as connection:
+        yield from _broken_documents(connection)
 
 
 def _dangling(connection: sqlite3.Connection) -> Iterator[Problem]:
@@ -115,12 +122,14 @@ def _size(path: Path) -> int | None:
 
 
 def _named_files(connection: sqlite3.Connection) -> Iterator[tuple[str, str, int | None]]:
-    """(who, URI, bytes) of artifacts and models; bytes where they are known."""
-    for identifier, text in connection.execute("SELECT id, json_extract(doc, '$.execution.artifacts') FROM tasks"):
+    """(who, URI, bytes) of artifacts and models; bytes where they are known. What is no document is told elsewhere."""
+    of_tasks = "SELECT id, json_extract(doc, '$.execution.artifacts') FROM tasks WHERE json_valid(doc)"
+    for identifier, text in connection.execute(of_tasks):
         artifacts: list[dict[str, Any]] = json.loads(text) if text else []
         for artifact in artifacts:
             if isinstance(uri := artifact.get("uri"), str):
                 yield f"artifact {artifact.get('key')} of task {identifier}", uri, artifact.get("content_size")
-    for identifier, uri in connection.execute("SELECT id, json_extract(doc, '$.uri') FROM models"):
+    of_models = "SELECT id, json_extract(doc, '$.uri') FROM models WHERE json_valid(doc)"
+    for identifier, uri in connection.execute(of_models):
         if isinstance(uri, str):
             yield f"model {identifier}", uri, None

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +44,9 @@ def require_whole(folder: Path) -> None:
             f"data_dir {folder}: a restore was cut off here: run clearml-lite restore again, "
             f"or remove {folder / RESTORING}"
         )
+
+
+def forget_restore(folder: Path) -> None:
+    """Removes what marks a restore, where there is a database: that comes last, so the restore had it all in place."""
+    if (folder / DATABASE).exists():
+        shutil.rmtree(folder / RESTORING, ignore_errors=True)

@@ -20,7 +20,7 @@ from clearml_lite.config import Config
 from clearml_lite.connections import Connection
 from clearml_lite.errors import ConfigError
 from clearml_lite.files import FileServer
-from clearml_lite.folder import DATABASE, alone_in, require_whole
+from clearml_lite.folder import DATABASE, alone_in, forget_restore, require_whole
 from clearml_lite.services.queues import ensure_default_queue
 from clearml_lite.storage import Storage
 from clearml_lite.web import WebServer
@@ -47,6 +47,7 @@ def serve(config: Config) -> None:
             config.data_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(alone_in(config.data_dir))
             require_whole(config.data_dir)
+            forget_restore(config.data_dir)
             storage = stack.enter_context(contextlib.closing(Storage(config.data_dir / DATABASE)))
             threads = stack.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
             files = FileServer(config.data_dir, authenticator := Authenticator(config, storage), threads)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from clearml_lite import backup, folder
+from clearml_lite import backup, folder, server
 from clearml_lite.check import check
 from clearml_lite.config import Config
 from clearml_lite.errors import ConfigError, DataError
@@ -226,6 +226,40 @@ def test_a_restore_that_was_cut_off_is_told_and_runs_again(
     assert (target / "files" / "a" / "model ü.bin").read_bytes() == b"weights"
 
 
+@pytest.mark.parametrize("started", [False, True], ids=["not started since", "started since"])
+def test_what_marks_a_restore_goes_when_its_database_is_there(
+    archive: Path, config: Config, tmp_path: Path, started: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rmtree = tmp_path / "elsewhere", backup.shutil.rmtree
+
+    def killed(path: Path, **options: Any) -> None:
+        if path.name == folder.RESTORING:
+            raise KeyboardInterrupt
+        rmtree(path, **options)
+
+    monkeypatch.setattr(backup.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        backup.restore(archive, target)
+    monkeypatch.undo()
+    assert (target / folder.RESTORING).exists()
+    if started:
+        monkeypatch.setattr(server.asyncio, "Runner", _stopped)
+        with pytest.raises(KeyboardInterrupt):
+            server.serve(replace(config, data_dir=target, api_port=0, files_port=0, web_port=0))
+    else:
+        with pytest.raises(DataError, match=r"holds data already \(clearml\.sqlite and files\)"):
+            backup.restore(archive, target)
+    assert not (target / folder.RESTORING).exists()
+    (target / "clearml.sqlite").unlink()
+    with pytest.raises(DataError, match=r"holds data already \(files\)"):
+        backup.restore(archive, target)
+    assert (target / "files" / "a" / "model ü.bin").read_bytes() == b"weights"
+
+
+def _stopped(**_: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_check_finds_nothing_wrong_with_sound_data(config: Config, data: Path) -> None:
     found = check(config)
     assert found.problems == []
@@ -240,6 +274,16 @@ def test_a_check_finds_nothing_wrong_with_sound_data(config: Config, data: Path)
         (
             lambda _, database: database.execute("UPDATE tasks SET doc = json_set(doc, '$.id', 'other')"),
             "tasks t1: is no document",
+            "restore a backup",
+        ),
+        (
+            lambda _, database: _without_indexes(database).execute("UPDATE tasks SET doc = substr(doc, 2)"),
+            "tasks t1: is no document",
+            "restore a backup",
+        ),
+        (
+            lambda _, database: _without_indexes(database).execute("INSERT INTO models (id, doc) VALUES ('m1', '{')"),
+            "models m1: is no document",
             "restore a backup",
         ),
         (
@@ -266,6 +310,25 @@ def test_a_check_tells_what_is_wrong_and_what_to_do(
     assert remedy in problem.remedy
 
 
+def _without_indexes(database: sqlite3.Connection) -> sqlite3.Connection:
+    """With them, what is no JSON can only come from damage."""
+    made = database.execute("SELECT type, name FROM sqlite_master WHERE type IN ('index', 'trigger') AND sql NOTNULL")
+    for kind, name in made.fetchall():
+        database.execute(f"DROP {kind} {name}")
+    return database
+
+
+def test_a_check_names_the_document_that_is_damaged(config: Config, data: Path, storage: Storage) -> None:
+    storage.close()
+    database = data / "clearml.sqlite"
+    content = database.read_bytes()
+    assert b'"name":"first"' in content
+    database.write_bytes(content.replace(b'"name":"first"', b'"name"="first"'))
+    whole, document = check(config).problems
+    assert whole.what == f"{database}: malformed JSON"
+    assert document.what == "tasks t1: is no document"
+
+
 def test_a_check_tells_a_damaged_database(config: Config, data: Path, storage: Storage) -> None:
     storage.close()
     content = bytearray((data / "clearml.sqlite").read_bytes())
@@ -273,6 +336,14 @@ def test_a_check_tells_a_damaged_database(config: Config, data: Path, storage: S
     (data / "clearml.sqlite").write_bytes(content)
     (problem,) = check(config).problems
     assert "stop the server and restore a backup" in problem.remedy
+
+
+def test_a_check_that_cannot_read_on_says_what_to_do(config: Config, data: Path, storage: Storage) -> None:
+    storage.close()
+    with closing(sqlite3.connect(data / "clearml.sqlite")) as database:
+        database.execute("DROP TABLE queue_entries")
+    with pytest.raises(DataError, match="cannot be read: .*: stop the server and restore a backup"):
+        check(config)
 
 
 def test_a_check_looks_at_files_of_this_server_only(config: Config, data: Path) -> None:
