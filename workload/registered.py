@@ -6,6 +6,7 @@ it predicts, and the hash are its configuration, and the label map is its own: s
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
-from workload.errors import ModelError
+from workload.errors import ModelError, ServerError
 from workload.scaler import Scaler
 
 CLASSIFIER, REGRESSION = "classifier", "regression"
@@ -82,7 +83,10 @@ def card(text: str, labels: Mapping[str, int], model_id: str) -> Card:
 
 
 def fetch(model_id: str) -> tuple[Card, Path]:
-    """A registered model's card, and a local copy of its file that has the hash of the card. Raises ModelError."""
+    """A registered model's card, and its file, which has the hash of the card: a copy, or where it is registered.
+
+    Raises ModelError when the model is none to use, ServerError when it was not to be had.
+    """
     from clearml import InputModel
 
     try:
@@ -92,17 +96,27 @@ def fetch(model_id: str) -> tuple[Card, Path]:
     except ModelError:
         raise
     except Exception as error:  # the SDK raises what its storage raises
-        raise ModelError(
+        raise ServerError(
             f"cannot get model {model_id} ({' '.join(str(error).split())}): check its ID, the key and the file server"
         ) from error
     there = sha256(file)
     if there != found.sha256:
-        file.unlink()
+        discard(file)
         raise ModelError(
             f"the file of model {model_id} is not what was registered (SHA-256 {there[:12]}…, expected"
             f" {found.sha256[:12]}…): it was changed on the file server; register the model again"
         )
     return found, file
+
+
+def discard(file: Path) -> None:
+    """Delete a copy that the SDK fetched. Of a model on a disk of this machine it makes none: that file stays."""
+    from clearml.storage.cache import CacheManager
+
+    copies = Path(CacheManager.get_cache_manager().get_cache_folder()).resolve()
+    if copies in file.resolve().parents:
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 class Predictor:

@@ -27,10 +27,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable, Sequence
 
 from workload.errors import DiskError, ModelError, ServerError, WorkloadError, reason
-from workload.registered import Predictor, fetch
+from workload.registered import Predictor, discard, fetch
 from workload.step import PROJECT
 
 LOG = logging.getLogger(__name__)
@@ -84,10 +84,12 @@ class Published:
 
     @staticmethod
     def load(found: tuple[str, str, str]) -> Served:
-        """Raises ModelError. The model has predicted once when this returns."""
+        """The model has predicted once when this returns. Raises ModelError when it never will, ServerError."""
         card, file = fetch(found[0])
-        with _no_longer_needed(file):
+        try:
             predictor = Predictor(card, file)
+        finally:
+            discard(file)
         predictor.predict([{}])
         return Served(*found, predictor.predict)
 
@@ -314,15 +316,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _exactly(name: str) -> str:
     return f"^{re.escape(name)}$"
-
-
-@contextlib.contextmanager
-def _no_longer_needed(file: Path) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            file.unlink()
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,12 +1,19 @@
 """A registered model is whole in itself, and what it is not is refused."""
 
+import hashlib
 import json
 import math
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 
+import clearml
 import numpy as np
 import pytest
-from workload import registered
+from clearml.storage import StorageManager
+from clearml.storage.cache import CacheManager
+from workload import registered, serve
 from workload.errors import ModelError
 from workload.registered import Card, Output, Predictor
 from workload.scaler import Scaler
@@ -88,3 +95,50 @@ def test_a_regression_answers_in_its_unit():
 def test_the_hash_is_that_of_the_bytes(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert registered.sha256(tmp_path / "a").startswith("ba7816bf8f01cfea414140de5dae2223")
+
+
+@pytest.fixture
+def stored(tmp_path, monkeypatch):
+    """Register bytes in a folder of this machine, and have the SDK's own storage give the file."""
+
+    def store(sha256, url=str):
+        file = tmp_path / "models" / "model.keras"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"abc")
+        text = json.dumps({**CONFIG, "sha256": sha256})
+
+        def get_weights(raise_on_error, force_download):
+            return StorageManager.get_local_copy(url(file), force_download=force_download)
+
+        model = SimpleNamespace(config_text=text, labels=LABELS, get_weights=get_weights)
+        monkeypatch.setattr(clearml, "InputModel", lambda model_id: model)
+        return file
+
+    return store
+
+
+@pytest.mark.parametrize("url", [str, Path.as_uri])
+def test_a_model_on_a_disk_of_this_machine_is_not_deleted_when_its_hash_is_another(stored, url):
+    file = stored("00", url)
+    with pytest.raises(ModelError, match="the file of model m1 is not what was registered"):
+        registered.fetch("m1")
+    assert file.read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("url", [str, Path.as_uri])
+def test_a_model_on_a_disk_of_this_machine_is_not_deleted_when_it_was_loaded(stored, url, monkeypatch):
+    file = stored(hashlib.sha256(b"abc").hexdigest(), url)
+    loaded = []
+    monkeypatch.setattr(
+        serve, "Predictor", lambda card, path: loaded.append(path) or SimpleNamespace(predict=lambda rows: [])
+    )
+    serve.Published.load(("m1", "model", "2026-11-01"))
+    assert (loaded, file.read_bytes()) == ([file], b"abc")
+
+
+def test_a_copy_that_was_fetched_is_deleted():
+    folder = Path(CacheManager.get_cache_manager().get_cache_folder())
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as copy:
+        registered.discard(Path(copy.name))
+    assert not Path(copy.name).exists()
