@@ -140,9 +140,16 @@ class Predictor:
         """For each row of values by name, as they come out of the source; what is missing is filled.
 
         Of a classifier: `label`, and `probabilities` by label. Of a regression: the value by its name. Raises
-        ModelError for a row that has a name which the model does not know, or a value that is no number.
+        ModelError for a row that has a name which the model does not know, or a value that is no number or too large.
         """
-        raw = self.raw(self.card.inputs.scaled(table(rows, self.card.inputs.columns)))
+        with np.errstate(over="ignore"):  # what comes of it is looked at
+            inputs = self.card.inputs.scaled(table(rows, self.card.inputs.columns))
+        raw = self.raw(inputs)
+        finite = np.isfinite(inputs).all(axis=1) & np.isfinite(raw).all(axis=1)
+        if not finite.all():
+            raise ModelError(
+                f"row {int(finite.argmin())}: the model has no finite answer: give values as they come out of the source"
+            )
         output = self.card.output
         if output:
             return [{output.name: float(value) * output.scale + output.center} for value in raw[:, 0]]
@@ -167,7 +174,10 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> np.ndarr
                 values[number, where[name]] = np.nan if value is None else float(value)
             except (TypeError, ValueError):
                 raise ModelError(f"row {number}: {name!r} is no number: {str(value)[:40]!r}") from None
-    values[~np.isfinite(values)] = np.nan
+            except OverflowError:
+                raise ModelError(f"row {number}: {name!r} is too large a number") from None
+            if np.isinf(values[number, where[name]]):
+                raise ModelError(f"row {number}: {name!r} is no finite number")
     return values
 
 

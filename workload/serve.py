@@ -108,8 +108,8 @@ class Journal:
             raise DiskError(f"cannot write in {folder} ({error.strerror}): check its owner and its disk") from error
 
     def keep(self, entry: dict[str, Any]) -> None:
-        """Add a line; it is with the operating system when this returns. Raises OSError."""
-        line = json.dumps(entry) + "\n"
+        """Add a line; it is with the operating system when this returns. Raises OSError, ValueError for NaN."""
+        line = json.dumps(entry, allow_nan=False) + "\n"
         now = _now()
         with self._lock:
             if f"{now:%Y-%m-%d}" != self._day:
@@ -249,10 +249,13 @@ class _Handler(BaseHTTPRequestHandler):
             LOG.error("Not kept: %s", error)
             why = f"the answer cannot be kept ({error.strerror}): check the service's disk"
             return self._answer(507, {"error": why})
+        except ValueError:  # JSON has no NaN
+            LOG.exception("Model %s gave what is no number", served.id)
+            return self._answer(500, {"error": "the model gave what is no number", "model": served.told()})
         return self._answer(200, answer)
 
     def _answer(self, status: int, found: dict[str, Any]) -> None:
-        body = json.dumps(found).encode()
+        body = json.dumps(found, allow_nan=False).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -267,14 +270,18 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _rows(body: bytes) -> list[dict[str, Any]]:
     try:
-        rows = json.loads(body)["rows"]
-    except (ValueError, KeyError, TypeError):
+        rows = json.loads(body, parse_constant=_no_number)["rows"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         rows = None
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ModelError('expected {"rows": [{"NAME": NUMBER, ...}, ...]}')
     if len(rows) > MOST_ROWS:
         raise ModelError(f"{len(rows)} rows: ask for {MOST_ROWS} at most at once")
     return rows
+
+
+def _no_number(name: str) -> float:
+    raise ModelError(f"{name} is no number of JSON: where a value is missing, give null or leave it out")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

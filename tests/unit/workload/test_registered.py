@@ -49,7 +49,7 @@ def test_a_model_without_its_scaler_labels_or_hash_is_refused(config, labels):
 
 
 def test_rows_become_numbers_in_the_order_of_the_model():
-    rows = [{"b": "3.5", "a": 1}, {"a": None}, {"a": math.inf, "b": True}]
+    rows = [{"b": "3.5", "a": 1}, {"a": None}, {"a": math.nan, "b": True}]
     found = registered.table(rows, ["a", "b"])
     assert np.array_equal(found, [[1, 3.5], [np.nan, np.nan], [np.nan, 1]], equal_nan=True)
 
@@ -60,6 +60,9 @@ def test_rows_become_numbers_in_the_order_of_the_model():
         ({"c": 1}, r"row 0: the model has no input 'c' \(it has: a, b\)"),
         ({"a": "x"}, "row 0: 'a' is no number: 'x'"),
         ({"a": [1]}, "'a' is no number"),
+        ({"a": 10**400}, "row 0: 'a' is too large a number"),
+        ({"a": math.inf}, "row 0: 'a' is no finite number"),
+        ({"a": "-1e999"}, "row 0: 'a' is no finite number"),
     ],
 )
 def test_a_row_that_the_model_cannot_take_is_named(row, message):
@@ -90,6 +93,13 @@ def test_a_classifier_answers_with_labels_and_probabilities():
 def test_a_regression_answers_in_its_unit():
     card = Card("regression", "00", SCALER, (), LOSS)
     assert predictor(card, lambda inputs: np.array([[0.5]])).predict([{"a": 1}]) == [{"loss": 80.0}]
+
+
+@pytest.mark.parametrize("card", [Card("regression", "00", SCALER, (), LOSS), Card("classifier", "00", SCALER, ("x",))])
+def test_a_value_that_the_network_cannot_hold_is_refused_by_its_row(card):
+    found = predictor(card, lambda inputs: np.tanh(inputs[:, :1]))
+    with pytest.raises(ModelError, match="row 1: the model has no finite answer"):
+        found.predict([{"a": 1}, {"a": 1e300}])
 
 
 def test_the_hash_is_that_of_the_bytes(tmp_path):

@@ -38,6 +38,8 @@ class Registry:
                 raise RuntimeError("boom")
             if "c" in rows[0]:
                 raise ModelError("row 0: the model has no input 'c'")
+            if "nan" in rows[0]:
+                return [{"loss": float("nan")}]
             self.wait.wait(10)
             return [{"label": found[0]} for _ in rows]
 
@@ -148,7 +150,7 @@ def test_a_newer_model_takes_over_and_no_request_is_dropped(running):
     clients = [threading.Thread(target=client) for _ in range(4)]
     for thread in clients:
         thread.start()
-    for number in range(2, 12):
+    for number in range(1, 12):
         running.publish(f"m{number}")
         seen = len(answers)
         while len(answers) < seen + 8:
@@ -248,6 +250,9 @@ def test_before_there_is_a_model_and_while_the_server_is_away(running):
         ({"rows": [1]}, 400, "expected"),
         ({"rows": [{"a": 1}] * 10_001}, 400, "10001 rows: ask for 10000 at most"),
         ({"rows": [{"c": 1}]}, 400, "no input 'c'"),
+        (b'{"rows": [{"a": NaN}]}', 400, "NaN is no number of JSON"),
+        (b'{"rows": ' + b"[" * 100_000, 400, "expected"),
+        ({"rows": [{"nan": 1}]}, 500, "the model gave what is no number"),
         ({"rows": [{"fail": 1}]}, 500, "see the service's log"),
     ],
 )
