@@ -148,7 +148,7 @@ class Predictor:
         finite = np.isfinite(inputs).all(axis=1) & np.isfinite(raw).all(axis=1)
         if not finite.all():
             raise ModelError(
-                f"row {int(finite.argmin())}: the model has no finite answer: give values as they come out of the source"
+                f"row {int(finite.argmin())}: the model has no finite answer: give values as the source has them"
             )
         output = self.card.output
         if output:

@@ -90,7 +90,13 @@ class Published:
             predictor = Predictor(card, file)
         finally:
             discard(file)
-        predictor.predict([{}])
+        try:
+            predictor.predict([{}])
+        except ModelError:
+            raise
+        except Exception as error:  # TensorFlow raises what is wrong with its shapes and layers
+            words = " ".join(str(error).split())[:200]
+            raise ModelError(f"model {found[0]} loads, and does not predict ({words}): register it again") from error
         return Served(*found, predictor.predict)
 
 
@@ -136,7 +142,7 @@ class Follower:
         self._published, self._poll = published, poll
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._refused = ""
+        self._refused: tuple[str, str] = ("", "")  # a model that never will predict, and why
 
     def start(self) -> None:
         self._thread.start()
@@ -153,17 +159,19 @@ class Follower:
                 self.problem = "" if self.served else "no published model yet"
             elif self.served and found[0] == self.served.id:
                 self.problem = ""
-            elif found[0] != self._refused:
+            elif found[0] == self._refused[0]:
+                self.problem = self._refused[1]
+            else:
                 began = time.monotonic()
                 served = self._published.load(found)
-                self.served, self.problem, self._refused = served, "", ""
+                self.served, self.problem = served, ""
                 LOG.info("Model %s (%s) answers, loaded in %.1f s", served.id, served.name, time.monotonic() - began)
         except WorkloadError as error:
             if str(error) != self.problem:
                 LOG.warning("%s", error)
             self.problem = str(error)
-            if isinstance(error, ModelError) and found and "is not what was registered" in self.problem:
-                self._refused = found[0]  # it stays so: it is not fetched again and again
+            if isinstance(error, ModelError) and found:
+                self._refused = (found[0], self.problem)  # it stays so: it is not fetched again and again
 
     def _follow(self) -> None:
         while not self._stop.is_set():
@@ -289,10 +297,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", default=PROJECT, help="whose published models are followed (default: %(default)s)")
     parser.add_argument("--name", help="only models of this name (default: all of the project)")
     parser.add_argument("--bind", default="127.0.0.1", help="address (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8090, help="default: %(default)s")
+    parser.add_argument("--port", type=_whole(0, 65535), default=8090, help="default: %(default)s")
     parser.add_argument("--folder", type=Path, required=True, help="for what was asked and answered")
-    parser.add_argument("--days", type=int, default=30, help="for which that is kept (default: %(default)s)")
-    parser.add_argument("--poll", type=float, default=POLL, help="s between two looks (default: %(default)s)")
+    parser.add_argument(
+        "--days", type=_whole(1, 3650), default=30, help="for which that is kept (default: %(default)s)"
+    )
+    parser.add_argument("--poll", type=_seconds, default=POLL, help="s between two looks (default: %(default)s)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -319,6 +329,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     follower.stop()
     service.end()
     return 0
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def value(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected {least} to {most}")
+        return int(text)
+
+    return value
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= threading.TIMEOUT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected more than 0")
+    return seconds
 
 
 def _exactly(name: str) -> str:

@@ -31,7 +31,7 @@ class Registry:
     def load(self, found):
         self.loads.append(found[0])
         if found[0] in self.refused:
-            raise ModelError(self.refused[found[0]])
+            raise self.refused[found[0]]
 
         def predict(rows):
             if "fail" in rows[0]:
@@ -202,16 +202,24 @@ def test_an_end_waits_for_answers_and_not_for_clients_that_ask_nothing(tmp_path)
     assert found[0][0] == 200
 
 
-def test_a_model_that_cannot_be_used_is_told_and_the_one_before_goes_on(running):
-    running.registry.refused = {"m2": "the file of model m2 is not what was registered (SHA-256 …)"}
+@pytest.mark.parametrize(
+    "why", ["the file of model m2 is not what was registered (SHA-256 …)", "Keras cannot load model m2"]
+)
+def test_a_model_that_cannot_be_used_is_told_and_the_one_before_goes_on(running, why):
+    running.registry.refused = {"m2": ModelError(why)}
     running.publish("m1")
     running.publish("m2")
     running.follower.look()
     status, health = running.ask(None, "GET", "/health")
     assert (status, health["model"]["id"]) == (200, "m1")
-    assert "m2 is not what was registered" in health["problem"]
+    assert health["problem"] == why
     assert running.ask(ROWS)[1]["model"]["id"] == "m1"
     assert running.registry.loads == ["m1", "m2"]  # it is not fetched again and again
+    running.registry.raises = ServerError("away")
+    running.follower.look()
+    running.registry.raises = None
+    running.follower.look()
+    assert running.follower.problem == why  # and not that the server was away
     running.publish("m3")
     assert running.ask(None, "GET", "/health")[1] == {
         "model": {"id": "m3", "name": "rapp_model", "created": "2026-11-01"},
@@ -220,7 +228,7 @@ def test_a_model_that_cannot_be_used_is_told_and_the_one_before_goes_on(running)
 
 
 def test_a_model_that_could_not_be_fetched_is_tried_again(running):
-    running.registry.refused = {"m1": "cannot get model m1 (Connection refused)"}
+    running.registry.refused = {"m1": ServerError("cannot get model m1 (Connection refused)")}
     running.publish("m1")
     running.registry.refused = {}
     running.follower.look()
@@ -295,6 +303,26 @@ def test_the_newest_published_model_of_the_project_is_asked_for(monkeypatch):
     assert Published("a.b", "x").newest() == ("m2", "x", "2")
     asked = {key: client.asked[key] for key in ("project", "ready", "order_by", "name")}
     assert asked == {"project": ["p1"], "ready": True, "order_by": ["-created"], "name": "^x$"}
+
+
+def test_a_model_that_loads_and_does_not_predict_cannot_be_used(monkeypatch, tmp_path):
+    def predict(rows):
+        raise ValueError("expected shape (None, 3),\nfound (1, 2)")
+
+    monkeypatch.setattr(serve, "fetch", lambda model_id: (None, tmp_path / "model.keras"))
+    monkeypatch.setattr(serve, "Predictor", lambda card, file: SimpleNamespace(predict=predict))
+    with pytest.raises(ModelError, match=r"model m1 loads, and does not predict \(expected shape \(None, 3\), found"):
+        Published.load(("m1", "rapp_model", "2026-11-01"))
+
+
+@pytest.mark.parametrize(
+    "option", ["--port=65536", "--port=-1", "--days=0", "--days=9999999999", "--poll=0", "--poll=-1", "--poll=nan"]
+)
+def test_a_number_that_cannot_be_is_a_usage_error(tmp_path, capsys, option):
+    with pytest.raises(SystemExit) as ended:
+        serve.main([option, f"--folder={tmp_path}"])
+    assert ended.value.code == 2
+    assert f"argument {option.partition('=')[0]}: " in capsys.readouterr().err
 
 
 def test_a_wrong_port_or_folder_is_one_line(tmp_path, capsys):
