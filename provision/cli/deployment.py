@@ -243,6 +243,9 @@ def smoke(
     """
     from provision.cli import smoke as smoking
 
+    for option, file in (("--junit", junit), ("--html", html)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise click.UsageError(f"{option} {file}: there is no folder {file.absolute().parent}; make it first")
     options = smoking.Wanted(level, only, repeat, keep, junit, html, as_json)
     if conf is not None:
         if spec is not None:

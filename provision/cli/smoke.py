@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from provision.cli.group import make_console
 from provision.cli.output import show_checks, show_json
-from provision.errors import Exit
+from provision.errors import Exit, TestbedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,8 +55,9 @@ def check_testbed(testbed: Testbed, vault_password_file: Path | None, wanted: Wa
     with open_session(testbed, "smoke", console, vault_password_file, stages=[STAGE]) as session:
         found = run(session, wanted.level, Options(wanted.only, wanted.keep), wanted.repeat)
         log = session.log
-        _write_page(wanted, testbed.name, found, [], lambda: _hosts(session))
-    _tell(console, testbed.name, found, wanted, log, testbed.server.url("web"), [])
+        _tell(console, testbed.name, found, wanted, log, testbed.server.url("web"), [])
+        _write(wanted, testbed.name, found, [], lambda: _hosts(session, found))
+    _end(found)
 
 
 def check_server(conf: Path, queue: str | None, wanted: Wanted) -> None:
@@ -82,25 +83,22 @@ def check_server(conf: Path, queue: str | None, wanted: Wanted) -> None:
         lambda title: progress.stage(console, title),
     )
     version = str(found.figures.get("version", ""))
-    _write_page(
+    _tell(console, server.name, found, wanted, log, server.url("web"), left_out)
+    _write(
         wanted,
         server.name,
         found,
         left_out,
         lambda: page.of_server(server.name, server.urls, version, found.checks),
     )
-    _tell(console, server.name, found, wanted, log, server.url("web"), left_out)
+    _end(found)
 
 
 def _tell(
     console: Console, name: str, found: Outcome, wanted: Wanted, log: Path, web: str, left_out: list[str]
 ) -> None:
     from provision import reports
-    from provision.paths import write_atomic
-    from provision.smoke import junit
 
-    if wanted.junit is not None:
-        write_atomic(wanted.junit, junit.document(name, found.checks))
     if wanted.as_json:
         show_json(
             reports.SmokeReport(
@@ -119,22 +117,27 @@ def _tell(
         show_checks(console, found.checks, str(log))
         for project in found.kept:
             console.print(f"Kept: project {project} on {web}; delete it there.", markup=False, soft_wrap=True)
+
+
+def _end(found: Outcome) -> None:
     if not found.healthy:
         raise SystemExit(Exit.FAILED)
 
 
-def _write_page(
+def _write(
     wanted: Wanted,
     name: str,
     found: Outcome,
     left_out: list[str],
     hosts: Callable[[], list[HostCard]],
 ) -> None:
-    """Write the page for people, where one is wanted; what `hosts` has to ask for is asked for then only."""
+    """Write the reports that are wanted; what `hosts` has to ask for is asked for where there is a page only."""
     from provision.paths import write_atomic
-    from provision.smoke import page
+    from provision.smoke import junit, page
     from provision.version import current
 
+    if wanted.junit is not None:
+        write_atomic(wanted.junit, junit.document(name, found.checks))
     if wanted.html is None:
         return
     text = page.render(
@@ -143,14 +146,23 @@ def _write_page(
         at=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         version=current(),
         checks=found.checks,
-        hosts=hosts(),
+        hosts=_asked(hosts),
         figures=found.figures,
         left_out=left_out,
     )
     write_atomic(wanted.html, text.encode())
 
 
-def _hosts(session: Session) -> list[HostCard]:
+def _asked(hosts: Callable[[], list[HostCard]]) -> list[HostCard]:
+    from provision.smoke import page
+
+    try:
+        return hosts()
+    except TestbedError as error:  # the results are worth a page without the hosts
+        return [page.HostCard("Hosts", [], f"could not be asked: {error.message}")]
+
+
+def _hosts(session: Session, found: Outcome) -> list[HostCard]:
     from provision import status
     from provision.smoke import page
 
@@ -161,4 +173,4 @@ def _hosts(session: Session) -> list[HostCard]:
         ]
         for host in session.hosts
     }
-    return page.of_testbed(status.collect(session), roles)
+    return page.of_testbed(status.collect(session), roles, found.checks)

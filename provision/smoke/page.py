@@ -11,7 +11,6 @@ from provision.reports import Check, StatusReport
 from provision.spec import Service
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 260, 44, 30, 12
-PROGRAMS = {"clearml_lite": "clearml-lite", "clearml-server": "-clearml-apiserver", "clearml-agent": "testbed-agent-"}
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Row:
 
     what: str
     state: str
-    well: bool
+    well: bool | None  # None: not known
     version: str = ""
 
 
@@ -33,42 +32,41 @@ class HostCard:
     note: str = ""
 
 
-def of_testbed(status: StatusReport, groups: Mapping[str, Sequence[str]]) -> list[HostCard]:
-    """Return every host with its services and versions; `groups`: what each host is, by host."""
-    cards = []
-    for host, roles in groups.items():
-        rows = [
-            Row(service.name, service.state, service.running, _version(service.name, status.versions))
-            for service in status.services
-            if service.host == host
-        ]
-        if "agents" in roles:
-            rows += [
-                Row(name, "installed" if status.versions[name] else "not installed", bool(status.versions[name]))
-                for name in ("workload", "tensorflow")
-                if name in status.versions
-            ]
-            rows = [
-                Row(row.what, row.state, row.well, status.versions.get(row.what) or "") if not row.version else row
-                for row in rows
-            ]
-        cards.append(HostCard(host, rows, ", ".join(roles)))
-    urls = [Row(url, "answers", well=True) for url in (status.urls.web, status.urls.api, status.urls.files)]
-    return [*cards, HostCard("URLs", urls)]
-
-
-def _version(service: str, versions: Mapping[str, str | None]) -> str:
-    return next((versions.get(name) or "" for name, part in PROGRAMS.items() if part in service), "")
+def of_testbed(status: StatusReport, groups: Mapping[str, Sequence[str]], checks: Sequence[Check]) -> list[HostCard]:
+    """Return every host with its services, the programs, and the URLs; `groups`: what each host is, by host."""
+    cards = [
+        HostCard(
+            host,
+            [Row(each.name, each.state, each.running) for each in status.services if each.host == host],
+            ", ".join(roles),
+        )
+        for host, roles in groups.items()
+    ]
+    # Of the server's host and of one agents' host: so they are no host's own
+    programs = [
+        Row(name, "installed" if version else "not found", True if version else None, version or "")
+        for name, version in status.versions.items()
+    ]
+    urls: dict[Service, str] = {"web": status.urls.web, "api": status.urls.api, "files": status.urls.files}
+    return [*cards, HostCard("Programs", programs), HostCard("URLs", _urls(urls, checks))]
 
 
 def of_server(name: str, urls: Mapping[Service, str], version: str, checks: Sequence[Check]) -> list[HostCard]:
     """Return the one server that is known, with what the checks say of its services."""
+    return [HostCard("ClearML server", _urls(urls, checks, version), f"as {name} leads to it")]
+
+
+def _urls(urls: Mapping[Service, str], checks: Sequence[Check], version: str = "") -> list[Row]:
     rows = []
     for service, url in urls.items():
-        state = next((check.result for check in checks if check.name == f"{service} answers"), None)
-        said = {"passed": "answers", "failed": "is not well"}.get(state or "", "not asked")
-        rows.append(Row(f"{service}: {url}", said, state == "passed", version if service == "api" else ""))
-    return [HostCard("ClearML server", rows, f"as {name} leads to it")]
+        results = {check.result for check in checks if check.name in (f"{service} answers", f"{service} answer")}
+        said, well = "not asked", None
+        if "failed" in results:
+            said, well = "is not well", False
+        elif "passed" in results:
+            said, well = "answers", True
+        rows.append(Row(f"{service}: {url}", said, well, version if service == "api" else ""))
+    return rows
 
 
 def curves(series: Mapping[str, Mapping[str, Sequence[float]]]) -> str:

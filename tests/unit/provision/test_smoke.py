@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
+import json
 import re
 import types
 import uuid
@@ -11,11 +13,14 @@ from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 from rich.console import Console
 
-from provision import console, forward
+from provision import console, forward, status
+from provision.cli import smoke as command
+from provision.cli.group import main
 from provision.errors import InputError, TestbedError
-from provision.reports import Check
+from provision.reports import Check, Service, StatusReport, Urls
 from provision.secrets import KeyPair
 from provision.smoke import junit, page, project, target
 from provision.smoke import run as smoke
@@ -272,3 +277,95 @@ def test_the_page_of_a_good_testbed_says_so():
     text = _page([Check(name="web answers", result="passed", seconds=1, reference="", message="")])
     assert "<h1>The testbed works</h1>" in text
     assert "What is wrong" not in text
+
+
+def _check(name, result="passed"):
+    return Check(name=name, result=result, seconds=1, reference="", message="")
+
+
+def _status(**more):
+    services = [Service(host="server-1", name="testbed-clearml-lite", state="runs", running=True)]
+    return StatusReport.model_construct(urls=Urls.model_construct(**URLS), services=services, **more)
+
+
+def test_the_page_says_of_each_url_what_the_checks_said():
+    checks = [_check("web answers"), _check("files answer", "failed"), _check("files answer")]
+    cards = page.of_testbed(_status(versions={}), {"server-1": ["server"]}, checks)
+    assert cards[-1] == page.HostCard(
+        "URLs",
+        [
+            page.Row("web: http://web:1", "answers", well=True),
+            page.Row("api: http://api:1", "not asked", well=None),
+            page.Row("files: http://files:1", "is not well", well=False),
+        ],
+    )
+    (card,) = page.of_server("my.conf", URLS, "2.0", checks)
+    assert [(row.state, row.version) for row in card.rows] == [
+        ("not asked", "2.0"),
+        ("answers", ""),
+        ("is not well", ""),
+    ]
+
+
+def test_the_page_shows_the_version_of_a_program_once():
+    found = _status(versions={"clearml_lite": "1.2", "clearml-agent": "3.0", "tensorflow": None})
+    cards = page.of_testbed(found, {"server-1": ["server"], "agent-1": ["agents"], "agent-2": ["agents"]}, [])
+    assert [card.name for card in cards] == ["server-1", "agent-1", "agent-2", "Programs", "URLs"]
+    assert not any(row.version for card in cards[:3] for row in card.rows)
+    assert cards[3].rows == [
+        page.Row("clearml_lite", "installed", well=True, version="1.2"),
+        page.Row("clearml-agent", "installed", well=True, version="3.0"),
+        page.Row("tensorflow", "not found", well=None),
+    ]
+
+
+def test_what_is_not_known_is_neither_good_nor_bad():
+    hosts = [page.HostCard("h", [page.Row("a thing", "not asked", well=None)])]
+    text = page.render(name="n", level="quick", at="now", version="", checks=[], hosts=hosts, figures={})
+    assert '<td class="soft">not asked</td>' in text
+
+
+@pytest.mark.parametrize("option", ["--junit", "--html"])
+def test_a_report_whose_folder_is_not_there_is_refused_before_anything_is_checked(tmp_path, option):
+    file = tmp_path / "not there" / "report"
+    done = CliRunner().invoke(main, ["smoke", "--conf", str(tmp_path / "no.conf"), option, str(file)])
+    assert done.exit_code == 2
+    assert f"{option} {file}: there is no folder {file.parent}" in done.output
+
+
+@pytest.fixture
+def checked(tmp_path, monkeypatch):
+    """What `testbed smoke --html` prints and raises when a check has failed."""
+
+    def run(html, session):
+        found = smoke.Outcome([_check("web answers", "failed")])
+        monkeypatch.setattr(smoke, "run", lambda *arguments: found)
+        monkeypatch.setattr("provision.session.need_root", lambda testbed: None)
+        monkeypatch.setattr(
+            "provision.session.open_session", lambda *arguments, **more: contextlib.nullcontext(session)
+        )
+        session.testbed.server.url = lambda of: URLS[of]
+        session.inventory, session.hosts = {"all": {"children": {}, "hosts": {}}}, []
+        wanted = command.Wanted("quick", "", 1, keep=False, junit=None, html=html, as_json=True)
+        command.check_testbed(session.testbed, None, wanted)
+
+    return run
+
+
+def test_the_results_are_told_when_the_page_cannot_be_written(checked, session, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(status, "collect", lambda session: _status(versions={}))
+    with pytest.raises(OSError, match="No such file"):
+        checked(tmp_path / "not there" / "page.html", session)
+    assert json.loads(capsys.readouterr().out)["checks"][0]["name"] == "web answers"
+
+
+def test_the_page_is_written_when_the_hosts_cannot_be_asked(checked, session, tmp_path, monkeypatch, capsys):
+    def collect(session):
+        raise TestbedError("agent-1 does not answer")
+
+    monkeypatch.setattr(status, "collect", collect)
+    with pytest.raises(SystemExit) as ended:
+        checked(tmp_path / "page.html", session)
+    assert ended.value.code == 1
+    assert "could not be asked: agent-1 does not answer" in (tmp_path / "page.html").read_text()
+    assert json.loads(capsys.readouterr().out)["healthy"] is False
