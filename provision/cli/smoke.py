@@ -149,6 +149,7 @@ def _write(
         hosts=_asked(hosts),
         figures=found.figures,
         left_out=left_out,
+        only=wanted.only,
     )
     write_atomic(wanted.html, text.encode())
 

@@ -107,9 +107,25 @@ def matrix(found: Mapping[str, Any] | None, title: str) -> dict[str, Any] | None
     """Return a matrix with the share of the largest cell for each, for its colour; None where there is none."""
     if not found or not found["rows"]:
         return None
-    most = max((abs(float(cell)) for row in found["rows"] for cell in row), default=0) or 1
-    rows = [[{"text": f"{float(cell):g}", "share": abs(float(cell)) / most} for cell in row] for row in found["rows"]]
+    most = max((abs(float(cell)) for row in found["rows"] for cell in row if cell is not None), default=0) or 1
+    rows = [[_cell(cell, most) for cell in row] for row in found["rows"]]
     return {"title": title, "x": found["x"], "y": found["y"], "rows": rows}
+
+
+def _cell(value: float | None, most: float) -> dict[str, Any]:
+    if value is None:  # as NaN comes out of Plotly's JSON
+        return {"text": "", "share": 0.0}
+    return {"text": f"{float(value):g}", "share": abs(float(value)) / most}
+
+
+def _verdict(what: str, checks: Sequence[Check], only: str) -> str:
+    """Return it in words; it says no more than the checks that ran."""
+    failed = [check.name for check in checks if check.result == "failed"]
+    if failed:
+        return f"{what} is broken: {failed[0]}"
+    if not any(check.result == "passed" for check in checks):
+        return f"{what} was not checked"
+    return f"{what} passed the checks with “{only}” in their names" if only else f"{what} works"
 
 
 def render(
@@ -122,8 +138,12 @@ def render(
     hosts: Sequence[HostCard],
     figures: Mapping[str, Any],
     left_out: Sequence[str] = (),
+    only: str = "",
 ) -> str:
-    """Return the page. `figures` are what the checks have seen: `loss`, `confusion`, `maps`, `latency`."""
+    """Return the page of the checks; of those with `only` in their names, where that is given.
+
+    `figures` are what the checks have seen: `loss`, `confusion`, `maps`, `latency`.
+    """
     import jinja2
     import markupsafe
 
@@ -133,7 +153,7 @@ def render(
     failed = [check for check in checks if check.result == "failed"]
     what = "The server" if left_out else "The testbed"
     return environment.get_template("smoke.html.j2").render(
-        verdict=f"{what} works" if not failed else f"{what} is broken: {failed[0].name}",
+        verdict=_verdict(what, checks, only),
         healthy=not failed,
         name=name,
         level=level,

@@ -369,3 +369,24 @@ def test_the_page_is_written_when_the_hosts_cannot_be_asked(checked, session, tm
     assert ended.value.code == 1
     assert "could not be asked: agent-1 does not answer" in (tmp_path / "page.html").read_text()
     assert json.loads(capsys.readouterr().out)["healthy"] is False
+
+
+@pytest.mark.parametrize(
+    ("results", "only", "verdict"),
+    [
+        (["passed"], "key", "The testbed passed the checks with “key” in their names"),
+        (["passed", "failed"], "key", "The testbed is broken: check 1"),
+        (["skipped"], "", "The testbed was not checked"),
+        (["passed", "skipped"], "", "The testbed works"),
+    ],
+)
+def test_the_verdict_says_no_more_than_was_checked(results, only, verdict):
+    checks = [_check(f"check {number}", result) for number, result in enumerate(results)]
+    text = page.render(name="n", level="quick", at="now", version="", checks=checks, hosts=[], figures={}, only=only)
+    assert f"<h1>{verdict}</h1>" in text
+
+
+def test_a_cell_of_a_map_that_was_not_measured_is_empty():
+    found = page.matrix({"rows": [[70, None], [None, -35]], "x": [], "y": []}, "Path loss")
+    empty = {"text": "", "share": 0.0}
+    assert found["rows"] == [[{"text": "70", "share": 1.0}, empty], [empty, {"text": "-35", "share": 0.5}]]
