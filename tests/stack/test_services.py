@@ -61,8 +61,14 @@ def _listening(host) -> list[tuple[str, int]]:
 def test_disk_has_room(on, stack, record_property):
     """The disk of each host has room for data."""
     for name in sorted(stack.inventory["all"]["hosts"]):
-        done = on(name).run("df --block-size=1 --output=avail %s | tail -n 1", stack.testbed.data_dir)
-        free = int(done.stdout)
+        done = on(name).run("df --block-size=1 --output=avail %s", stack.testbed.data_dir)
+        need(
+            done.rc == 0,
+            f"{name}: df {stack.testbed.data_dir}: {' '.join(done.stderr.split())[-200:]}",
+            expected=f"{name}: df says how much is free in {stack.testbed.data_dir}",
+            remedy="See whether the folder is there and its disk is mounted.",
+        )
+        free = int(done.stdout.splitlines()[-1])
         record_property("reference", f"{free / 1e9:.0f} GB free in {stack.testbed.data_dir}")
         need(
             free >= FREE_BYTES,
@@ -76,8 +82,14 @@ def test_clock_agrees_on_every_host(on, stack, record_property):
     """The clock of each host agrees with this machine's."""
     for name in sorted(stack.inventory["all"]["hosts"]):
         began = time.time()
-        there = float(on(name).run("date +%s.%N").stdout)
-        offset = there - (began + time.time()) / 2
+        done = on(name).run("date +%s.%N")
+        need(
+            done.rc == 0,
+            f"{name}: date: {' '.join(done.stderr.split())[-200:]}",
+            expected=f"{name}: date tells its clock",
+            remedy="`testbed status` says whether the host can be reached.",
+        )
+        offset = float(done.stdout) - (began + time.time()) / 2
         record_property("reference", f"{offset:+.1f} s")
         need(
             abs(offset) <= CLOCK_S,

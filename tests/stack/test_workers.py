@@ -153,7 +153,14 @@ def test_worker_ids_are_used_once(on, stack):
     """No two agents on the hosts have the same worker ID: the server would take them for one, and lose tasks."""
     found: dict[str, str] = {}
     for host in inventory.hosts(stack.inventory, "agents"):
-        for name in json.loads(on(host).run("/usr/bin/python3 -I -c %s", TWINS).stdout or "[]"):
+        done = on(host).run("/usr/bin/python3 -I -c %s", TWINS)
+        need(
+            done.rc == 0,
+            f"{host}: the processes cannot be read: {' '.join(done.stderr.split())[-200:]}",
+            expected=f"{host}: /usr/bin/python3 lists the agents' processes",
+            remedy="See whether /usr/bin/python3 runs there; `testbed status` says whether the host can be reached.",
+        )
+        for name in json.loads(done.stdout):
             if name in found:
                 raise Broken(
                     f"two agents work as {name}: on {found[name]} and on {host}",

@@ -1,0 +1,61 @@
+"""A stack check whose command fails on a host is a failed check that says why, and no stumble over its output."""
+
+from __future__ import annotations
+
+import configparser
+import importlib
+import types
+from pathlib import Path
+
+import pytest
+
+from provision.smoke.problem import Broken
+
+ROOT = Path(__file__).parents[3]
+STACK = types.SimpleNamespace(
+    testbed=types.SimpleNamespace(data_dir="/srv/data"),
+    inventory={"all": {"hosts": {"h1": {}}, "children": {"agents": {"hosts": {"h1": {}}}}}},
+)
+
+
+def _on(rc, stdout, stderr=""):
+    done = types.SimpleNamespace(rc=rc, stdout=stdout, stderr=stderr)
+    return lambda name: types.SimpleNamespace(run=lambda command, *arguments: done)
+
+
+def _record(key, value):
+    pass
+
+
+@pytest.fixture(scope="module")
+def checks(pytestconfig):
+    """The checks by a short name; their modules have markers of their own."""
+    own = configparser.ConfigParser()
+    own.read(ROOT / "tests/stack/pytest.ini")
+    for line in own["pytest"]["markers"].split("\n"):
+        pytestconfig.addinivalue_line("markers", line)
+    services, workers = (importlib.import_module(f"tests.stack.test_{name}") for name in ("services", "workers"))
+    return {
+        "twins": lambda on: workers.test_worker_ids_are_used_once(on, STACK),
+        "disk": lambda on: services.test_disk_has_room(on, STACK, _record),
+        "clock": lambda on: services.test_clock_agrees_on_every_host(on, STACK, _record),
+    }
+
+
+@pytest.mark.parametrize("name", ["twins", "disk", "clock"])
+@pytest.mark.parametrize("stdout", ["", "[]"])
+def test_a_command_that_fails_on_a_host_is_told(checks, name, stdout):
+    with pytest.raises(Broken) as failed:
+        checks[name](_on(127, stdout, "df:\nno such thing"))
+    assert str(failed.value.seen).startswith("h1: ")
+    assert "no such thing" in failed.value.seen
+    assert failed.value.remedy
+
+
+def test_what_the_commands_say_is_read(checks):
+    checks["twins"](_on(0, '["h1:a"]'))
+    checks["disk"](_on(0, "     Avail\n9000000000\n"))
+    with pytest.raises(Broken, match=r"two agents work as h1:a"):
+        checks["twins"](_on(0, '["h1:a", "h1:a"]'))
+    with pytest.raises(Broken, match=r"/srv/data has 1.0 GB left"):
+        checks["disk"](_on(0, "     Avail\n1000000000\n"))
