@@ -68,7 +68,8 @@ def run(main: Callable[[], None]) -> None:
 
         task = Task.current_task()
         if task:
-            task.mark_failed(ignore_errors=True, status_reason="error", status_message=str(error)[:200])
+            task.close()  # first: what the SDK does at the end of a process makes the task `completed`
+            task.mark_failed(ignore_errors=True, status_reason="error", status_message=str(error)[:200], force=True)
         print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -118,11 +118,13 @@ def test_help_lists_the_hyper_parameters(home, conf, module):
     assert "must be given" in said
 
 
-def test_what_cannot_run_is_one_line(home, conf, prepared):
+def test_what_cannot_run_is_one_line_and_a_failed_task(home, conf, newest, prepared):
     code, said = alone(home, conf, "workload.prepare", "--project=alone", "--task-name=nothing")
     assert code == 1
     assert "prepare.py: dataset_id not set: give --dataset-id" in said
     assert "Traceback" not in said
+    assert newest("nothing")["status"] == "failed"
+    assert "dataset_id not set" in newest("nothing")["status_message"]
     arguments = (f"--prepare-task-id={prepared['id']}", f"--train-task-id={prepared['id']}", "--project=alone")
     code, said = alone(home, conf, "workload.evaluate", *arguments)
     assert code == 1

@@ -21,6 +21,7 @@ class Sdk:
         task = SimpleNamespace(
             connect=lambda found: {**found, **self.there},
             execute_remotely=lambda queue_name: self.remote.append(queue_name),
+            close=lambda: None,
             mark_failed=lambda **more: self.failed.append(more["status_message"]),
         )
 
