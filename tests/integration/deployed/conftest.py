@@ -86,14 +86,22 @@ def keys_in_use(testbed) -> Callable[[], dict[str, KeyPair]]:
 
 
 @pytest.fixture(scope="session")
-def kill_when_taken(eventually) -> Callable[..., None]:
+def kill_when_taken(eventually, tmp_path_factory) -> Callable[..., None]:
     """A function that runs a command, and kills it when the server has new secrets and nobody else has."""
 
     def run(*arguments: str) -> None:
         before = json.loads(HOST_MARKER.read_text())["id"]
         command = [str(ROOT / "testbed"), *arguments, "--yes", "--spec", str(spec.EXAMPLE)]
-        begun = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually("the testbed is taken", lambda: json.loads(HOST_MARKER.read_text())["id"] != before, 300)
+        said = tmp_path_factory.mktemp("killed") / "said"
+        with said.open("wb") as out:
+            begun = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
+
+        def taken() -> bool:
+            taken = json.loads(HOST_MARKER.read_text())["id"] != before
+            assert taken or begun.poll() is None, said.read_text()
+            return taken
+
+        eventually("the testbed is taken", taken, 300)
         for process in [begun, *begun.children(recursive=True)]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
