@@ -56,7 +56,7 @@ def test_a_containers_log_is_dockers_with_both_streams(tmp_path, monkeypatch, as
     docker.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     [log] = service_logs.listed([("server", "testbed-clearml-mongo")])
-    wanted = service_logs._asked(log, asked.get("lines"), asked.get("since"), follow=asked.get("follow", False))
+    wanted = service_logs.asked(log, asked.get("lines"), asked.get("since"), follow=asked.get("follow", False))
     assert _shown("x", **wanted) == [arguments, "complaint"]
     docker.write_text("#!/bin/sh\necho no such container >&2; exit 1\n")
     assert "testbed-clearml-mongo: no such container" in _shown("x", **wanted)

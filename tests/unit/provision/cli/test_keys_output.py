@@ -10,9 +10,10 @@ from rich.console import Console
 from provision import reports, spec
 from provision.cli import credentials
 from provision.cli.output import printable, show_findings, show_keys
+from provision.cli.paper import Paper
 from provision.credentials.keys import Issued
 from provision.credentials.labels import Label
-from provision.secrets import KeyPair
+from provision.secrets import KeyPair, Vault
 
 HOSTILE = "a\x1b[2Jb\nc\rd\x9b1me\u202ef[red]g"
 SHOWN = "a?[2Jb?c?d?1me?f[red]g"
@@ -48,12 +49,11 @@ def test_findings_are_shown_without_what_a_terminal_obeys():
     assert console.file.getvalue() == f"✗ edited: {SHOWN}\n    {SHOWN}\n"
 
 
-def test_the_path_of_a_conf_is_told_as_it_is(tmp_path):
-    class Paper:
-        path, ca_file = tmp_path / "[red]class" / "a.conf", None
-
+def test_the_path_of_a_conf_is_told_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     testbed = spec.parse("name: lab\nprovider: local\nserver: {backend: lite}\nusers: [{name: ada}]\n", "testbed.yaml")
-    issued = Issued(KeyPair(access_key="KEY", secret_key="SECRET"), Label("lab", "ada", "laptop"), 0)
+    issued = Issued(KeyPair(access_key="KEY", secret_key="SECRET"), Label("lab", "ada", "laptop"), ())
+    paper = Paper(testbed, Vault("lab").ensure(testbed), tmp_path / "[red]class" / "a.conf")
     console = _console(300)
-    credentials._tell(console, testbed, Paper(), issued, as_json=False)
-    assert f"It is in {Paper.path}, which" in console.file.getvalue()
+    credentials.tell(console, testbed, paper, issued, as_json=False)
+    assert f"It is in {paper.path}, which" in console.file.getvalue()
