@@ -78,6 +78,7 @@ def keys_in_use(testbed) -> Callable[[], dict[str, KeyPair]]:
     def read() -> dict[str, KeyPair]:
         confs = {f"user {user.name}": Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users}
         confs |= {f"agent {w.name}": Path(f"/etc/testbed/agent-{w.name}.conf") for w in testbed.agents.workers}
+        confs["watchdog"] = Path("/etc/testbed/watchdog.json")
         found = {name: parse_key(path.read_text()) for name, path in confs.items()}
         assert all(found.values()), found.keys()
         return {**found, "toolkit": Vault(testbed.name).load().toolkit}
