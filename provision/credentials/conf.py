@@ -23,8 +23,14 @@ def read_held(folder: Path) -> dict[str, KeyPair]:
     for path in sorted(folder.glob("*/*.conf")):
         key = parse_key(path.read_text(encoding="utf-8", errors="replace"))
         if key is not None:
-            held[path.stem.replace("__", "/")] = key
+            held[identity_of(path)] = key
     return held
+
+
+def identity_of(path: Path) -> str:
+    """Return the name of the identity whose conf `server.yml` collected as `path`; a username may have `__` in it."""
+    kind, _, rest = path.stem.partition("__")
+    return f"{kind}/{rest if kind == 'user' else rest.replace('__', '/')}"
 
 
 def read_url(folder: Path) -> str | None:

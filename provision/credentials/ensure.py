@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from provision.clearml_api import ClearmlApi
-from provision.credentials.conf import parse_key, read_held, read_url
+from provision.credentials.conf import identity_of, parse_key, read_held, read_url
 from provision.credentials.identities import Identity, of_label
 from provision.credentials.issuer import Issuer, user_id
 from provision.errors import ApiError, TestbedError
@@ -83,7 +83,7 @@ def issue_anew(url: str, issuer: Issuer, testbed: str, identities: list[Identity
 def check_held(folder: Path, keys: Mapping[str, KeyPair]) -> None:
     """Raise `TestbedError` where a conf that was collected from a host has another key than `keys` has for its name."""
     for path in sorted(folder.glob("*/*.conf")):
-        name = path.stem.replace("__", "/")
+        name = identity_of(path)
         wanted = keys.get(name)
         if wanted is not None and parse_key(path.read_text(encoding="utf-8", errors="replace")) != wanted:
             raise TestbedError(

@@ -200,6 +200,21 @@ class TestNewKeys:
             ensure.check_held(tmp_path, new)
 
 
+def test_a_username_with_two_underscores_keeps_its_key(tmp_path):
+    key = KeyPair(access_key="access", secret_key="secret")
+    (tmp_path / "gpu-1").mkdir()
+    names = {"user__anna__b": "user/anna__b", "agent__gpu-1__default": "agent/gpu-1/default"}
+    names |= {"watchdog__gpu-1": "watchdog/gpu-1"}
+    for stem in names:
+        text = f'access_key: "{key.access_key}"\nsecret_key: "{key.secret_key}"\n'
+        (tmp_path / "gpu-1" / f"{stem}.conf").write_text(text)
+    assert ensure.read_held(tmp_path) == dict.fromkeys(names.values(), key)
+    other = KeyPair(access_key="another", secret_key="another")
+    for name in names.values():
+        with pytest.raises(TestbedError, match=f"has not got the new key of {name}"):
+            ensure.check_held(tmp_path, {name: other})
+
+
 class TestRenewal:
     """`up` with keys to replace: nothing is revoked unless the hosts have the new ones."""
 
