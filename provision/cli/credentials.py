@@ -133,7 +133,7 @@ def issue(
     with at_work(testbed, "credentials-issue", console, vault_password_file) as (session, found, secrets):
         label = labels.Label(session.testbed.name, found.user_named(user), purpose, today(), until)
         if show:
-            found.issue(label, Paper(session.testbed, secrets, Path()).show)
+            found.issue(label, Paper(session.testbed, secrets, Path("clearml.conf")).show)
             return
         paper = outlet(session, secrets, label, out, lock, deliver=deliver)
         paper.check(found, label)

@@ -32,6 +32,7 @@ from provision.errors import ApiError, InputError
 from provision.inventory import Wheels
 from provision.paths import ROOT
 from provision.secrets import KeyPair, SystemKey, Vault
+from tests.integration.tls_front import make_certificates
 
 USERS = [{"name": "alice", "full_name": "Alice A"}, {"name": "bob"}]
 
@@ -276,6 +277,18 @@ def test_what_is_shown_is_shown_before_the_key_counts_as_given(server, testbed, 
     assert label.endswith(" unwritten")
     new = conf.parse_key(_run("issue", "alice", "--show").stdout)
     assert list(_labels(server, "alice")) == [new.access_key] != [orphan]
+
+
+@EXTERNAL
+def test_what_is_shown_names_the_ca_of_the_server(server, testbed, tmp_path):
+    make_certificates(tmp_path)
+    found = yaml.safe_load((tmp_path / "testbed.yaml").read_text())
+    found["server"]["ca_file"] = "ca.pem"
+    (tmp_path / "testbed.yaml").write_text(yaml.safe_dump(found))
+    shown = _run("issue", "alice", "--show").stdout
+    assert 'verify_certificate: ${HOME}"/clearml-lab-ca.pem"' in shown
+    assert _takes(server, conf.parse_key(shown))
+    assert not [*tmp_path.glob("clearml-*")]
 
 
 def test_what_cannot_be_shown_leaves_no_key(server, testbed, monkeypatch):
