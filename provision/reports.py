@@ -493,6 +493,9 @@ class RevokeReport(Report):
         default=[], description="Keys of the user that stay: services or another testbed have them, by their labels."
     )
     tokens: Literal["ended", "live on"] = Field(description="What became of tokens that they were exchanged for.")
+    healthy: bool = Field(default=True, description="Whether all checks passed.")
+    checks: list[Check] = Field(default=[], description="What was checked where `--now` restarted the server.")
+    log: str = Field(default="", description="The log of that.")
 
 
 class Finding(Report):

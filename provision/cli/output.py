@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
 
 WIDEST = 10_000
+OTHERS = "Other administrators need the new secrets: testbed secrets export FILE"
 SHOWN_OFFSET_S = 5.0  # a clock that differs by less is nothing to tell
 
 

@@ -19,7 +19,7 @@ from provision.cli.group import (
     vault_option,
     yes_option,
 )
-from provision.cli.output import printable, show_difference, show_json, show_keys, show_rows
+from provision.cli.output import OTHERS, printable, show_difference, show_json, show_keys, show_rows
 from provision.errors import Exit, InputError
 
 if TYPE_CHECKING:
@@ -236,6 +236,8 @@ def remove(
         soft_wrap=True,
         markup=False,
     )
+    if signs:
+        console.print(OTHERS)
 
 
 def _bring_up(session: Session) -> None:

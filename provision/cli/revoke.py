@@ -18,11 +18,14 @@ from provision.cli.group import (
     vault_option,
     yes_option,
 )
-from provision.cli.output import show_findings, show_json, show_keys
+from provision.cli.output import OTHERS, show_checks, show_findings, show_json, show_keys
 from provision.errors import Exit, InputError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from provision.credentials.keys import Key, Keys
+    from provision.reports import RevokeReport
 
 
 @credentials.command("revoke")
@@ -70,7 +73,7 @@ def revoke(
         )
     signs = now and testbed.server.backend == "docker"
     with at_work(testbed, "credentials-revoke", console, vault_password_file) as (session, found, secrets):
-        keys, left = _chosen(found, what, purpose)
+        keys, left = _chosen(found, what, purpose, signs=signs)
         report = reports.RevokeReport(
             testbed=testbed.name,
             revoked=[key.report(today()) for key in keys],
@@ -80,7 +83,7 @@ def revoke(
         if keys and not as_json:
             show_keys(console, report.revoked)
         if signs:
-            running = len(rotation.running(testbed, secrets))
+            running = len(rotation.running(session.testbed, secrets))
             console.print(
                 f"Everybody is logged out; the server restarts. {running} tasks run, and log in again by themselves.",
                 soft_wrap=True,
@@ -94,19 +97,32 @@ def revoke(
             from provision.cli.deployment import bring_up
 
             session.vault.rotate(session.testbed, "tokens")
-            bring_up(session, prove=False)
+            done = bring_up(session, prove=False)
+            report = report.model_copy(update={"healthy": done.healthy, "checks": done.checks, "log": done.log})
     if as_json:
         show_json(report)
-        return
-    told = f"Revoked {len(keys)} keys." if keys or left else f"{what} has no key."
+    else:
+        _show(console, report, what)
+    if not report.healthy:
+        raise SystemExit(Exit.FAILED)
+
+
+def _show(console: Console, report: RevokeReport, what: str) -> None:
+    """Print what was revoked, what stays, and the checks where the server was restarted."""
+    if report.checks:
+        show_checks(console, report.checks, report.log)
+    keys = report.revoked
+    told = f"Revoked {len(keys)} keys." if keys or report.left else f"{what} has no key."
     console.print(told, soft_wrap=True, markup=False)
-    if left:
+    if report.left:
         console.print(
             "These stay: by their labels, services or another testbed work with them. "
             "To revoke one, name it by its access key.",
             soft_wrap=True,
         )
         show_keys(console, report.left)
+    if report.log:
+        console.print(OTHERS)
     if keys and report.tokens == "live on":
         console.print("Tokens that they were exchanged for live on; to end these, too: --now", soft_wrap=True)
 
@@ -214,10 +230,10 @@ def audit(unused: int, spec: Path | None, vault_password_file: Path | None, as_j
         raise SystemExit(Exit.FAILED)
 
 
-def _chosen(found: Keys, what: str, purpose: str | None) -> tuple[list[Key], list[Key]]:
+def _chosen(found: Keys, what: str, purpose: str | None, *, signs: bool) -> tuple[list[Key], list[Key]]:
     """Return the key that `what` names, or those of the user that it names, and which of the user's stay.
 
-    Raises `InputError` where it names none.
+    `signs`: what signs tokens is replaced then. Raises `InputError` where it names none.
     """
     if not what.isupper():
         theirs = [key for key in found.of_anybody(what) if purpose in (None, key.purpose)]
@@ -225,7 +241,10 @@ def _chosen(found: Keys, what: str, purpose: str | None) -> tuple[list[Key], lis
         return go, [key for key in theirs if key not in go]
     named = [key for key in found.all() if key.access_key == what]
     if not named:
-        raise InputError(f"no user has a key {what}", "`testbed credentials list` has all of them.")
+        remedy = "`testbed credentials list` has all of them."
+        if signs:
+            remedy += " If it was revoked just now by a command that was stopped: testbed secrets rotate --tokens-only"
+        raise InputError(f"no user has a key {what}", remedy)
     for key in named:
         found.check_revocable(key)
     return named, []

@@ -21,7 +21,7 @@ from provision.cli.group import (
     vault_option,
     yes_option,
 )
-from provision.cli.output import show_checks, show_json, show_secrets
+from provision.cli.output import OTHERS, show_checks, show_json, show_secrets
 from provision.errors import Exit, SecretsError
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def rotate(
         console.print(
             f"{report.issued} keys issued, {report.revoked} revoked. The API server was away for {gone.seconds:.1f} s."
         )
-        console.print("Other administrators need the new secrets: testbed secrets export FILE")
+        console.print(OTHERS)
     if not report.healthy:
         raise SystemExit(Exit.FAILED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import bcrypt
 import httpx
@@ -10,12 +11,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from provision import deploy, leftovers, locks, secrets, spec, wheels
+from provision import deploy, leftovers, locks, machines, secrets, session, spec, wheels
 from provision.cli import main
 from provision.credentials import conf, ensure
 from provision.errors import ConvergeError
 from provision.inventory import Wheels
 from provision.paths import ROOT, state_dir
+from provision.reports import Check
 from provision.secrets import KeyPair, Vault
 
 TEXT = """\
@@ -50,7 +52,7 @@ class Bed:
     def lets_in(self, pair):
         return ensure.works(self.server.urls["api"], pair)
 
-    def bring_up(self, session, proven=lambda: None):
+    def bring_up(self, session, proven=lambda: None, renewal=None):
         """What `up` does to the server: it gets the users of the spec, and restarts."""
         self.ups += 1
         found = session.vault.ensure(session.testbed)
@@ -380,3 +382,69 @@ def test_no_password_is_shown_or_logged(bed):
     for file in (bed.folder / "state").rglob("*"):
         if file.is_file():
             assert not any(password.encode() in file.read_bytes() for password in passwords), file
+
+
+@pytest.fixture
+def signing(bed, monkeypatch):
+    """The same testbed with backend docker, whose spec has another host than its machines tell."""
+
+    def resolved(testbed, _):
+        return testbed.model_copy(update={"server": testbed.server.model_copy(update={"host": "127.0.0.1"})})
+
+    ports = {name: bed.server.config[f"{name}_port"] for name in ("api", "web", "files")}
+    where = {"backend": "docker", "host": "server.invalid", "ports": ports}
+    bed.file.write_text(TEXT.replace("{server}", json.dumps(where)))
+    for module in (session, machines):
+        monkeypatch.setattr(module, "resolved", resolved)
+    vault = Vault("lab")
+    made = bed.call("auth.create_credentials", bed.password(spec.ADMIN_USER))["credentials"]
+    toolkit = KeyPair(access_key=made["access_key"], secret_key=made["secret_key"])
+    vault.save(vault.ensure(bed.testbed).model_copy(update={"toolkit": toolkit}))
+    bed.checks = [Check(name="api", result="passed", seconds=0.1, message="", reference="")]
+    monkeypatch.setattr("provision.smoke.run.run", lambda *_: SimpleNamespace(checks=bed.checks))
+    return bed
+
+
+def _revoke(*words, code=0):
+    done = CliRunner().invoke(main, ["credentials", "revoke", *words, "--now", "--yes"], catch_exceptions=False)
+    assert done.exit_code == code, done.output
+    return done
+
+
+def test_revoke_now_on_the_official_server_ends_every_login_and_checks_the_testbed(signing):
+    made = signing.call("auth.create_credentials", signing.password("bob"))["credentials"]
+    key = KeyPair(access_key=made["access_key"], secret_key=made["secret_key"])
+    task = signing.call("tasks.create", signing.password("alice"), name="runs", type="training")["id"]
+    signing.call("tasks.started", signing.password("alice"), task=task)
+    token = signing.call("auth.login", signing.password("alice"))["token"]
+    told = _revoke("bob").output
+    assert "1 tasks run" in told
+    assert "1 of 1 checks passed" in told
+    assert "Other administrators need the new secrets" in told
+    assert signing.ups == 2
+    assert not signing.lets_in(key)
+    headers = {"Authorization": f"Bearer {token}"}
+    assert httpx.get(f"{signing.server.urls['api']}/users.get_current_user", headers=headers).status_code == 401
+
+
+def test_revoke_now_fails_where_the_testbed_is_not_well_after_it(signing):
+    signing.checks = [Check(name="api", result="failed", seconds=0.1, message="it is away", reference="")]
+    assert "it is away" in _revoke("bob", code=1).output
+
+
+def test_a_revoke_now_that_was_stopped_before_the_tokens_ended_says_how_to_end_them(signing, monkeypatch):
+    key = signing.call("auth.create_credentials", signing.password("bob"))["credentials"]["access_key"]
+
+    def stop(*_):
+        raise ConvergeError("stopped", "Look.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Vault, "rotate", stop)
+        _revoke(key, code=1)
+    assert "testbed secrets rotate --tokens-only" in _revoke(key, code=2).stderr
+    plain = CliRunner().invoke(main, ["credentials", "revoke", key, "--yes"])
+    assert "--tokens-only" not in plain.stderr
+
+
+def test_a_user_removed_from_the_official_server_takes_new_secrets_which_others_need(signing):
+    assert "Other administrators need the new secrets" in signing.run("remove", "bob", "--yes").output
