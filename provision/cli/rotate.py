@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from provision.cli.credentials import (
     at_work,
@@ -86,6 +87,12 @@ def rotate(
     if everybody or purpose == CLIENT:
         if out or bundle or to or passphrase_file or deliver:
             raise click.UsageError("keys on the hosts go there, so --out, --bundle and --deliver go without them")
+        if _said("expires"):
+            raise click.UsageError(
+                "keys on the hosts have no end, so --expires goes without --all and --purpose client"
+            )
+        if everybody and _said("purpose"):
+            raise click.UsageError("--all goes without --purpose: it means every key on the hosts")
         _renew(user, spec, vault_password_file, force=force, yes=yes, as_json=as_json)
         return
     testbed, console = load(spec), make_console(stderr=as_json)
@@ -106,6 +113,11 @@ def rotate(
         issued = found.replace(label, paper.put, prove)
         paper.done(issued)
     tell(console, testbed, paper, issued, as_json=as_json)
+
+
+def _said(option: str) -> bool:
+    """Return whether an option of the command that runs was said, and is not its default."""
+    return click.get_current_context().get_parameter_source(option) is not ParameterSource.DEFAULT
 
 
 def _renew(
