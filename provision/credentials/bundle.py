@@ -124,7 +124,8 @@ def _for_openpgp(data: bytes, where: str) -> Lock:
             to = ("--trust-model", "always", "--recipient-file", str(file))
             done = _gpg(Path(home), *to, "--compress-algo", "none", "--output", "-", "--encrypt", given=plain)
         if done.returncode or not done.stdout:
-            raise InputError(f"{where}: gpg does not encrypt to it: {done.stderr.decode(errors='replace').strip()}")
+            said = done.stderr.decode(errors="replace").strip()
+            raise InputError(f"{where}: gpg does not encrypt to it: {said}", _REMEDY)
         return done.stdout
 
     return Lock(seal, "gpg", f"the user's OpenPGP key {key[4]}", "gpg -d")

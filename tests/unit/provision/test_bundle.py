@@ -165,6 +165,14 @@ def test_a_gpg_key_that_only_signs_or_has_expired_is_told(gpg):
         bundle.for_key(gpg("--armor", "--export").stdout, "all.asc")
 
 
+def test_what_gpg_says_when_it_fails_comes_with_what_to_do(gpg, monkeypatch):
+    lock = bundle.for_key(gpg("--armor", "--export", "ada@example.org").stdout, "ada.asc")
+    monkeypatch.setattr(bundle, "_gpg", lambda *_, given: subprocess.CompletedProcess([], 2, b"", b"gpg: no room"))
+    with pytest.raises(InputError, match="ada.asc: gpg does not encrypt to it: gpg: no room") as error:
+        lock.seal(b"plain")
+    assert "age1" in error.value.remedy
+
+
 def test_the_name_tells_which_key_is_in_it_and_stays_in_its_folder(tmp_path):
     assert bundle.file_name("ada", "laptop", "0123456789ABCDEF", "age") == "clearml-ada-laptop-01234567.tar.gz.age"
     assert "/" not in bundle.file_name("ada", "laptop", "../../../etc", "age")
@@ -219,7 +227,7 @@ def test_the_page_is_for_exactly_this_testbed_user_and_key():
         "# How to start on testbed lab",
         "For Ada Lovelace.",
         "for `laptop`.",
-        "cp clearml.conf clearml-lab-ca.pem ~/",
+        "cp -i clearml.conf clearml-lab-ca.pem ~/",
         "pip install clearml==2.1.12",
         testbed.server.url("web"),
         'execute_remotely(queue_name="default")',
@@ -230,7 +238,7 @@ def test_the_page_is_for_exactly_this_testbed_user_and_key():
     ):
         assert words in page
     plain = start.page(testbed, Label("lab", "ada", "laptop"), None, None)
-    assert "cp clearml.conf ~/" in plain
+    assert plain.index("`~/clearml.conf` already") < plain.index("cp -i clearml.conf ~/\n```")
     assert not [words for words in ("ssh", "pem", "gateway") if words in plain]
 
 
