@@ -90,11 +90,21 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         text = path.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}", "Save it as CSV in UTF-8.") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    _check_columns(path, rows.fieldnames or [])
-    for row in rows:
-        if any(row.values()):
-            yield rows.line_num, row
+    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    line = 1
+    try:
+        _check_columns(path, rows.fieldnames or [])
+        line = rows.line_num + 1
+        for row in rows:
+            if any(row.values()):
+                yield rows.line_num, row
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise InputError(
+            f"{path}:{line}: is no CSV: {error}",
+            f"Close every quote; within a quoted cell, write it twice. A cell has {csv.field_size_limit()} characters "
+            "at most.",
+        ) from None
 
 
 def _check_columns(path: Path, columns: Sequence[str]) -> None:
@@ -121,6 +131,8 @@ def _person(
         labels.expiry(cells["expires"] or expires, today()),
     )
     labels.check_purpose(person.purpose)
+    if not person.full_name.isprintable():  # a line break, say: a quote that is not closed swallows whole rows
+        raise InputError(f"the full name of {person.name} has characters that cannot be shown")
     if any(other.conf == person.conf for other in people):
         raise InputError(f"{person.name} is there twice for {person.purpose}")
     return person
