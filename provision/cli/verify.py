@@ -49,7 +49,11 @@ def verify(what: str | None, spec: Path | None, vault_password_file: Path | None
 
     console = make_console(stderr=as_json)
     if what is None or "/" in what or what.endswith(".conf") or Path(what).is_file():
-        path = Path(what or os.environ.get(CONF_VARIABLE) or "~/clearml.conf").expanduser()
+        path = Path(what or os.environ.get(CONF_VARIABLE) or "~/clearml.conf")
+        try:
+            path = path.expanduser()
+        except RuntimeError:
+            raise InputError(f"{path}: there is no such home", "Name a clearml.conf by its whole path.") from None
         confs = [_of_file(path)]
     else:
         confs = _of_user(what, spec, vault_password_file, console)

@@ -44,14 +44,14 @@ import importlib.metadata, json, sys
 version = importlib.metadata.version("clearml")
 from clearml.utilities.pyhocon import ConfigFactory
 api = ConfigFactory.parse_file(sys.argv[1])["api"]
-found = {name: api.get(name + "_server", "") for name in ("api", "web", "files")}
-print(json.dumps({"version": version, **found, "key": api["credentials"]["access_key"]}))
+found = {name: str(api.get(name + "_server", "") or "") for name in ("api", "web", "files")}
+print(json.dumps({"version": version, **found, "key": str(api["credentials"]["access_key"] or "")}))
 """
 
 
 @dataclass(frozen=True)
 class Conf:
-    """What a clearml.conf says. `certificate`: what certificates are checked against; True: what the system trusts."""
+    """What a clearml.conf says. `certificate`: what certificates are checked against; True: public CAs."""
 
     urls: dict[str, str]
     access_key: str
@@ -68,7 +68,9 @@ def read(text: str) -> Conf:
     for part in _PARTS.finditer(text):
         quoted_name, name, home, quoted, bare, _ = part.groups()
         if (name := quoted_name or name) and not found[name]:
-            found[name] = (os.environ.get("HOME", "") if home else "") + (bare or _unquoted(quoted or ""))
+            found[name] = (os.environ.get("HOME", "") if home else "") + (
+                "" if bare == "null" else bare or _unquoted(quoted or "")
+            )
     certificate: str | bool = found["verify_certificate"] or True
     if isinstance(certificate, str) and certificate.lower() in ("true", "false", "yes", "no", "on", "off"):
         certificate = certificate.lower() in ("true", "yes", "on")
@@ -98,15 +100,27 @@ class Way:
 
 def direct(conf: Conf) -> Way:
     """Return the way that the SDK goes from this machine. Raises `OSError` where the CA's file cannot be read."""
-    trust = ssl.create_default_context()
-    if isinstance(conf.certificate, str):
-        trust.load_verify_locations(cafile=conf.certificate)
+    if cas := _cas(conf):
+        is_folder = Path(cas).is_dir()
+        trust = ssl.create_default_context(cafile=None if is_folder else cas, capath=cas if is_folder else None)
+    else:
+        trust = httpx.create_ssl_context(trust_env=False)
 
     def connect(url: str) -> socket.socket:
         parts = urllib.parse.urlsplit(url)
         return socket.create_connection((parts.hostname or "", parts.port or 443), TIMEOUT_S)
 
     return Way(connect, lambda: httpx.Client(verify=trust, timeout=TIMEOUT_S), trust)
+
+
+def _cas(conf: Conf) -> str | None:
+    """Return the file with the CAs that the SDK trusts, and no other: the one named, else that of requests.
+
+    None: the public CAs of certifi. The system's own do not count.
+    """
+    if isinstance(conf.certificate, str):
+        return conf.certificate
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
 
 
 def check_file(path: Path) -> Iterator[ConfCheck]:
@@ -139,7 +153,7 @@ def check(conf: Conf, way: Way | None) -> Iterator[ConfCheck]:
     if way is None:
         yield _failed(
             "certificate check",
-            f"{conf.certificate}: holds no certificates that can be read",
+            f"{_cas(conf)}: holds no certificates that can be read",
             "Put the CA's file there that came with the clearml.conf.",
         )
         return
@@ -160,9 +174,10 @@ def check(conf: Conf, way: Way | None) -> Iterator[ConfCheck]:
 
 
 def _is_url(url: str) -> bool:
-    with suppress(ValueError):
-        parts = urllib.parse.urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname)
+    with suppress(ValueError, httpx.InvalidURL):
+        parts, _ = urllib.parse.urlsplit(url), httpx.URL(url)
+        host = (parts.hostname or "").encode("idna")  # `ValueError` for a name that can be none, or a port below
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     return False
 
 

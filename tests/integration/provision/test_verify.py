@@ -113,6 +113,10 @@ def test_a_file_that_others_can_read_is_told(run, write):
         ({"files_url": "http://no.such.invalid"}, "file server", "http://no.such.invalid"),
         ({"api_url": "127.0.0.1"}, "settings", "no usable value: api_server"),
         ({"access_key": ""}, "settings", "no usable value: credentials"),
+        ({"api_url": "https://127.0.0.1:80080"}, "settings", "no usable value: api_server"),
+        ({"web_url": "http://127.0.0.1:abc"}, "settings", "no usable value: web_server"),
+        ({"files_url": "https://a..b"}, "settings", "no usable value: files_server"),
+        ({"files_url": "http://127.0.0.1/\x7f"}, "settings", "no usable value: files_server"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_to_do(lite, run, write, other, what, told):
@@ -128,6 +132,17 @@ def test_a_file_that_is_none_or_is_not_there_is_told(run, tmp_path):
     done = CliRunner().invoke(main, ["credentials", "verify", "none.conf"])
     assert done.exit_code == 2
     assert "none.conf: cannot be read" in done.stderr
+    done = CliRunner().invoke(main, ["credentials", "verify", "~nouser/x.conf"])
+    assert done.exit_code == 2
+    assert "~nouser/x.conf: there is no such home" in done.stderr
+
+
+@pytest.mark.parametrize("other", ["null", "80"])
+def test_a_setting_that_is_no_text_is_told(run, write, other):
+    path = write(web_url="WEB")
+    path.write_text(path.read_text().replace('"WEB"', other))
+    found = _failed(run(str(path), code=1))
+    assert found["settings"]["message"] == "no usable value: web_server"
 
 
 def test_a_certificate_is_checked_against_the_ca_of_the_file(lite, run, write, tmp_path):
@@ -145,6 +160,28 @@ def test_a_certificate_is_checked_against_the_ca_of_the_file(lite, run, write, t
         assert "whoever is between" in _failed(run(str(path), code=1))["certificate check"]["message"]
         path = write(**urls, ca_file=str(tmp_path / "none.pem"))
         assert "holds no certificates" in _failed(run(str(path), code=1))["certificate check"]["message"]
+    finally:
+        for front in fronts.values():
+            front.close()
+
+
+def test_the_cas_that_count_are_those_of_the_sdk(lite, run, write, tmp_path, monkeypatch):
+    front_of, other = tmp_path / "front", tmp_path / "other"
+    for folder in (front_of, other):
+        folder.mkdir()
+        make_certificates(folder)
+    fronts = {name: TlsFront(front_of / "server.pem", lite.config[f"{name}_port"]) for name in ("api", "web", "files")}
+    urls = {f"{name}_url": front.url for name, front in fronts.items()}
+    certificate = "certificate of the API server"
+    try:
+        monkeypatch.setenv("SSL_CERT_FILE", str(front_of / "ca.pem"))  # as if the system trusted it
+        assert certificate in _failed(run(str(write(**urls, ca_file=str(other / "ca.pem"))), code=1))
+        assert certificate in _failed(run(str(write(**urls)), code=1))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(front_of / "ca.pem"))
+        assert run(str(write(**urls)))[certificate]["result"] == "passed"
+        assert certificate in _failed(run(str(write(**urls, ca_file=str(other / "ca.pem"))), code=1))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
+        assert "none.pem: holds no" in _failed(run(str(write(**urls)), code=1))["certificate check"]["message"]
     finally:
         for front in fronts.values():
             front.close()
