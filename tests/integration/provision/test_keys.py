@@ -190,6 +190,18 @@ def test_what_cannot_be_is_told_and_changes_nothing(server, testbed, words, told
     assert _labels(server, "alice") == _labels(server, "bob") == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--all", "--expires", "90d"], "--expires goes without"),
+        (["--all", "--purpose", "laptop"], "--all goes without --purpose"),
+        (["alice", "--purpose", "client", "--expires", "never"], "--expires goes without"),
+    ],
+)
+def test_what_rotate_has_no_use_for_is_refused(words, told):
+    assert told in _run("rotate", *words, code=2).stderr
+
+
 def test_another_file_is_left_alone(server, testbed, tmp_path):
     file = tmp_path / "clearml-alice-laptop.conf"
     file.write_text("somebody's own")
@@ -884,6 +896,10 @@ class TestClass:
             ("name,expires\nuser-000,2020-01-01\n", "class.csv:2: 2020-01-01 is not in the future"),
             ("name,purpose\nuser-000,My Laptop\n", "class.csv:2: purpose 'My Laptop' must be"),
             ("name\nuser-000,more\n", "class.csv:2: has more cells"),
+            ('name,full_name\nuser-000,U\nuser-001,"V\nuser-002,W\n', "class.csv:3: is no CSV"),
+            ('name,full_name\nuser-000,"U\nuser-001,"\n', "class.csv:3: the full name of user-000 has"),
+            ('"name\nuser-000\n', "class.csv:1: is no CSV"),
+            (f"name,full_name\nuser-000,{'U' * 131073}\n", "class.csv:2: is no CSV: field larger than"),
             ("nam\nuser-000\n", "column 'nam' is unknown; did you mean name?"),
             ("full_name\nuser-000\n", "has no column `name`"),
             ("name\n", "names nobody"),
