@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -46,12 +47,19 @@ def write_private(path: Path, data: bytes) -> None:
     write_atomic(path, data)
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` (0600) in a folder that is there; a crash leaves the old file or the new one."""
+def write_atomic(path: Path, data: bytes, like: os.stat_result | None = None) -> None:
+    """Write `data` to `path` (0600) in a folder that is there; a crash leaves the old file or the new one.
+
+    `like`: of a file whose mode it gets, and where root writes it, owner and group.
+    """
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
+            if like is not None:
+                if os.geteuid() == 0:
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
             file.flush()
             os.fsync(file.fileno())
         Path(name).replace(path)

@@ -9,7 +9,6 @@ import difflib
 import ipaddress
 import re
 import ssl
-import stat
 import typing
 import urllib.parse
 from collections.abc import Iterator
@@ -770,13 +769,24 @@ def _models(annotation: Any) -> list[Any]:
     return [model for argument in typing.get_args(annotation) for model in _models(argument)]
 
 
-def replace(path: Path, text: str) -> None:
-    """Write another text into a testbed.yaml that is there; a crash leaves the old one or the new one. `SpecError`."""
+def check_unchanged(path: Path, text: str) -> None:
+    """Raise `SpecError` where a testbed.yaml does not have `text` any more."""
+    if read(path) != text:
+        raise SpecError(
+            f"{path}: somebody changed it since this command read it, so it is left alone",
+            "Run the same command again.",
+        )
+
+
+def replace(path: Path, before: str, after: str) -> None:
+    """Write `after` into a testbed.yaml that has `before`; a crash leaves the one or the other.
+
+    Mode and owner stay. Raises `SpecError`, also where it has something else by now.
+    """
+    check_unchanged(path, before)
     try:
         file = path.resolve()
-        mode = file.stat().st_mode
-        write_atomic(file, text.encode())
-        file.chmod(stat.S_IMODE(mode))
+        write_atomic(file, after.encode(), like=file.stat())
     except OSError as error:
         raise SpecError(f"{path}: cannot be written: {error.strerror}", "Mend its owner or mode.") from None
 

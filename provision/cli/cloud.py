@@ -233,7 +233,7 @@ def scale(
 
     def write() -> None:
         if after != before:
-            specs.replace(path, after)
+            specs.replace(path, before, after)
 
     bring_up(
         testbed,

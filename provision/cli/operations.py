@@ -306,7 +306,7 @@ def upgrade(
         text = specs.read(path)
         after = with_version(text, str(path), version)
         if after != text:
-            specs.replace(path, after)
+            specs.replace(path, text, after)
 
     with_version(specs.read(path), str(path), server)  # before anything is begun
     console.print(f"Upgrade of testbed [bold]{testbed.name}[/] from server {current} to {server}:", soft_wrap=True)

@@ -119,7 +119,7 @@ def apply(file: Path | None, spec: Path | None, vault_password_file: Path | None
             console.print("The server restarts if it does not have all of them yet; tasks that run wait for it.")
         confirm(f"Apply the {len(wanted.users)} users?", yes)
         if after != before:
-            specs.replace(path, after)
+            specs.replace(path, before, after)
         session.go_on_with(resolved(wanted, session.machines))
         _bring_up(session)
         secrets = session.vault.load() or secrets
@@ -205,10 +205,11 @@ def remove(
             confirm_by_name(question, testbed.name, yes)
         else:
             confirm(question, yes)
+        specs.check_unchanged(path, before)  # while nothing is done
         for key in revoked:
             keys.revoke(key)
         if after != before:
-            specs.replace(path, after)
+            specs.replace(path, before, after)
         session.go_on_with(resolved(wanted, session.machines))
         passwords = {name: secrets.users[name] for name in gone if name in secrets.users}
         if signs:

@@ -319,6 +319,27 @@ def test_a_server_that_is_down_is_told_before_anything_changes(bed):
     assert "bob" in bed.secrets.users
 
 
+def test_a_testbed_yaml_that_changed_meanwhile_is_left_alone(bed, monkeypatch):
+    from provision.cli import people
+
+    text = bed.file.read_text() + "# by somebody else\n"
+
+    def agree(question, yes):
+        bed.file.write_text(text)
+
+    key = bed.call("auth.create_credentials", bed.password("bob"))["credentials"]["access_key"]
+    for words in (["apply", _csv(bed, "name\ncarol\n")], ["remove", "bob"]):
+        before = bed.file.read_text().replace("# by somebody else\n", "")
+        bed.file.write_text(before)
+        with monkeypatch.context() as patched:
+            patched.setattr(people, "confirm", agree)
+            assert "testbed.yaml: somebody changed it" in bed.run(*words, code=2).stderr
+        assert bed.file.read_text() == text
+    assert bed.ups == 1
+    held = bed.call("auth.get_credentials", bed.password("bob"))["credentials"]
+    assert [entry["access_key"] for entry in held] == [key]
+
+
 def test_the_built_in_testbed_has_no_file_to_write_users_into(alone):
     (alone / "class.csv").write_text("name\ncarol\n")
     for words in (["apply", "class.csv"], ["remove", "bob"]):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 
 import pytest
 from click.testing import CliRunner
@@ -421,3 +423,23 @@ def test_the_official_server_needs_no_more_than_its_name():
     server = spec.parse(GOOD.replace("server: {}", "server: {backend: docker}"), "t.yaml").server
     assert (server.version, server.agent_services, server.images.by_service) == ("2.4.0", False, {})
     assert server.stores.password_files == {}
+
+
+def test_a_testbed_yaml_keeps_its_mode_and_is_replaced_only_as_it_was_read(tmp_path):
+    file = tmp_path / "testbed.yaml"
+    file.write_text("name: one\n")
+    file.chmod(0o640)
+    spec.replace(file, "name: one\n", "name: two\n")
+    assert (file.read_text(), stat.S_IMODE(file.stat().st_mode)) == ("name: two\n", 0o640)
+    with pytest.raises(SpecError, match="somebody changed it since"):
+        spec.replace(file, "name: one\n", "name: three\n")
+    assert file.read_text() == "name: two\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_testbed_yaml_that_root_replaces_keeps_its_owner(tmp_path):
+    file = tmp_path / "testbed.yaml"
+    file.write_text("name: one\n")
+    os.chown(file, 4321, 4322)
+    spec.replace(file, "name: one\n", "name: two\n")
+    assert (file.stat().st_uid, file.stat().st_gid) == (4321, 4322)
