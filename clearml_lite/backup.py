@@ -26,6 +26,8 @@ from clearml_lite.migrations import MIGRATIONS
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 20
+# SQLite's words for a file that cannot be written: its folder, disk or limit
+UNWRITABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}
 LARGEST_MANIFEST = 1 << 30
 
 
@@ -88,7 +90,8 @@ def back_up(data_dir: Path, archive: Path) -> Backup:
         raise DataError(f"{unfinished}: did not come out as it was written ({error}): try another disk") from error
     finally:
         for path in (unfinished, copy):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink()
     return backup
 
 
@@ -168,6 +171,8 @@ def _copy_database(source: Path, target: Path) -> None:
             original.backup(copy)  # in one step: as it was at one moment, while others go on writing
             copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF in UNWRITABLE and not database_problem(source):
+            raise DataError(f"{target}: the backup cannot be written: {error}: make room, or name another disk") from error
         raise DataError(f"{source}: cannot be read: {error}; clearml-lite check tells more") from error
     if problem := database_problem(target):
         raise DataError(f"{source}: is damaged ({problem}): restore an earlier backup")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import sqlite3
 import tarfile
 from collections.abc import Callable
@@ -110,6 +111,17 @@ def test_without_data_there_is_nothing_to_back_up(tmp_path: Path) -> None:
 def test_where_nothing_can_be_written_that_is_told(data: Path) -> None:
     with pytest.raises(DataError, match="the backup cannot be written: No such file or directory"):
         backup.back_up(data, data / "nowhere" / "b.tar")
+
+
+def test_where_the_disk_is_full_the_database_is_not_blamed(data: Path, tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"b\.tar\.database: the backup cannot be written: .*: make room"):
+            backup.back_up(data, tmp_path / "b.tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.glob("b.tar*"))
 
 
 def test_an_archive_that_was_cut_off_is_refused_at_every_length(archive: Path, tmp_path: Path) -> None:
