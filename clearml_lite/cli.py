@@ -27,7 +27,12 @@ def main() -> int:
     except (ConfigError, DataError) as error:
         print(f"clearml-lite: {error}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"clearml-lite: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, EOFError):  # Ctrl-C, or Ctrl-D where a password is asked for
+        print(file=sys.stderr)
         return 130
 
 
@@ -128,9 +133,12 @@ def _told(done: str) -> None:
 
 def _new_password() -> str:
     """A password that is typed twice, or the first line of standard input."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
-        raise ConfigError("the two passwords differ; nothing was changed")
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.buffer.readline().decode().rstrip("\r\n")
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Again: ") != password:
+            raise ConfigError("the two passwords differ; nothing was changed")
+    except UnicodeDecodeError as error:
+        raise ConfigError("the password is not UTF-8: type another, or convert it; nothing was changed") from error
     return password

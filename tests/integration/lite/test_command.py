@@ -211,6 +211,52 @@ def test_a_password_is_typed_twice_and_not_shown(make_server: Callable[[], Any],
     assert code == 0 or server.config_file.read_text() == before
 
 
+def test_who_ends_the_input_where_a_password_is_asked_for_has_changed_nothing(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.command()
+    before = server.config_file.read_text()
+    words = ["user", "add", "carol", "--config", str(server.config_file)]
+    terminal, side = pty.openpty()
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "clearml_lite", *words],
+        cwd=REPOSITORY,
+        stdin=side,
+        stdout=side,
+        stderr=side,
+        start_new_session=True,
+    )
+    os.close(side)
+    shown = b""
+    while not shown.endswith(b"Password: "):
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"\x04")
+    while chunk := _read(terminal):
+        shown += chunk
+    os.close(terminal)
+    assert asking.wait(60) == 130
+    assert shown.split() == [b"Password:"]
+    assert server.config_file.read_text() == before
+
+
+def test_a_password_that_is_no_text_is_told(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.command()
+    words = [sys.executable, "-m", "clearml_lite", "user", "add", "carol", "--config", str(server.config_file)]
+    done = subprocess.run(words, input=b"carol-\xff\n", capture_output=True, timeout=120, check=False, cwd=REPOSITORY)
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"clearml-lite: the password is not UTF-8: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_name_that_no_file_can_have_is_told_in_one_line(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.start()
+    name = f"/tmp/{'n' * 300}"
+    done = run(server, "backup", name)
+    assert done.returncode == 1
+    assert done.stderr == f"clearml-lite: {name}: File name too long\n"
+
+
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 1000)
