@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_mounts import take_away
+from ansible.module_utils.testbed_mounts import cannot_go, take_away
 
 DOCUMENTATION = r"""
 module: testbed_restored
@@ -120,6 +120,10 @@ def main() -> None:
             changes = settle(path, wanted["id"], wanted["owner"], check=module.check_mode)
     except MissingError as error:
         module.fail_json(msg=f"{error}.")
+    except OSError as error:
+        if not wanted["purge"]:
+            raise
+        module.fail_json(msg=cannot_go(error))
     module.exit_json(changed=bool(changes), testbed_changes=changes)
 
 

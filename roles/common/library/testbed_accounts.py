@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_mounts import take_away
+from ansible.module_utils.testbed_mounts import cannot_go, take_away
 from ansible.module_utils.testbed_record import load, name_process, save
 
 DOCUMENTATION = r"""
@@ -31,7 +31,7 @@ options:
         elements: str
         description: "Folders in its home that are to be the account's own, mode 0700, as the home; parents first"
   state: {type: str, choices: [present, absent], default: present, description: With absent, all that was recorded goes}
-  purge: {type: bool, default: false, description: With absent, remove homes that were made, too}
+  purge: {type: bool, default: false, description: "With absent, remove made homes, too, but nothing mounted in them"}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
@@ -161,7 +161,8 @@ def absent(module: AnsibleModule) -> list[dict]:
         for name in names:
             subprocess.run(["userdel", "--force", name], check=True, capture_output=True, text=True)
     gone = [{"kind": "account", "name": name, "action": "remove"} for name in names]
-    gone += [change for home in homes for change in take_away(home, check=module.check_mode)]
+    for home in homes:  # what users have mounted there, such as a share, is not the testbed's to empty
+        gone += take_away(home, check=module.check_mode, empty_mounted=False)
     if not module.check_mode:
         kept = {name: entry for name, entry in record["accounts"].items() if Path(entry["home"]).is_dir()}
         if kept != record["accounts"]:
@@ -195,7 +196,8 @@ def main() -> None:
     except subprocess.CalledProcessError as error:
         module.fail_json(msg=f"{' '.join(error.cmd)}: {error.stderr.strip()}. Put that right, then run this again")
     except OSError as error:
-        module.fail_json(msg=f"{error.filename}: {error.strerror}. Make it a folder, then run this again")
+        remedy = f"{error.filename}: {error.strerror}. Make it a folder, then run this again"
+        module.fail_json(msg=remedy if module.params["state"] == "present" else cannot_go(error))
     lines = "".join(f"{change['name']}\n" for change in changes)
     before, after = ("", lines) if module.params["state"] == "present" else (lines, "")
     module.exit_json(changed=bool(changes), testbed_changes=changes, diff={"before": before, "after": after})

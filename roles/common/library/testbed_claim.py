@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testbed_host import clock, service_manager
-from ansible.module_utils.testbed_mounts import mount_points, take_away
+from ansible.module_utils.testbed_mounts import cannot_go, mount_points, take_away
 from ansible.module_utils.testbed_record import MARKER, RECORD, claimed_by, claimed_id, load, replace_file, save
 
 DOCUMENTATION = r"""
@@ -122,7 +122,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.umask(0o022)
-    (claim if module.params["state"] == "present" else release)(module)
+    if module.params["state"] == "present":
+        claim(module)
+        return
+    try:
+        release(module)
+    except OSError as error:
+        module.fail_json(msg=cannot_go(error))
 
 
 if __name__ == "__main__":

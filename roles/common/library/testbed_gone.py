@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testbed_mounts import take_away
+from ansible.module_utils.testbed_mounts import cannot_go, take_away
 
 DOCUMENTATION = r"""
 module: testbed_gone
@@ -22,7 +22,11 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={"paths": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
     )
-    changes = [change for path in module.params["paths"] for change in take_away(Path(path), check=module.check_mode)]
+    paths = [Path(path) for path in module.params["paths"]]
+    try:
+        changes = [change for path in paths for change in take_away(path, check=module.check_mode)]
+    except OSError as error:
+        module.fail_json(msg=cannot_go(error))
     module.exit_json(changed=bool(changes), testbed_changes=changes)
 
 

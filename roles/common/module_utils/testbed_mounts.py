@@ -52,15 +52,16 @@ def content(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name != FILESYSTEMS_OWN]
 
 
-def take_away(path: Path, *, check: bool) -> list[dict]:
+def take_away(path: Path, *, check: bool, empty_mounted: bool = True) -> list[dict]:
     """Remove a file, or a folder with all that is in it, unless `check`; return that as changes.
 
-    What is mounted stays mounted: of a mount point the contents go, and it stays with the folders that lead to it.
+    What is mounted stays mounted: of a mount point the contents go (unless not `empty_mounted`), and it stays with the
+    folders that lead to it.
     """
     if not os.path.lexists(path):
         return []
     points = mount_points(path)
-    gone = list(_going(path, points))
+    gone = list(_going(path, points, empty_mounted))
     for each in [] if check else gone:
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)
@@ -68,14 +69,23 @@ def take_away(path: Path, *, check: bool) -> list[dict]:
             each.unlink()
     if not points:
         return [{"kind": "folder", "name": str(path), "action": "remove"}]
-    detail = f"emptied, {', '.join(map(str, sorted(points)))} is mounted"
+    mounted = ", ".join(map(str, sorted(points)))
+    detail = f"emptied, {mounted} is mounted" if empty_mounted else f"emptied but for {mounted}, which is mounted"
     return [{"kind": "folder", "name": str(path), "action": "change", "detail": detail}] if gone else []
 
 
-def _going(path: Path, points: set[Path]) -> Iterator[Path]:
+def cannot_go(error: OSError) -> str:
+    """Return what to tell of a file or folder that could not be removed."""
+    return f"{error.filename}: {error.strerror}: unmount it, then run down again"
+
+
+def _going(path: Path, points: set[Path], empty_mounted: bool) -> Iterator[Path]:
     """Yield what can be removed as a whole; `points`: the mount points that the path is or has in it."""
     if not points:
         yield path
+    elif path in points and not empty_mounted:
+        return
     elif path.is_dir() and not path.is_symlink():
         for each in content(path) if path in points else path.iterdir():
-            yield from _going(each, {point for point in points if each in (point, *point.parents)})
+            below = {point for point in points if each in (point, *point.parents)}
+            yield from _going(each, below, empty_mounted)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,6 +32,10 @@ def load(path: str) -> ModuleType:
 
 
 mounts = load("common/module_utils/testbed_mounts.py")
+load("common/module_utils/testbed_record.py")
+load("common/module_utils/testbed_units.py")
+load("common/module_utils/testbed_host.py")
+accounts = load("common/library/testbed_accounts.py")
 
 
 @pytest.fixture
@@ -83,6 +88,63 @@ def test_of_one_with_a_mount_point_the_contents_go_and_that_is_told(disk: Path) 
     assert names(disk) == ["inner", "inner/lost+found"], "the disk's own folder is no data"
     assert Path("/etc/passwd").exists()
     assert changes(disk) == [], "the second time there is nothing to do"
+
+
+def test_what_users_have_mounted_in_their_homes_keeps_what_is_in_it(
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, share = disk, disk / "inner"
+    in_share = names(share)
+    monkeypatch.setattr(
+        accounts, "load", lambda: {"accounts": {"no-such-user": {"home": str(home), "home_made": True}}}
+    )
+    monkeypatch.setattr(accounts, "save", lambda _: None)
+    for dry in (True, False):
+        told = accounts.absent(SimpleNamespace(params={"purge": True}, check_mode=dry))
+        detail = f"emptied but for {share}, which is mounted"
+        assert told == [{"kind": "folder", "name": str(home), "action": "change", "detail": detail}]
+        assert (home / "database").exists() == dry
+        assert names(share) == in_share
+    assert accounts.absent(SimpleNamespace(params={"purge": True}, check_mode=False)) == []
+
+
+class Failed(Exception):
+    """What a module ends with."""
+
+
+@pytest.mark.parametrize(
+    ("path", "params"),
+    [
+        ("common/library/testbed_gone.py", {"paths": ["/x"]}),
+        ("common/library/testbed_accounts.py", {"state": "absent", "purge": True}),
+        ("common/library/testbed_claim.py", {"state": "absent", "purge": True, "data_dir": "/x"}),
+        ("clearml_server/library/testbed_restored.py", {"path": "made", "purge": True, "proof": ""}),
+    ],
+    ids=lambda value: Path(value).stem if isinstance(value, str) else "",
+)
+def test_what_cannot_go_is_told_with_the_remedy(
+    path: str, params: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), "/x/share")
+
+    def failed(msg: str) -> None:
+        raise Failed(msg)
+
+    module = load(path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "made").mkdir()
+    record = {
+        "directories": [str(tmp_path / "made")],
+        "accounts": {"no-such-user": {"home": str(tmp_path / "made"), "home_made": True}},
+    }
+    monkeypatch.setattr(module, "load", lambda: record, raising=False)
+    monkeypatch.setattr(module, "name_process", lambda _: None, raising=False)
+    monkeypatch.setattr(module, "take_away", busy)
+    made = SimpleNamespace(params=params, check_mode=False, fail_json=failed)
+    monkeypatch.setattr(module, "AnsibleModule", lambda **_: made)
+    with pytest.raises(Failed, match="^/x/share: Device or resource busy: unmount it, then run down again$"):
+        module.main()
 
 
 def test_a_mount_point_itself_stays(disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
