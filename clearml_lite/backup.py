@@ -109,8 +109,12 @@ def restore(archive: Path, data_dir: Path) -> Backup:
             "install that version, or a later one, and restore with it"
         )
     try:
+        if os.geteuid() == 0 and not data_dir.exists():  # root's folder is of no use to a server that is another user's
+            made = f"install -d -m 0700 -o USER {data_dir}"
+            raise DataError(f"data_dir {data_dir}: is not there: make it for the user that the server runs as: {made}")
         data_dir.mkdir(parents=True, exist_ok=True)
         with alone_in(data_dir):
+            _require_replaceable(data_dir / FILES)
             _require_empty(data_dir)
             arriving = data_dir / RESTORING
             if not arriving.exists():
@@ -171,8 +175,9 @@ def _copy_database(source: Path, target: Path) -> None:
             original.backup(copy)  # in one step: as it was at one moment, while others go on writing
             copy.execute("PRAGMA journal_mode = DELETE")
     except sqlite3.Error as error:
-        if error.sqlite_errorcode & 0xFF in UNWRITABLE and not database_problem(source):
-            raise DataError(f"{target}: the backup cannot be written: {error}: make room, or name another disk") from error
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in UNWRITABLE and not database_problem(source):
+            remedy = "make room there, or name a file on another disk"
+            raise DataError(f"{target}: the backup cannot be written: {error}: {remedy}") from error
         raise DataError(f"{source}: cannot be read: {error}; clearml-lite check tells more") from error
     if problem := database_problem(target):
         raise DataError(f"{source}: is damaged ({problem}): restore an earlier backup")
@@ -274,6 +279,23 @@ def _unpack(archive: Path, backup: Backup, into: Path) -> None:
         raise _damaged(archive, str(error)) from error
     if problem := database_problem(into / DATABASE):
         raise _damaged(archive, problem)
+
+
+def _require_replaceable(files: Path) -> None:
+    """Another folder comes in its place, which a mount point or a link does not let happen."""
+    if files.is_symlink() or _is_mounted(files):
+        what, remedy = ("a link", "remove the link") if files.is_symlink() else ("a mount point", "unmount it")
+        raise DataError(
+            f"{files}: is {what}, and a restore puts a folder there: {remedy}, restore, then move what is in the "
+            "folder to where it was and put that back; nothing was changed"
+        )
+
+
+def _is_mounted(path: Path) -> bool:
+    """Whether something is mounted there; also a folder of the same disk, which os.path.ismount does not see."""
+    escaped = str(path.resolve()).translate({ord(sign): f"\\{ord(sign):03o}" for sign in " \t\n\\"})
+    mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape")
+    return any(line.split(" ")[4] == escaped for line in mounts.split("\n") if line)
 
 
 def _require_empty(data_dir: Path) -> None:

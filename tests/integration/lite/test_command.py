@@ -91,6 +91,7 @@ def test_a_backup_made_while_clients_write_is_whole_and_comes_back(
     assert "read again and whole" in done.stdout
     other.config["urls"] = server.config["urls"]
     other.command()
+    (other.folder / "data").mkdir()
     restored = run(other, "restore", str(archive))
     assert restored.returncode == 0, restored.stderr
     assert "Keys that were revoked since then work again" in restored.stdout
@@ -134,6 +135,7 @@ def test_a_restore_that_is_killed_leaves_no_server_that_starts_empty(
     archive = tmp_path / "b.tar"
     assert run(server, "backup", str(archive)).returncode == 0
     other.command()
+    (other.folder / "data").mkdir()
     words = ["restore", "--config", str(other.config_file), str(archive)]
     killed = subprocess.run([sys.executable, "-c", KILLED_RESTORE, *words], cwd=REPOSITORY, timeout=120, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -5,6 +5,8 @@ import json
 import os
 import resource
 import sqlite3
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from contextlib import closing
@@ -38,6 +40,7 @@ def data(config: Config, storage: Storage) -> Path:
 def archive(data: Path, tmp_path: Path) -> Path:
     path = tmp_path / "backup.tar"
     backup.back_up(data, path)
+    (tmp_path / "elsewhere").mkdir()
     return path
 
 
@@ -131,7 +134,7 @@ def test_an_archive_that_was_cut_off_is_refused_at_every_length(archive: Path, t
         archive.write_bytes(whole[:length])
         with pytest.raises(DataError, match="is no whole backup"):
             backup.restore(archive, target)
-        assert not target.exists() or [path.name for path in target.iterdir()] == ["lock"]
+        assert {path.name for path in target.iterdir()} <= {"lock"}
 
 
 @pytest.mark.parametrize("damaged", ["clearml.sqlite", "files/a/model ü.bin"])
@@ -184,7 +187,7 @@ def test_a_backup_of_a_newer_version_is_refused(archive: Path, tmp_path: Path) -
         DataError, match=r"is of clearml-lite 9\.0, which is newer than this one .* install that version"
     ):
         backup.restore(archive, tmp_path / "elsewhere")
-    assert not (tmp_path / "elsewhere").exists()
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_data_of_a_newer_version_are_left_alone(data: Path, storage: Storage) -> None:
@@ -212,6 +215,50 @@ def test_a_restore_needs_the_folder_alone(archive: Path, tmp_path: Path) -> None
     target.mkdir()
     with folder.alone_in(target), pytest.raises(ConfigError, match="is in use by another clearml-lite"):
         backup.restore(archive, target)
+
+
+def test_root_makes_no_data_folder_that_the_server_could_not_use(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "new" / "data"
+    monkeypatch.setattr(backup.os, "geteuid", lambda: 0)
+    with pytest.raises(DataError, match=f"is not there: .*: install -d -m 0700 -o USER {target}$"):
+        backup.restore(archive, target)
+    assert not target.parent.exists()
+    monkeypatch.setattr(backup.os, "geteuid", lambda: 1000)
+    backup.restore(archive, target)
+    assert tasks(target) == ["t1"]
+
+
+def test_a_link_to_another_disk_is_not_replaced(archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    target = tmp_path / "elsewhere"
+    (target / "files").symlink_to(tmp_path / "disk")
+    with pytest.raises(DataError, match="files: is a link, .*: remove the link, restore, .* nothing was changed"):
+        backup.restore(archive, target)
+    assert (target / "files").is_symlink()
+    assert sorted(path.name for path in target.iterdir()) == ["files", "lock"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a folder, in a namespace of its own")
+def test_a_mount_point_is_not_replaced(archive: Path, tmp_path: Path) -> None:
+    target = tmp_path / "a folder"
+    (target / "files").mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    script = """
+import subprocess, sys
+from pathlib import Path
+from clearml_lite import backup
+archive, target, disk = map(Path, sys.argv[1:])
+subprocess.run(["mount", "--bind", disk, target / "files"], check=True)
+backup.restore(archive, target)
+"""
+    command = ["unshare", "--mount", sys.executable, "-c", script, str(archive), str(target), str(tmp_path / "disk")]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "files: is a mount point, and a restore puts a folder there: unmount it, restore" in done.stderr
+    assert sorted(path.name for path in target.iterdir()) == ["files", "lock"]
 
 
 @pytest.mark.parametrize("renames", [0, 1])
