@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Iterator
 from workload.errors import ServerError
 from workload.influx import InfluxDB
 from workload.ingest import Wanted, ingest
-from workload.server import login
+from workload.server import need_queue
 
 LOG = logging.getLogger(__name__)
 
@@ -45,7 +44,7 @@ class Result:
 
 def run_chain(database: InfluxDB, wanted: Wanted, queue: str, timeout: float) -> Iterator[Result]:
     """Yield the result of each step; the first that is not completed is the last. `timeout` in s is for all of them."""
-    _need_queue(queue)
+    need_queue(queue)
     began = time.monotonic()
     version = ingest(database, wanted)
     details = {"rows": version.rows, "new_rows": version.new_rows, "version": version.version}
@@ -59,7 +58,7 @@ def run_radio(
     """As `run_chain`, of the radio map. file: CSV of measurements, or None for `points` that are generated."""
     from workload.radio.ingest import ingest as ingest_radio
 
-    _need_queue(queue)
+    need_queue(queue)
     began = time.monotonic()
     version = ingest_radio(project, dataset, file, points, seed)
     details = {"rows": version.rows, "version": version.version}
@@ -95,7 +94,7 @@ def run_probe(project: str, queue: str, package: str, timeout: float) -> Result:
     name, equals, version = package.partition("==")
     if not (name and equals and version):
         raise ServerError(f"--package {package}: expected NAME==VERSION")
-    _need_queue(queue)
+    need_queue(queue)
     script = (
         "from importlib.metadata import version\n\n"
         f"found = version({name!r})\n"
@@ -105,11 +104,6 @@ def run_probe(project: str, queue: str, package: str, timeout: float) -> Result:
     task = _create(project, "probe", "custom", script)
     task.set_packages([package])
     return _run(task, "probe", queue, timeout)
-
-
-def _need_queue(queue: str) -> None:
-    if not login().queues.get_all(name=f"^{re.escape(queue)}$"):
-        raise ServerError(f"the ClearML server has no queue {queue!r}: check --queue, and that an agent serves it")
 
 
 def _create(project: str, name: str, kind: str, script: str) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from workload.errors import StepError
 from workload.evaluate import SAMPLE
 from workload.registered import Predictor, fetch
-from workload.step import artifact, run, start
+from workload.step import artifact, registered_model, run, start
 
 
 def main() -> None:
@@ -19,11 +19,10 @@ def main() -> None:
         "inference",
         {"prepare_task_id": "", "evaluate_task_id": "", "smallest_margin": 0.1},
     )
-    from clearml import Task
     from sklearn.linear_model import LogisticRegression
 
-    registered = Task.get_task(task_id=parameters["evaluate_task_id"]).models["output"][-1]
-    model = Predictor(*fetch(registered.id))
+    model_id = registered_model(parameters["evaluate_task_id"])
+    model = Predictor(*fetch(model_id))
     with np.load(artifact(parameters["evaluate_task_id"], SAMPLE)) as sample:
         difference = float(np.abs(model.raw(sample["inputs"]) - sample["predictions"]).max())
     with np.load(artifact(parameters["prepare_task_id"], "prepared")) as prepared:
@@ -38,7 +37,7 @@ def main() -> None:
     logger.report_single_value("Network Accuracy", network)
     logger.report_single_value("Linear Accuracy", linear)
     if difference > 1e-5:
-        raise StepError(f"model {registered.id} from the server predicts otherwise than recorded: by {difference:.2g}")
+        raise StepError(f"model {model_id} from the server predicts otherwise than recorded: by {difference:.2g}")
     if network < linear + parameters["smallest_margin"]:
         raise StepError(
             f"the network ({network:.3f}) is not clearly better than a linear model ({linear:.3f}):"

@@ -16,7 +16,7 @@ import numpy as np
 from workload.errors import StepError
 from workload.generator import LABEL
 from workload.scaler import Scaler
-from workload.step import run, start
+from workload.step import dataset, run, start
 
 if TYPE_CHECKING:
     import pandas as pd  # where a step is only enqueued, it need not be there
@@ -109,10 +109,7 @@ def main() -> None:
             "validation_share": 0.15,
         },
     )
-    from clearml import Dataset
-
-    dataset = Dataset.get(dataset_id=parameters["dataset_id"], alias="rapp_data")
-    frame = read_folder(Path(dataset.get_local_copy()))
+    frame = read_folder(dataset(parameters["dataset_id"], "rapp_data"))
     task.get_logger().report_table("Dataset", "describe", table_plot=frame.describe().reset_index())
     frame = clean(frame, parameters["label"], parameters["drop_columns"])
     labels = frame.pop(parameters["label"]).to_numpy()

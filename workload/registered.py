@@ -120,11 +120,15 @@ def discard(file: Path) -> None:
 
 
 class Predictor:
-    """A loaded model. Raises ModelError when the file cannot be loaded."""
+    """A loaded model. Raises ModelError when the file cannot be loaded, or TensorFlow is not there."""
 
     def __init__(self, found: Card, file: Path) -> None:
-        from tensorflow import keras
-
+        try:
+            from tensorflow import keras
+        except ImportError as error:
+            raise ModelError(
+                f"{error.name or error} is not installed here: install tensorflow-cpu, and start this again"
+            ) from error
         self.card = found
         try:
             # Safe mode is the default: what would run code of the file's own is refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from workload.errors import ServerError, reason
@@ -22,3 +23,9 @@ def login() -> Any:
             f"cannot log in to the ClearML server at {host} ({reason(error)}): check clearml.conf, and that it runs"
         ) from error
     return APIClient()
+
+
+def need_queue(queue: str) -> None:
+    """Log in, and look for the queue. Raises ServerError when it is not there."""
+    if not login().queues.get_all(name=f"^{re.escape(queue)}$"):
+        raise ServerError(f"the ClearML server has no queue {queue!r}: check --queue, and that an agent serves it")

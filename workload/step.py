@@ -32,9 +32,12 @@ def start(name: str, kind: str, parameters: Mapping[str, Any]) -> tuple[Any, dic
     alone = Task.running_locally()
     options = _options(sys.argv[1:] if alone else [], name, parameters)
     if alone:
-        from workload.server import login
+        from workload.server import login, need_queue
 
-        login()
+        if options["queue"]:
+            need_queue(options["queue"])  # before a task is made, which nobody would take
+        else:
+            login()
         Task.force_store_standalone_script()  # the same task, from a checkout as from an installed package
     task = Task.init(
         project_name=options.pop("project"),
@@ -64,29 +67,70 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except WorkloadError as error:
-        from clearml import Task
+        _fail(str(error))
+    except ImportError as error:
+        _fail(
+            f"{error.name or error} is not installed here: install what the step needs (clearml, pandas, scikit-learn,"
+            " tensorflow-cpu), or give --queue with a queue whose agents have it"
+        )
 
-        task = Task.current_task()
-        if task:
-            task.close()  # first: what the SDK does at the end of a process makes the task `completed`
-            task.mark_failed(ignore_errors=True, status_reason="error", status_message=str(error)[:200], force=True)
-        print(f"{Path(sys.argv[0]).name}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+
+def _fail(words: str) -> None:
+    sdk = sys.modules.get("clearml")  # without it there is no task
+    task = sdk.Task.current_task() if sdk else None
+    if task:
+        task.close()  # first: what the SDK does at the end of a process makes the task `completed`
+        task.mark_failed(ignore_errors=True, status_reason="error", status_message=words[:200], force=True)
+    print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr)
+    raise SystemExit(1) from None
+
+
+def dataset(dataset_id: str, alias: str) -> Path:
+    """Folder with a local copy of a dataset. Raises StepError when there is none."""
+    from clearml import Dataset
+
+    try:
+        return Path(Dataset.get(dataset_id=dataset_id, alias=alias).get_local_copy())
+    except Exception as error:  # the SDK raises ValueError, and what its storage raises
+        raise StepError(
+            f"cannot get dataset {dataset_id!r} ({_words(error)}): check its ID, and the file server"
+        ) from error
+
+
+def registered_model(task_id: str) -> str:
+    """ID of the model that another task registered last. Raises StepError when there is none."""
+    models = _other(task_id).models["output"]
+    if not models:
+        raise StepError(f"task {task_id} has registered no model: give the ID of an evaluate task that is completed")
+    return str(models[-1].id)
 
 
 def artifact(task_id: str, name: str) -> str:
     """Path of a local copy of another task's artifact. Raises StepError when there is none."""
-    from clearml import Task
-
-    try:
-        artifacts = Task.get_task(task_id=task_id).artifacts
-    except Exception as error:  # the SDK raises ValueError, and what the connection raises
-        raise StepError(f"there is no task {task_id!r} that this user may read ({error}): check its ID") from error
+    artifacts = _other(task_id).artifacts
     if name not in artifacts:
         raise StepError(
             f"task {task_id} has no artifact {name!r} (it has: {', '.join(artifacts) or 'none'}): check its ID"
         )
     return str(artifacts[name].get_local_copy(raise_on_error=True))
+
+
+def _other(task_id: str) -> Any:
+    from clearml import Task
+
+    try:
+        found = Task.get_task(task_id=task_id)
+    except Exception as error:  # the SDK raises ValueError, and what the connection raises
+        raise StepError(
+            f"there is no task {task_id!r} that this user may read ({_words(error)}): check its ID"
+        ) from error
+    if found is None:
+        raise StepError(f"there is no task {task_id!r} that this user may read: check its ID")
+    return found
+
+
+def _words(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def reproducible(seed: int) -> None:
@@ -125,7 +169,10 @@ def _reader(default: Any) -> Callable[[str], Any]:
 
         def values(text: str) -> list[Any]:
             if text.startswith("["):
-                return list(ast.literal_eval(text))
+                try:
+                    return [item(value) for value in ast.literal_eval(text)]
+                except SyntaxError as error:
+                    raise argparse.ArgumentTypeError(f"{text!r}: expected A,B or [A, B]") from error
             return [item(part.strip()) for part in text.split(",") if part.strip()]
 
         return values

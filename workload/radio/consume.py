@@ -11,7 +11,7 @@ from workload.errors import StepError
 from workload.evaluate import SAMPLE
 from workload.radio.evaluate import errors
 from workload.registered import Predictor, fetch
-from workload.step import artifact, run, start
+from workload.step import artifact, registered_model, run, start
 
 
 def main() -> None:
@@ -20,10 +20,8 @@ def main() -> None:
         "inference",
         {"prepare_task_id": "", "evaluate_task_id": "", "largest_ratio": 0.6},
     )
-    from clearml import Task
-
-    registered = Task.get_task(task_id=parameters["evaluate_task_id"]).models["output"][-1]
-    model = Predictor(*fetch(registered.id))
+    model_id = registered_model(parameters["evaluate_task_id"])
+    model = Predictor(*fetch(model_id))
     with np.load(artifact(parameters["evaluate_task_id"], SAMPLE)) as sample:
         difference = float(np.abs(model.raw(sample["inputs"]) - sample["predictions"]).max())
     with np.load(artifact(parameters["prepare_task_id"], "prepared")) as prepared:
@@ -37,7 +35,7 @@ def main() -> None:
     logger.report_single_value("Network RMSE", network)
     logger.report_single_value("Mean Predictor RMSE", mean)
     if difference > 1e-5:
-        raise StepError(f"model {registered.id} from the server predicts otherwise than recorded: by {difference:.2g}")
+        raise StepError(f"model {model_id} from the server predicts otherwise than recorded: by {difference:.2g}")
     if network > mean * parameters["largest_ratio"]:
         raise StepError(
             f"the network (RMSE {network:.3f}) is not clearly better than the mean ({mean:.3f}): expected at most"

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Sequence
+from typing import Callable, Sequence
 
 from workload.errors import ServerError, StepError, WorkloadError, reason
 from workload.radio import floor
@@ -110,8 +110,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--project", default=PROJECT, help="ClearML project (default: %(default)s)")
     parser.add_argument("--dataset", default=DATASET, help="name of the Dataset (default: %(default)s)")
     parser.add_argument("--csv", type=Path, help=f"measurements of yours: {', '.join(floor.COLUMNS[1:])}")
-    parser.add_argument("--points", type=int, default=floor.POINTS, help="to generate (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same points")
+    parser.add_argument("--points", type=_whole(1), default=floor.POINTS, help="to generate (default: %(default)s)")
+    parser.add_argument("--seed", type=_whole(0), default=0, help="the same seed gives the same points")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def value(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number, {least} or more")
+        return int(text)
+
+    return value
 
 
 def _version(dataset: object, rows: int) -> Version:

@@ -18,7 +18,7 @@ from workload.prepare import PARTS, read_folder
 from workload.radio import floor
 from workload.registered import Output
 from workload.scaler import Scaler
-from workload.step import run, start
+from workload.step import dataset, run, start
 
 if TYPE_CHECKING:
     import pandas as pd  # where a step is only enqueued, it need not be there
@@ -81,9 +81,7 @@ def main() -> None:
             "seed": 0,
         },
     )
-    from clearml import Dataset
-
-    frame = read_folder(Path(Dataset.get(dataset_id=parameters["dataset_id"], alias="path_loss").get_local_copy()))
+    frame = read_folder(dataset(parameters["dataset_id"], "path_loss"))
     logger = task.get_logger()
     logger.report_table("Dataset", "describe", table_plot=frame.describe().reset_index())
     shares = (parameters["train_share"], parameters["validation_share"])

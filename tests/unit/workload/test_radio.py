@@ -191,3 +191,11 @@ def test_a_version_that_cannot_be_uploaded_is_deleted(lab):
     with pytest.raises(Exception, match="could not make a version of dataset p/d .No space left on device"):
         ingest.ingest("p", "d", None, 50, 0)
     assert lab.deleted == ["d1"]
+
+
+@pytest.mark.parametrize("option", ["--seed=-1", "--points=-1", "--points=0", "--points=x"])
+def test_a_number_that_cannot_be_is_a_usage_error(option, capsys):
+    with pytest.raises(SystemExit) as ended:
+        ingest.main([option])
+    assert ended.value.code == 2
+    assert f"argument {option.partition('=')[0]}: " in capsys.readouterr().err

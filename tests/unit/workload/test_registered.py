@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -152,3 +153,9 @@ def test_a_copy_that_was_fetched_is_deleted():
     with tempfile.NamedTemporaryFile(dir=folder, delete=False) as copy:
         registered.discard(Path(copy.name))
     assert not Path(copy.name).exists()
+
+
+def test_without_tensorflow_a_model_says_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ModelError, match="tensorflow is not installed here: install tensorflow-cpu"):
+        Predictor(registered.card(json.dumps(CONFIG), LABELS, "m1"), tmp_path / "model.keras")

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from workload import step
-from workload.errors import StepError
+from workload.errors import ServerError, StepError
 
 DEFAULTS = {"dataset_id": "", "share": 0.7, "units": [32, 16], "drop": ["time"], "epochs": 5}
 
@@ -34,8 +34,17 @@ class Sdk:
             force_store_standalone_script=lambda: None,
             init=init,
             current_task=lambda: task,
+            get_task=self.get_task,
         )
-        return SimpleNamespace(Task=found)
+        return SimpleNamespace(Task=found, Dataset=SimpleNamespace(get=self.get_dataset))
+
+    def get_task(self, task_id):
+        if task_id == "nope":
+            raise ValueError("Task id=nope\nnot found")
+        return SimpleNamespace(artifacts={}, models={"output": []}) if task_id != "gone" else None
+
+    def get_dataset(self, dataset_id, alias):
+        raise ValueError("Could not find Dataset id=nope,\nproject=None")
 
 
 @pytest.fixture
@@ -43,7 +52,8 @@ def start(monkeypatch):
     def call(*arguments, local=True, there=()):
         sdk = Sdk(local, there)
         monkeypatch.setitem(sys.modules, "clearml", sdk.module())
-        monkeypatch.setattr("workload.server.login", lambda: None)
+        queues = SimpleNamespace(get_all=lambda name: [1] if name == "^prepared$" else [])
+        monkeypatch.setattr("workload.server.login", lambda: SimpleNamespace(queues=queues))
         monkeypatch.setattr(sys, "argv", ["prepare.py", *arguments])
         return sdk, step.start("prepare", "data_processing", DEFAULTS)[1]
 
@@ -70,7 +80,9 @@ def test_what_must_be_given_and_is_not_is_named_before_anything_runs(start):
         start("--queue=prepared")
 
 
-@pytest.mark.parametrize("argument", ["--share=much", "--units=a,b", "--nothing=1"])
+@pytest.mark.parametrize(
+    "argument", ["--share=much", "--units=a,b", "--units=[64,", "--units=['a']", "--units=[64", "--nothing=1"]
+)
 def test_an_option_that_cannot_be_is_refused(start, argument, capsys):
     with pytest.raises(SystemExit) as ended:
         start(argument)
@@ -90,3 +102,46 @@ def test_what_the_user_can_mend_is_one_line_and_fails_the_task(monkeypatch, caps
         step.run(main)
     assert (ended.value.code, capsys.readouterr().err) == (1, "prepare.py: nothing to do\n")
     assert sdk.failed == ["nothing to do"]
+
+
+def test_a_queue_that_is_not_there_is_said_before_a_task_is_made(start, monkeypatch):
+    made = []
+    monkeypatch.setattr(Sdk, "module", lambda self, module=Sdk.module: made.append(self) or module(self))
+    with pytest.raises(ServerError, match="the ClearML server has no queue 'nosuch': check --queue"):
+        start("--dataset-id=d1", "--queue=nosuch")
+    assert made[0].given == {}
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (
+            lambda: step.artifact("nope", "a"),
+            "there is no task 'nope' that this user may read (Task id=nope not found)",
+        ),
+        (lambda: step.registered_model("nope"), "there is no task 'nope' that this user may read (Task id=nope not f"),
+        (lambda: step.registered_model("gone"), "there is no task 'gone' that this user may read: check its ID"),
+        (lambda: step.registered_model("t1"), "task t1 has registered no model: give the ID of an evaluate task"),
+        (lambda: step.dataset("nope", "x"), "cannot get dataset 'nope' (Could not find Dataset id=nope, project=None)"),
+    ],
+)
+def test_an_id_of_something_else_is_one_line(monkeypatch, ask, message):
+    monkeypatch.setitem(sys.modules, "clearml", Sdk(True).module())
+    with pytest.raises(StepError) as error:
+        ask()
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_that_is_not_there", "clearml"])
+def test_a_package_that_is_not_installed_is_one_line(monkeypatch, capsys, missing):
+    sdk = Sdk(True)
+    monkeypatch.setitem(sys.modules, "clearml", None if missing == "clearml" else sdk.module())
+    monkeypatch.setattr(sys, "argv", ["/x/train.py"])
+    with pytest.raises(SystemExit) as ended:
+        step.run(lambda: __import__(missing))
+    said = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert said.startswith(f"train.py: {missing} is not installed here: install ")
+    assert said.count("\n") == 1
+    assert len(sdk.failed) == (missing != "clearml")
