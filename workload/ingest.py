@@ -7,22 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import fcntl
-import getpass
 import hashlib
 import json
 import logging
 import queue
 import shutil
-import signal
-import socket
 import sys
 import threading
 import time
 import zipfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 from workload.columns import TAG, Column, choose
 from workload.errors import DiskError, ServerError, SourceError, reason
@@ -31,13 +27,13 @@ from workload.influx import InfluxDB
 from workload.parts import FORMATS, Part, head, lacking, read_part, stamp, texts
 from workload.server import login
 from workload.statistics import HEADER, added, row
+from workload.unfinished import alone, clean_up, delete_unfinished, mark, orderly_end, versions
 from workload.windows import Window, cut, grain, missing
 
 LOG = logging.getLogger(__name__)
 
 NS = 1_000_000_000
 RECORD = "ingest"  # the artifact in which a version says what it was made of
-WORK = Path("~/.cache/testbed-workload")
 AT_ONCE = 2  # windows
 PROGRESS = 5.0  # s between two lines of progress
 GRACE = 10.0  # s for what reads, to end when it is stopped: InfluxDB may say nothing for longer
@@ -88,11 +84,11 @@ def ingest(database: InfluxDB, wanted: Wanted) -> Version:
     goes on from there. Raises SourceError, ServerError, DiskError.
     """
     _give_back()
-    with _alone() as base, _orderly_end():
+    with alone() as base, orderly_end():
         database.check()
         columns = choose(database.fields(), database.tags(), wanted.fields, wanted.tags)
         login()
-        _delete_unfinished(wanted.project, wanted.dataset)
+        delete_unfinished(wanted.project, wanted.dataset)
         parent, record = _parent(wanted, database.source.measurement, columns)
         parts = [Part(**part) for part in record["windows"]]
         folder = _folder(base, database, wanted, columns)
@@ -251,7 +247,7 @@ def _publish(
         dataset = Dataset.create(
             dataset_name=wanted.dataset,
             dataset_project=wanted.project,
-            dataset_tags=[_mark()],
+            dataset_tags=[mark()],
             parent_datasets=[parent] if parent else None,
             description=f"{record['query']}\n{record['rows']} rows, {record['new_rows']} of them new",
         )
@@ -270,11 +266,11 @@ def _publish(
     except Exception as error:
         raise ServerError(
             f"could not make a version of dataset {wanted.project}/{wanted.dataset} ({reason(error)}):"
-            f" {_clean_up(wanted.project, wanted.dataset)}; check the ClearML file server, its disk and this machine's,"
+            f" {clean_up(wanted.project, wanted.dataset)}; check the ClearML file server, its disk and this machine's,"
             " then run this again: what was read of InfluxDB is kept"
         ) from error
     except BaseException:
-        LOG.info("Stopped: %s", _clean_up(wanted.project, wanted.dataset))
+        LOG.info("Stopped: %s", clean_up(wanted.project, wanted.dataset))
         raise
     return _version(dataset, record)
 
@@ -333,7 +329,7 @@ def _parent(wanted: Wanted, measurement: str, columns: Sequence[Column]) -> tupl
     from clearml import Dataset
 
     project, name = wanted.project, wanted.dataset
-    if not _tasks(project, name, ["completed", "published"]):
+    if not versions(project, name, ["completed", "published"]):
         return None, {"newest": 0, "rows": 0, "windows": []}
     try:
         parent = Dataset.get(dataset_project=project, dataset_name=name, only_completed=True)
@@ -363,57 +359,11 @@ def _parent(wanted: Wanted, measurement: str, columns: Sequence[Column]) -> tupl
     return parent, record
 
 
-def _clean_up(project: str, name: str) -> str:
-    """Delete the version that could not be finished; what is left of it, in words."""
-    try:
-        _delete_unfinished(project, name)
-    except ServerError as error:
-        LOG.info("%s", error)
-        with contextlib.suppress(Exception):
-            if not _unfinished(project, name):  # the SDK deletes the version first, and then its files
-                return "files of it may be left on the file server"
-        return "the next run deletes what is left of it"
-    return "nothing is left of it"
-
-
-def _delete_unfinished(project: str, name: str) -> None:
-    """Delete what an earlier run left. Raises ServerError."""
-    from clearml import Task
-
-    try:
-        for task_id in _unfinished(project, name):
-            LOG.info("Deleting unfinished version %s", task_id)
-            Task.get_task(task_id).delete(raise_on_error=True)
-    except Exception as error:  # the SDK raises a type of its own, and what its storage raises
-        raise ServerError(
-            f"cannot delete an unfinished version of dataset {project}/{name} ({' '.join(str(error).split())}):"
-            " check the ClearML server and its file server, then run this again"
-        ) from error
-
-
-def _unfinished(project: str, name: str) -> list[str]:
-    """Of this user on this machine."""
-    return _tasks(project, name, ["created", "in_progress", "stopped", "failed"], [_mark()])
-
-
-def _tasks(project: str, name: str, status: list[str], tags: list[str] | None = None) -> list[str]:
-    """IDs of the dataset's versions (each is a task of a hidden project) in one of these states."""
-    from clearml import Task
-
-    task_filter = {"status": status, "search_hidden": True, "_allow_extra_fields_": True}
-    found = Task.query_tasks(project_name=f"{project}/.datasets/{name}", tags=tags, task_filter=task_filter)
-    return [str(task_id) for task_id in found]
-
-
 def _version(dataset: Any, record: dict[str, Any]) -> Version:
     from clearml import Task
 
     url = str(Task.get_task(dataset.id).get_output_log_web_page())
     return Version(dataset.id, dataset.version or "", record["rows"], record["new_rows"], record["newest"], url)
-
-
-def _mark() -> str:
-    return f"ingest by {getpass.getuser()}@{socket.gethostname()}"
 
 
 def _folder(base: Path, database: InfluxDB, wanted: Wanted, columns: Sequence[Column]) -> Path:
@@ -441,44 +391,12 @@ def _tidy(folder: Path, windows: Sequence[Window], kind: str) -> None:
             path.unlink()
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[Path]:
-    """A folder to work in, and no other ingest of this user on this machine: so what is unfinished is nobody's work."""
-    base = WORK.expanduser() / "ingest"
-    try:
-        base.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (base / "lock").open("w")
-    except OSError as error:
-        raise DiskError(f"cannot write in {base} ({error.strerror}): check its owner and its disk") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            LOG.info("Waiting for another ingest of yours to end")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield base
-
-
 def _give_back() -> None:
     """Have glibc give freed memory back at once: pieces of some MiB come and go, and it would keep tens of MiB."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MMAP_THRESHOLD, 1 << 17)
         mallopt(ARENA_MAX, 1)
-
-
-@contextlib.contextmanager
-def _orderly_end() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: what is half made is deleted first."""
-
-    def end(number: int, frame: Any) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

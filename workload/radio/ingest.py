@@ -6,9 +6,11 @@ python -m workload.radio.ingest --help
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import hashlib
 import json
+import logging
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
@@ -19,6 +21,9 @@ from workload.errors import ServerError, StepError, WorkloadError, reason
 from workload.radio import floor
 from workload.server import login
 from workload.step import PROJECT
+from workload.unfinished import alone, clean_up, delete_unfinished, mark, orderly_end, versions
+
+LOG = logging.getLogger(__name__)
 
 DATASET = "path_loss"
 
@@ -53,11 +58,12 @@ def check(file: Path) -> int:
 def ingest(project: str, dataset: str, file: Path | None, points: int, seed: int) -> Version:
     """A version of the dataset that holds the file, or generated points; where the newest one does, that one.
 
-    Raises StepError, ServerError.
+    A version that fails is deleted, and one that a killed run of the same user on the same machine left behind is
+    deleted by the next. Raises StepError, ServerError, DiskError.
     """
-    from clearml import Dataset, Task
+    from clearml import Dataset
 
-    with tempfile.TemporaryDirectory() as folder:
+    with alone(), orderly_end(), tempfile.TemporaryDirectory() as folder:
         if file is None:
             file = Path(folder, "path_loss.csv")
             floor.write(floor.measure(points, seed), file)
@@ -66,30 +72,28 @@ def ingest(project: str, dataset: str, file: Path | None, points: int, seed: int
             about = f"Measured: {file.name}"
         rows, digest = check(file), hashlib.sha256(file.read_bytes()).hexdigest()
         login()
-        made = None
+        delete_unfinished(project, dataset)
         try:
-            if Task.query_tasks(
-                project_name=f"{project}/.datasets/{dataset}",
-                task_filter={"status": ["completed", "published"], "search_hidden": True, "_allow_extra_fields_": True},
-            ):
+            if versions(project, dataset, ["completed", "published"]):
                 there = Dataset.get(dataset_project=project, dataset_name=dataset, only_completed=True)
                 if (there.get_metadata("source") or {}).get("sha256") == digest:
                     return _version(there, rows)
-            made = Dataset.create(dataset_name=dataset, dataset_project=project, description=about)
+            made = Dataset.create(
+                dataset_name=dataset, dataset_project=project, dataset_tags=[mark()], description=about
+            )
             made.add_files(file)
             made.set_metadata({"about": about, "rows": rows, "sha256": digest}, "source", ui_visible=False)
             made.get_logger().report_single_value("rows", rows)
             made.upload(show_progress=False, preview=False)
             made.finalize()
-        except BaseException as error:
-            if made:
-                Task.get_task(made.id).delete(raise_on_error=False)
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:
             raise ServerError(
-                f"could not make a version of dataset {project}/{dataset} ({reason(error)}): check the ClearML file"
-                " server, then run this again"
+                f"could not make a version of dataset {project}/{dataset} ({reason(error)}):"
+                f" {clean_up(project, dataset)}; check the ClearML file server, then run this again"
             ) from error
+        except BaseException:
+            LOG.info("Stopped: %s", clean_up(project, dataset))
+            raise
         return _version(made, rows)
 
 
@@ -97,11 +101,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        print(json.dumps(asdict(ingest(options.project, options.dataset, options.csv, options.points, options.seed))))
+        with contextlib.redirect_stdout(sys.stderr):  # the SDK prints its progress
+            version = ingest(options.project, options.dataset, options.csv, options.points, options.seed)
     except WorkloadError as error:
         print(f"workload.radio.ingest: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(asdict(version)))
     return 0
 
 

@@ -131,6 +131,31 @@ def test_what_cannot_run_is_one_line_and_a_failed_task(home, conf, newest, prepa
     assert "has no artifact 'Candidate Model' (it has: prepared, scaler)" in said
 
 
+@pytest.mark.parametrize(
+    ("module", "arguments", "message"),
+    [
+        ("workload.prepare", ["--dataset-id=nope"], "cannot get dataset 'nope' ("),
+        ("workload.prepare", ["--dataset-id={id}"], "cannot get dataset '{id}' ("),
+        ("workload.radio.prepare", ["--dataset-id={id}"], "cannot get dataset '{id}' ("),
+        ("workload.prepare", ["--dataset-id=x", "--queue=nosuch"], "the ClearML server has no queue 'nosuch'"),
+        ("workload.consume", ["--prepare-task-id={id}", "--evaluate-task-id=nope"], "there is no task 'nope' that"),
+        (
+            "workload.consume",
+            ["--prepare-task-id={id}", "--evaluate-task-id={id}"],
+            "task {id} has registered no model",
+        ),
+        ("workload.radio.consume", ["--prepare-task-id={id}", "--evaluate-task-id={id}"], "task {id} has registered"),
+        ("workload.train", ["--units=[64,"], "expected A,B or [A, B]"),
+    ],
+)
+def test_what_is_something_else_is_one_line(home, conf, prepared, module, arguments, message):
+    given = [argument.format(id=prepared["id"]) for argument in arguments]
+    code, said = alone(home, conf, module, *given, "--project=alone")
+    assert code in (1, 2)
+    assert message.format(id=prepared["id"]) in said.splitlines()[-1]
+    assert "Traceback" not in said
+
+
 def test_a_server_that_is_away_is_one_line(home, conf):
     down = home / "down.conf"
     down.write_text(f'{conf.read_text()}\napi.api_server: "http://127.0.0.1:1"\n')

@@ -3,11 +3,13 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import pytest
 
-from tests.integration.workload.conftest import refusal, results
+from tests.integration.workload.conftest import environment, refusal, results
 from workload.fill import fill
 from workload.generator import DAY
 
@@ -146,3 +148,32 @@ def test_a_run_that_is_ended_leaves_nothing_and_one_that_is_killed_is_cleaned_up
     assert versions(server, "killed") == {made["id"]: "completed"}
     assert made["id"] != unfinished
     assert sum(read_back(server, conf, "killed").values()) == made["rows"] > 23_000
+
+
+@pytest.mark.long
+def test_an_ingest_of_the_radio_map_that_is_ended_or_killed_leaves_nothing_for_ever(
+    server, conf, tmp_path, hanging_files_server
+):
+    def begin(conf):
+        return subprocess.Popen(
+            [sys.executable, "-m", "workload.radio.ingest", "--dataset=killed_radio", "--points=50"],
+            env=environment(tmp_path, conf),
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    ended = begin(hanging_files_server)
+    wait_for_unfinished(server, "killed_radio")
+    ended.send_signal(signal.SIGTERM)
+    ended.communicate(timeout=30)
+    assert ended.returncode == 128 + signal.SIGTERM
+    assert versions(server, "killed_radio") == {}
+    killed = begin(hanging_files_server)
+    wait_for_unfinished(server, "killed_radio")
+    killed.kill()
+    killed.communicate(timeout=30)
+    assert len(versions(server, "killed_radio")) == 1
+    (made,) = results(begin(conf))
+    assert versions(server, "killed_radio") == {made["id"]: "completed"}

@@ -1,12 +1,14 @@
 """The radio map: a floor like the published one, split and scaled without a look at the test part."""
 
 import csv
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from workload.errors import StepError
+from workload import unfinished
+from workload.errors import ServerError, StepError
 from workload.radio import floor, ingest
 from workload.radio.evaluate import errors
 from workload.radio.maps import gridded
@@ -123,8 +125,9 @@ class Server:
 
     def __init__(self):
         self.made = []
+        self.unfinished = []
         self.deleted = []
-        self.fails = False
+        self.fails = None
 
     def sdk(self):
         server = self
@@ -146,32 +149,43 @@ class Server:
                 return SimpleNamespace(report_single_value=lambda name, value: None)
 
             def upload(self, **more):
+                print("Uploading")  # as the SDK does
                 if server.fails:
-                    raise OSError(28, "No space left on device")
+                    raise server.fails
 
             def finalize(self):
+                server.unfinished = []
                 server.made.append(self)
 
             @classmethod
-            def create(cls, **more):
+            def create(cls, dataset_tags, **more):
+                server.unfinished = [("d1", dataset_tags)]
                 return cls()
 
             @classmethod
             def get(cls, **more):
                 return server.made[-1]
 
-        task = SimpleNamespace(
-            get_output_log_web_page=lambda: "http://web", delete=lambda raise_on_error: self.deleted.append("d1")
-        )
+        task = SimpleNamespace(get_output_log_web_page=lambda: "http://web", delete=self.delete)
         return SimpleNamespace(
             Dataset=Dataset,
-            Task=SimpleNamespace(query_tasks=lambda **more: self.made, get_task=lambda found: task),
+            Task=SimpleNamespace(query_tasks=self.query_tasks, get_task=lambda found: task),
         )
+
+    def query_tasks(self, project_name, tags, task_filter):
+        if "completed" in task_filter["status"]:
+            return [version.id for version in self.made]
+        return [found for found, its_tags in self.unfinished if its_tags == tags]
+
+    def delete(self, raise_on_error):
+        self.deleted += [found for found, _ in self.unfinished]
+        self.unfinished = []
 
 
 @pytest.fixture
-def lab(monkeypatch):
+def lab(monkeypatch, tmp_path):
     server = Server()
+    monkeypatch.setattr(unfinished, "WORK", tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "clearml", server.sdk())
     monkeypatch.setattr(ingest, "login", lambda: None)
     return server
@@ -187,10 +201,33 @@ def test_the_same_measurements_make_no_second_version(lab):
 
 
 def test_a_version_that_cannot_be_uploaded_is_deleted(lab):
-    lab.fails = True
-    with pytest.raises(Exception, match="could not make a version of dataset p/d .No space left on device"):
+    lab.fails = OSError(28, "No space left on device")
+    with pytest.raises(ServerError, match="dataset p/d .No space left on device.: nothing is left of it; check the"):
         ingest.ingest("p", "d", None, 50, 0)
-    assert lab.deleted == ["d1"]
+    assert (lab.deleted, lab.unfinished) == (["d1"], [])
+
+
+def test_a_run_that_is_stopped_deletes_its_version_and_stays_stopped(lab):
+    lab.fails = SystemExit(143)
+    with pytest.raises(SystemExit) as ended:
+        ingest.ingest("p", "d", None, 50, 0)
+    assert (ended.value.code, lab.deleted) == (143, ["d1"])
+
+
+def test_what_a_killed_run_left_is_deleted_by_the_next_and_what_others_make_is_not(lab):
+    lab.unfinished = [("left", [unfinished.mark()])]
+    ingest.ingest("p", "d", None, 50, 0)
+    assert lab.deleted == ["left"]
+    lab.unfinished = [("other", ["ingest by other@host"])]
+    ingest.ingest("p", "d", None, 50, 0)
+    assert lab.deleted == ["left"]
+
+
+def test_there_is_json_and_nothing_else_on_stdout(lab, capsys):
+    assert ingest.main(["--project=p", "--dataset=d", "--points=50"]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["rows"] == 50
+    assert "Uploading" in said.err
 
 
 @pytest.mark.parametrize("option", ["--seed=-1", "--points=-1", "--points=0", "--points=x"])

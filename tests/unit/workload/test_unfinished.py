@@ -4,7 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from workload import ingest
+from workload import ingest, unfinished
 from workload.columns import Column
 from workload.errors import ServerError
 from workload.parts import Part
@@ -83,7 +83,7 @@ def test_a_run_that_is_stopped_stays_stopped(sdk, two, tmp_path):
 def test_what_an_earlier_run_left_and_cannot_be_deleted_is_one_line(sdk):
     sdk.versions = ["v1"]
     with pytest.raises(ServerError) as error:
-        ingest._delete_unfinished("project", "dataset")
+        unfinished.delete_unfinished("project", "dataset")
     assert str(error.value) == (
         "cannot delete an unfinished version of dataset project/dataset (Failed deleting the following URIs:"
         " http://files/a.parquet): check the ClearML server and its file server, then run this again"
