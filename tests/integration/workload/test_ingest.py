@@ -119,7 +119,7 @@ def test_a_dataset_of_another_measurement_is_left_alone(influx, server, conf, fi
 
 
 def wait_for_unfinished(server, name):
-    limit = time.monotonic() + 30
+    limit = time.monotonic() + 120
     while "in_progress" not in versions(server, name).values():
         assert time.monotonic() < limit
         time.sleep(0.05)
