@@ -1,5 +1,6 @@
 """A step's hyper-parameters, from its defaults, a command line, or the task that an agent runs."""
 
+import importlib
 import sys
 from types import SimpleNamespace
 
@@ -145,3 +146,9 @@ def test_a_package_that_is_not_installed_is_one_line(monkeypatch, capsys, missin
     assert said.startswith(f"train.py: {missing} is not installed here: install ")
     assert said.count("\n") == 1
     assert len(sdk.failed) == (missing != "clearml")
+
+
+@pytest.mark.parametrize("name", ["prepare", "train", "evaluate", "consume"])
+def test_a_clone_of_a_task_from_before_finds_its_step(name):
+    there = getattr(importlib.import_module("workload.tasks"), name)  # such a task: from workload.tasks import NAME
+    assert there.main is importlib.import_module(f"workload.{name}").main
