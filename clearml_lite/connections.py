@@ -13,6 +13,7 @@ class Connection(HttpToolsProtocol):
     """uvicorn's, with a limit to the time and the size of a request's line and headers."""
 
     _waiting: asyncio.TimerHandle | None = None
+    _begun = False  # a request: what comes is its head or body, also when it was answered before all of it was there
     _size = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -27,7 +28,7 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """More of a request."""
-        if self._waiting is None and (self.cycle is None or self.cycle.response_complete):
+        if self._waiting is None and not self._begun:
             self._wait_for_head()
         super().data_received(data)
         if self._waiting is not None:
@@ -38,6 +39,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        self._begun = True
         self._wait_for_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -49,6 +51,11 @@ class Connection(HttpToolsProtocol):
         """All that was waited for."""
         self._head_is_there()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        super().on_message_complete()
+        self._begun = False
 
     def _wait_for_head(self) -> None:
         self._head_is_there()
