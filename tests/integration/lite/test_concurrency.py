@@ -4,6 +4,7 @@ import json
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ WRITERS = READERS = 16
 BATCH = 20
 
 
-class Worker(threading.Thread):
+class Worker(threading.Thread, ABC):
     """Does one thing over and over until the deadline; an answer that is no success is kept."""
 
     def __init__(self, server: Any, token: str, until: Callable[[], bool], number: int) -> None:
@@ -41,8 +42,9 @@ class Worker(threading.Thread):
             self.wrong.append(f"{endpoint}: {answer.text}")
         return answer.json()["data"]
 
+    @abstractmethod
     def once(self) -> None:
-        raise NotImplementedError
+        """Do what this client does, once."""
 
 
 class Writer(Worker):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +37,7 @@ CAMPAIGN = 200
 LARGEST_FILE = 300_000
 
 
-class Client(threading.Thread):
+class Client(threading.Thread, ABC):
     """Writes one thing after the other until it is told to stop, and remembers what was acknowledged."""
 
     def __init__(self, server: Any, token: str, task: str, number: int) -> None:
@@ -62,12 +63,13 @@ class Client(threading.Thread):
     def call(self, endpoint: str, data: Any) -> httpx.Response:
         return self.client.post(f"{self.urls['api']}/{endpoint}", json=data)
 
+    @abstractmethod
     def once(self, turn: int) -> httpx.Response:
-        raise NotImplementedError
+        """Do what this client does, once."""
 
+    @abstractmethod
     def lost(self, server: Any) -> list[Any]:
         """What was acknowledged and is not there, or is there and not whole."""
-        raise NotImplementedError
 
 
 class Scalars(Client):
