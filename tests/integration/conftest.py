@@ -2,6 +2,7 @@
 
 import base64
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,11 +28,21 @@ SYSTEM_SECRET = "secret-of-a-system-identity-in-tests"
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Ports that nobody listens on, below those that the kernel gives to outgoing connections and to port 0.
+
+    So nothing that begins between here and the server's own bind can take one of them by chance. 32768 is where the
+    kernel's begin (ip-sysctl, ip_local_port_range).
+    """
+    free: list[int] = []
+    while len(free) < count:
+        port = random.SystemRandom().randrange(20_000, 32_768)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        if port not in free:
+            free.append(port)
+    return free
 
 
 class LiteServer:
