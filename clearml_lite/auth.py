@@ -43,13 +43,17 @@ _ALPHANUMERIC = string.ascii_uppercase + string.digits
 
 @dataclass(frozen=True)
 class Identity:
-    """Who calls, and with which key; `session` is set when it was a token."""
+    """Who calls, and with which key; `session` is set when it was a token.
+
+    `created` tells a user from one who had the same username, and so the same ID, and was removed.
+    """
 
     user: str
     name: str
     role: str
     access_key: str | None = None
     session: str | None = None
+    created: str | None = None
 
     @property
     def internal(self) -> bool:
@@ -147,6 +151,7 @@ class Authenticator:
             "server_build": SERVER_BUILD,
             "feature_set": "basic",
             "access_key": identity.access_key,
+            "user_created": identity.created,
         }
         return jwt.encode(claims, self._config.token_secret, algorithm="HS256"), life
 
@@ -154,7 +159,8 @@ class Authenticator:
         """The identity that a token stands for.
 
         Raises:
-            ApiError: 401/30 when it is expired or forged, its key or session was revoked, or its user is gone.
+            ApiError: 401/30 when it is expired or forged, its key or session was revoked, or its user is gone
+                (one of the same name who came later is another).
         """
         try:
             claims = self._decode(token)
@@ -168,9 +174,14 @@ class Authenticator:
             return _internal_identity(user.strip("_"), session)
         document = transaction.get("users", user)
         known = "SELECT 1 FROM credentials WHERE access_key = ?"
-        if revoked or document is None or (key and not transaction.execute(known, (key,)).fetchone()):
+        if (
+            revoked
+            or document is None
+            or claims.get("user_created") != document["created"]
+            or (key and not transaction.execute(known, (key,)).fetchone())
+        ):
             raise ApiError(401, 30, "Invalid token (revoked token)")
-        return Identity(user, document["name"], document["role"], key, session)
+        return of_document(document, access_key=key, session=session)
 
     def revoke_session(self, transaction: Transaction, identity: Identity) -> None:
         """Ends the session of the caller's token."""
@@ -257,7 +268,7 @@ class Authenticator:
             document = transaction.get("users", user)
         if document is None:
             raise _unknown_credentials()
-        return Identity(user, document["name"], document["role"], access_key)
+        return of_document(document, access_key=access_key)
 
     def _impersonated(self, identity: Identity, target: str) -> Identity:
         if identity.role not in ("system", "root", "admin"):
@@ -266,7 +277,7 @@ class Authenticator:
             document = transaction.get("users", target)
         if document is None:
             raise ApiError(400, 6, "Impersonation error (unknown user)", user=target)
-        return Identity(target, document["name"], document["role"])
+        return of_document(document)
 
 
 def _unknown_credentials() -> ApiError:
@@ -275,6 +286,11 @@ def _unknown_credentials() -> ApiError:
 
 def _internal_identity(name: str, session: str | None = None) -> Identity:
     return Identity(f"__{name}__", name, _INTERNAL_ROLES[name], session=session)
+
+
+def of_document(user: Document, *, access_key: str | None = None, session: str | None = None) -> Identity:
+    """The identity of a stored user."""
+    return Identity(user["id"], user["name"], user["role"], access_key, session, user["created"])
 
 
 def new_user(identifier: str, name: str, role: str, **fields: Any) -> Document:

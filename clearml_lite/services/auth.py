@@ -2,7 +2,7 @@
 
 import uuid
 
-from clearml_lite.auth import COMPANY, Identity, new_key_pair, new_user, secret_hash
+from clearml_lite.auth import COMPANY, new_key_pair, new_user, of_document, secret_hash
 from clearml_lite.dispatch import Call, endpoint, object_schema
 from clearml_lite.errors import ApiError, invalid_id
 from clearml_lite.query import now
@@ -53,9 +53,7 @@ def get_token_for_user(call: Call) -> Document:
     user = call.transaction.get("users", call.data["user"])
     if user is None:
         raise invalid_id(300, "user", call.data["user"], COMPANY)
-    token, _ = call.authenticator.issue_token(
-        Identity(user["id"], user["name"], user["role"]), call.data.get("expiration_sec")
-    )
+    token, _ = call.authenticator.issue_token(of_document(user), call.data.get("expiration_sec"))
     return {"token": token}
 
 

@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -71,13 +72,23 @@ class Client:
 
 
 @pytest.fixture
-def client(config: Config, storage: Storage) -> Iterator[Client]:
+def started(storage: Storage) -> Callable[[Config], AbstractContextManager[Client]]:
+    """A function that starts the API with a configuration, on the storage that earlier ones had."""
+
+    @contextmanager
+    def start(config: Config) -> Iterator[Client]:
+        with storage.write() as transaction:
+            ensure_default_queue(transaction)
+        with ThreadPoolExecutor(2) as threads:
+            yield Client(ApiServer(config, storage, Authenticator(config, storage), threads).app)
+
+    return start
+
+
+@pytest.fixture
+def client(config: Config, started: Callable[[Config], AbstractContextManager[Client]]) -> Iterator[Client]:
     """Logged in as alice."""
-    with storage.write() as transaction:
-        ensure_default_queue(transaction)
-    with ThreadPoolExecutor(2) as threads:
-        server = ApiServer(config, storage, Authenticator(config, storage), threads)
-        client = Client(server.app)
+    with started(config) as client:
         token = client.get("/auth.login", auth=("alice", "alice-pass-1")).json()["data"]["token"]
         client.headers["Authorization"] = f"Bearer {token}"
         yield client

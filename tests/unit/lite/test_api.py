@@ -1,5 +1,6 @@
 """What the API promises beyond the recordings: where parameters come from, status rules, identities, events."""
 
+import dataclasses
 import json
 import threading
 import time
@@ -11,6 +12,7 @@ import jwt
 import pytest
 
 from clearml_lite import bodies
+from clearml_lite.config import Config
 
 Call = Callable[..., Any]
 
@@ -413,6 +415,30 @@ def test_a_revoked_key_ends_its_token_while_it_is_used(client: Any, call: Call) 
     call("auth.revoke_credentials", access_key=keys["access_key"])
     for token in (headers["Authorization"], f"Bearer {renewed}"):
         assert client.get("/users.get_current_user", headers={"Authorization": token}).status_code == 401
+
+
+def test_tokens_of_a_removed_user_do_not_work_for_one_of_the_same_name(
+    config: Config, started: Any, client: Any, call: Call
+) -> None:
+    password = ("alice", "alice-pass-1")
+    keys = call("auth.create_credentials")["credentials"]
+    asked = {"user": call("users.get_current_user")["user"]["id"]}
+    answers = [client.get("/auth.login", auth=auth) for auth in (password, (keys["access_key"], keys["secret_key"]))]
+    answers.append(client.get("/auth.get_token_for_user", json=asked, auth=("apiserver", "s" * 32)))
+    answers.append(client.get("/auth.login", headers=client.headers))  # a token for a token
+    tokens = [answer.json()["data"]["token"] for answer in answers]
+
+    def codes(server: Any) -> set[int]:
+        asked = ({"Authorization": f"Bearer {token}"} for token in tokens)
+        return {server.get("/users.get_current_user", headers=headers).status_code for headers in asked}
+
+    with started(config) as restarted:
+        assert codes(restarted) == {200}, "who stays is not logged out"
+    with started(dataclasses.replace(config, users=config.users[1:])) as without:
+        assert codes(without) == {401}
+    with started(config) as again:
+        assert again.get("/auth.login", auth=password).status_code == 200
+        assert codes(again) == {401}
 
 
 def test_parallel_batches_lose_nothing(client: Any, call: Call) -> None:
