@@ -299,6 +299,7 @@ def upgrade(
     console = make_console(stderr=as_json)
     path = spec or Path(specs.DEFAULT_FILE)
     testbed = specs.parse(specs.read(path), str(path))  # not the built-in one: there is a file to change
+    backups.refuse_another_server(testbed)
     current = upgrades.check(testbed, server)
     folder = (to or backups_dir(testbed.name)).expanduser().absolute()
 

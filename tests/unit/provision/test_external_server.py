@@ -177,7 +177,10 @@ def test_up_says_that_nothing_is_changed_there():
     assert deploy.stages(_local("{}"))[1] == "Bring up the server"
 
 
-@pytest.mark.parametrize("verb", [["backup"], ["restore", "any"], ["secrets", "rotate", "--tokens-only"]])
+VERBS = [["backup"], ["restore", "any"], ["upgrade", "--server", "2.4.0"], ["secrets", "rotate", "--tokens-only"]]
+
+
+@pytest.mark.parametrize("verb", VERBS)
 def test_what_is_somebody_elses_is_refused_before_anything_is_looked_at(verb, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "open_session", None)
     (tmp_path / "t.yaml").write_text(f"{BASE}provider: local\nserver: {SERVER.replace('ca_file: ca.pem, ', '')}\n")
