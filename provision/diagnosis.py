@@ -37,6 +37,7 @@ class Seen:
     services: list[Service] = field(default_factory=list)
     silent: dict[str, str] = field(default_factory=dict)  # URLs that do not answer, and what came instead
     begun: str = ""  # a re-key, rotation or restore that is not complete
+    upgrading: str = ""  # the version to which an upgrade was begun that has not ended
     api_error: tuple[str, str] | None = None  # what the API refused, and what to do
     wanted: list[tuple[str, str]] = field(default_factory=list)  # workers as (host, name)
     workers: list[WorkerState] | None = None  # None: the API did not tell
@@ -81,6 +82,11 @@ def nothing_is_half_done(seen: Seen) -> Iterator[StatusProblem]:
     """No command that was killed waits to be completed."""
     if seen.begun:
         yield StatusProblem(message=f"a {seen.begun} was begun and is not complete", remedy="Complete it: testbed up")
+    if seen.upgrading:
+        yield StatusProblem(
+            message=f"an upgrade to server {seen.upgrading} was begun and has not ended",
+            remedy=f"Complete it: testbed upgrade --server {seen.upgrading}",
+        )
 
 
 def certificates_are_good(seen: Seen) -> Iterator[StatusProblem]:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import httpx
 
-from provision import drain, forward, hosts, inventory, mirrors, tls
+from provision import drain, forward, hosts, inventory, mirrors, tls, upgrade_begun
 from provision.clearml_api import ClearmlApi
 from provision.diagnosis import Seen, age_s, problems
 from provision.errors import ApiError, ReachError
@@ -51,6 +51,7 @@ def collect(session: Session) -> StatusReport:
     _look_at_hosts(session, seen)
     seen.mirrors = mirrors.look(session, seen.away)
     seen.begun = _begun(session)
+    seen.upgrading = upgrading.wanted if (upgrading := upgrade_begun.find(testbed.name)) else ""
     if testbed.server.url("api") not in seen.silent:
         _look_at_api(session, seen)
     found_problems = problems(seen)

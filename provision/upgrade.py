@@ -2,33 +2,34 @@
 
 The version that the data are of is kept beside them on the host. Once a backup is made they are handed to the new
 version, and `up` does the rest; where that fails, the backup is restored with the images of before. A file here says
-which backup that is, so an upgrade that was killed goes on.
+which backup that is (upgrade_begun), so an upgrade that was killed goes on; it is gone once the testbed was seen to be
+well, so that data which came since are never replaced.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from provision import archive, backup, deploy, status
+from provision import archive, backup, deploy, status, upgrade_begun
 from provision.errors import TestbedError
-from provision.paths import ROLES, state_dir, write_private
+from provision.paths import ROLES
 from provision.plays import play
 from provision.reports import UpReport
 from provision.session import Session
 from provision.spec import Testbed
+from provision.upgrade_begun import Begun
 
 VERSIONS = ROLES / "clearml_server" / "vars" / "main.yml"
 # major versions of MongoDB and Elasticsearch cannot be skipped: who is below one of these stops there (ClearML's docs)
 STOPS = ((1, 17), (2, 0))
+# a backup that is older is not restored by itself: the new server may have been at work since
+RESTORED_S = 86400
 
 
 class UpgradeError(TestbedError):
@@ -68,15 +69,6 @@ def check_hop(current: str, wanted: str, known: list[str]) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Begun:
-    """An upgrade whose backup is made: from which version to which, and the backup's folder."""
-
-    current: str
-    wanted: str
-    folder: str
-
-
 class BringUp(Protocol):
     """Brings a session's testbed up and checks it; `proven` is called before that is said to be complete."""
 
@@ -84,21 +76,9 @@ class BringUp(Protocol):
         """Return what that gave. Raises `TestbedError`."""
 
 
-def _file(testbed: str) -> Path:
-    return state_dir(testbed) / "upgrade.json"
-
-
-def begun(testbed: str) -> Begun | None:
-    """Return the upgrade of the testbed that was begun and has not ended, if there is one."""
-    try:
-        return Begun(**json.loads(_file(testbed).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-
-
 def check(testbed: Testbed, wanted: str) -> str:
     """Return the version that the testbed's server has now. Raises `UpgradeError` where it cannot go to `wanted`."""
-    server, former = testbed.server, begun(testbed.name)
+    server, former = testbed.server, upgrade_begun.find(testbed.name)
     if server.backend != "docker":
         raise UpgradeError(
             f"backend {server.backend} has no version of its own to upgrade",
@@ -131,7 +111,7 @@ def run(
     server did not come up well; the testbed is then as it was.
     """
     _use(session, current)
-    folder = _hand_over(session, wanted, to)
+    handed = _hand_over(session, wanted, to)
     write_spec(wanted)
     try:
         _use(session, wanted)
@@ -140,32 +120,51 @@ def run(
             failed = ", ".join(each.name for each in report.checks if each.result == "failed")
             raise UpgradeError(f"these checks failed: {failed}", "See the log.")
     except TestbedError as error:
+        refuse_old(handed, error)
         write_spec(current)
         _use(session, current)
-        _go_back(session, folder, bring_up)
-        _file(session.testbed.name).unlink(missing_ok=True)
+        _go_back(session, Path(handed.folder), bring_up)
+        upgrade_begun.end(session.testbed.name)
         raise UpgradeError(
             f"server {wanted} did not come up well: {error.message}\nThe testbed is as it was, with server {current}.",
-            f"Mend that and run it again. The backup is {folder}.",
+            f"Mend that and run it again. The backup is {handed.folder}.",
         ) from None
-    _file(session.testbed.name).unlink(missing_ok=True)
-    return report, folder
+    upgrade_begun.end(session.testbed.name)
+    return report, Path(handed.folder)
 
 
-def _hand_over(session: Session, wanted: str, to: Path) -> Path:
-    """Make a backup and hand the data to the new version, unless that is done; return the backup's folder."""
+def refuse_old(handed: Begun, error: TestbedError) -> None:
+    """Raise `UpgradeError` where the backup is too old to be restored without being asked for."""
+    if time.time() - handed.made <= RESTORED_S:
+        return
+    raise UpgradeError(
+        f"server {handed.wanted} did not come up well: {error.message}\nThe backup of server {handed.current} is of "
+        f"{day_of(handed)}, so it was not restored: what came since would be lost.",
+        f"Mend that, then: testbed up. To go back all the same, set server.version to {handed.current}, then: "
+        f"testbed restore {handed.folder}",
+    ) from None
+
+
+def day_of(begun: Begun) -> str:
+    """Return when the backup of an upgrade was made, for people."""
+    return f"{time.strftime('%Y-%m-%d %H:%M', time.gmtime(begun.made))} UTC" if begun.made else "an unknown day"
+
+
+def _hand_over(session: Session, wanted: str, to: Path) -> Begun:
+    """Make a backup and hand the data to the new version, unless that is done; return what is handed over."""
     name, current = session.testbed.name, session.testbed.server.version
     secrets = session.vault.load()
     whose = {"whose_id": secrets.id if secrets else ""}
     data = play(session, "upgrade", "Look at the data", {**whose, "upgrade_to": ""}).data["data_version"]
-    former = begun(name)
+    former = upgrade_begun.find(name)
     if former and data == wanted:
-        return Path(former.folder)
+        return former
     if data != current:
         raise UpgradeError(
             f"the data are of server {data}, and testbed.yaml says {current}",
             f"Set server.version to {data} first; nothing was changed.",
         )
+    upgrade_begun.end(name)  # it was killed before it had changed anything
     with session.stage("Look whether all is well") as stage:
         problems = status.collect(session).problems
         if problems:
@@ -174,11 +173,12 @@ def _hand_over(session: Session, wanted: str, to: Path) -> Path:
                 "Mend that first: testbed status. Nothing was changed.",
             )
         stage.result = "yes"
-    made = backup.make(session, session.testbed, to, f"{archive.default_name(name, time.time())}-before-{wanted}")
-    told = dataclasses.asdict(Begun(current, wanted, str(made.folder)))
-    write_private(_file(name), json.dumps(told).encode())
+    moment = time.time()
+    made = backup.make(session, session.testbed, to, f"{archive.default_name(name, moment)}-before-{wanted}")
+    handed = Begun(current, wanted, str(made.folder), moment)
+    upgrade_begun.write(name, handed)
     play(session, "upgrade", f"Hand the data to server {wanted}", {**whose, "upgrade_to": wanted})
-    return made.folder
+    return handed
 
 
 def _go_back(session: Session, folder: Path, bring_up: BringUp) -> None:

@@ -141,7 +141,7 @@ def bring_up(
 
     `proven`, `renewal`: see `deploy.up`.
     """
-    from provision import deploy, reports
+    from provision import deploy, reports, upgrade_begun
     from provision.paths import write_private
     from provision.smoke.run import run
 
@@ -155,6 +155,7 @@ def bring_up(
     healthy = all_well(checks)
     if healthy:
         write_private(session.proven, wanted.encode())
+        upgrade_begun.end(testbed.name)  # whichever server it has is proven: there is nothing to go back to
     return reports.UpReport(
         testbed=testbed.name,
         healthy=healthy,

@@ -288,7 +288,7 @@ def upgrade(
       testbed upgrade --server 2.4.0 --to /mnt/backups --yes
     """
     from provision import backup as backups
-    from provision import deploy, reports
+    from provision import deploy, reports, upgrade_begun
     from provision import spec as specs
     from provision import upgrade as upgrades
     from provision.paths import backups_dir
@@ -301,6 +301,7 @@ def upgrade(
     testbed = specs.parse(specs.read(path), str(path))  # not the built-in one: there is a file to change
     backups.refuse_another_server(testbed)
     current = upgrades.check(testbed, server)
+    former = upgrade_begun.find(testbed.name)
     folder = (to or backups_dir(testbed.name)).expanduser().absolute()
 
     def write(version: str) -> None:
@@ -312,6 +313,14 @@ def upgrade(
     with_version(specs.read(path), str(path), server)  # before anything is begun
     console.print(f"Upgrade of testbed [bold]{testbed.name}[/] from server {current} to {server}:", soft_wrap=True)
     for line in (
+        *(
+            [
+                f"it was begun before: where {server} has the data already, no other backup is made, and to go back "
+                f"loses what came after {upgrades.day_of(former)}"
+            ]
+            if former
+            else []
+        ),
         f"makes a backup below {folder}, for which the server stops",
         f"starts the images of {server}, which migrate the data, and checks the testbed",
         "goes back to the backup and the images of now where that fails",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from provision import diagnosis, status
+from provision import diagnosis, inventory, mirrors, spec, status, upgrade_begun
 from provision.cli import output
 from provision.diagnosis import Seen
 from provision.reports import (
@@ -53,6 +54,7 @@ WORKER = [("agent-1", "gpu")]
         ({"services": [a_service(False)]}, "agent-1: service testbed-agent-gpu does not run", "testbed logs agent-gpu"),
         ({"silent": {"http://s:8008": "refused"}}, "http://s:8008 does not answer: refused", "testbed up"),
         ({"begun": "restore"}, "a restore was begun and is not complete", "testbed up"),
+        ({"upgrading": "2.4.0"}, "an upgrade to server 2.4.0 was begun and has not", "testbed upgrade --server 2.4.0"),
         ({"api_error": ("the server refuses the key", "Issue one")}, "the server refuses the key", "Issue one"),
         ({"wanted": WORKER, "workers": []}, "worker agent-1:gpu is not known to the server", "testbed logs agent-gpu"),
         ({"wanted": WORKER, "workers": [a_worker(300)]}, "has not reported for 300 s", "--host agent-1"),
@@ -189,3 +191,21 @@ def test_a_bad_certificate_is_named_once():
     ]
     seen.silent["https://lab:8081"] = "refused"
     assert len(diagnosis.problems(seen)) == 2
+
+
+def test_an_upgrade_that_has_not_ended_is_read_from_its_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    testbed = spec.load(None)
+    for name in ("_look_at_urls", "_look_at_hosts", "_look_at_api"):
+        monkeypatch.setattr(status, name, lambda *_: None)
+    monkeypatch.setattr(status, "away", lambda _: {})
+    monkeypatch.setattr(status, "_versions", lambda *_: {})
+    monkeypatch.setattr(mirrors, "look", lambda *_: [])
+    monkeypatch.setattr(inventory, "services", lambda *_: [])
+    monkeypatch.setattr(inventory, "workers", lambda *_: [])
+    vault = SimpleNamespace(load=lambda: None)
+    session = SimpleNamespace(testbed=testbed, vault=vault, inventory={}, machines=())
+    assert status.collect(session).healthy
+    upgrade_begun.write(testbed.name, upgrade_begun.Begun("2.3.0", "2.4.0", "/b"))
+    [problem] = status.collect(session).problems
+    assert problem.remedy == "Complete it: testbed upgrade --server 2.4.0"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from provision import backup, deploy, spec, status, upgrade
+from provision import backup, deploy, spec, status, upgrade, upgrade_begun
+from provision.cli import deployment
 from provision.errors import TestbedError
+from provision.smoke import run as smoke_run
 from provision.spec_edit import with_version
-from provision.upgrade import Begun, UpgradeError
+from provision.upgrade import UpgradeError
+from provision.upgrade_begun import Begun
 
 KNOWN = ["1.17.0", "2.0.0", "2.3.0", "2.4.0"]
 
@@ -64,9 +68,18 @@ def state(tmp_path, monkeypatch):
     return tmp_path / "testbed" / "lab"
 
 
-def _begun(state, current, wanted):
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(upgrade, "time", SimpleNamespace(time=lambda: NOW, gmtime=time.gmtime, strftime=time.strftime))
+
+
+def _begun(state, current, wanted, made=NOW - 3600):
     state.mkdir(parents=True)
-    (state / "upgrade.json").write_text(json.dumps({"current": current, "wanted": wanted, "folder": "/b"}))
+    told = {"current": current, "wanted": wanted, "folder": "/b", **({"made": made} if made else {})}
+    (state / "upgrade.json").write_text(json.dumps(told))
 
 
 def test_the_version_is_written_into_the_spec_and_nothing_else():
@@ -145,7 +158,7 @@ def test_a_backup_is_made_before_anything_else(monkeypatch, state):
     steps = Steps(monkeypatch, "2.3.0")
     steps.run()
     assert steps.taken == FIRST
-    assert upgrade.begun("lab") is None
+    assert upgrade_begun.find("lab") is None
 
 
 @pytest.mark.parametrize(("fails", "said"), [("error", "no image"), ("checks", "these checks failed: api answers")])
@@ -156,7 +169,7 @@ def test_a_failed_one_goes_back_to_the_backup_and_the_old_version(monkeypatch, s
     assert steps.taken == [*FIRST, "spec 2.3.0", "back to /made as 2.3.0"]
     assert said in error.value.message
     assert "as it was, with server 2.3.0" in error.value.message
-    assert upgrade.begun("lab") is None
+    assert upgrade_begun.find("lab") is None
 
 
 def test_one_that_was_killed_after_the_backup_makes_no_other(monkeypatch, state):
@@ -177,9 +190,9 @@ def test_one_that_was_killed_before_the_data_were_handed_over_makes_a_new_backup
 def test_while_it_is_under_way_a_file_tells_of_it(monkeypatch, state):
     steps = Steps(monkeypatch, "2.3.0")
     seen: list[Begun | None] = []
-    monkeypatch.setattr(upgrade, "_use", lambda *_: seen.append(upgrade.begun("lab")))
+    monkeypatch.setattr(upgrade, "_use", lambda *_: seen.append(upgrade_begun.find("lab")))
     steps.run()
-    assert seen == [None, Begun("2.3.0", "2.4.0", "/made")]
+    assert seen == [None, Begun("2.3.0", "2.4.0", "/made", NOW)]
 
 
 @pytest.mark.parametrize(
@@ -203,3 +216,46 @@ def test_what_was_replaced_stays_where_the_old_server_is_not_well_either(monkeyp
     with pytest.raises(UpgradeError, match="these checks failed: api answers") as error:
         upgrade._go_back(session, Path("/made"), lambda *_, **__: ill)  # type: ignore[arg-type]
     assert "kept in /data/clearml.before" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize("made", [NOW - 86_401, 0.0])
+def test_an_old_backup_is_not_restored_by_itself_for_the_new_server_may_have_been_at_work_since(
+    monkeypatch, state, made
+):
+    _begun(state, "2.3.0", "2.4.0", made)
+    steps = Steps(monkeypatch, "2.4.0")
+    with pytest.raises(UpgradeError, match="so it was not restored: what came since would be lost") as error:
+        steps.run("checks")
+    assert steps.taken == ["spec 2.4.0", "up as 2.4.0"]
+    assert "these checks failed: api answers" in error.value.message
+    assert "set server.version to 2.3.0, then: testbed restore /b" in str(error.value.remedy)
+    assert upgrade_begun.find("lab") is not None
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_once_the_testbed_was_well_there_is_no_upgrade_to_go_back_from(monkeypatch, state, healthy):
+    _begun(state, "2.3.0", "2.4.0")
+    testbed = spec.parse(SPEC + "  version: 2.4.0\n", "t.yaml")
+    session: Any = SimpleNamespace(testbed=testbed, proven=state / "proven", machines=(), log=state / "log")
+    monkeypatch.setattr(deploy, "up", lambda *_: SimpleNamespace(changed=1, issued=0, revoked=0))
+    checks: list[Any] = [{"name": "api answers", "result": "passed" if healthy else "failed", "seconds": 1.0}]
+    checks = [smoke_run.Check(**each, reference="", message="") for each in checks]
+    monkeypatch.setattr(smoke_run, "run", lambda *_: SimpleNamespace(checks=checks))
+    assert deployment.bring_up(session, prove=False).healthy == healthy
+    assert (upgrade_begun.find("lab") is None) == healthy
+    if healthy:  # another one begins anew, with a backup of its own
+        assert upgrade.check(spec.parse(SPEC + "  version: 2.3.0\n", "t.yaml"), "2.4.0") == "2.3.0"
+
+
+def test_one_that_was_killed_before_it_changed_anything_is_no_problem_of_the_testbed(monkeypatch, state):
+    _begun(state, "2.3.0", "2.4.0")
+    steps = Steps(monkeypatch, "2.3.0")
+    seen: list[Begun | None] = []
+
+    def collect(_: Any) -> Any:
+        seen.append(upgrade_begun.find("lab"))
+        return SimpleNamespace(problems=[])
+
+    monkeypatch.setattr(status, "collect", collect)
+    steps.run()
+    assert seen == [None]
