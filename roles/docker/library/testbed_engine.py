@@ -1,8 +1,9 @@
 #!/usr/bin/python
 """Keeps a Docker Engine up with the settings that are wanted now, and gives back what was there before.
 
-A digest of the settings travels in the engine's environment (TESTBED_DIGEST), so a run that was killed between change
-and restart is made good. Settings of an engine that was there before stay, but for those that are given.
+A digest of the testbed's settings travels in the engine's environment (TESTBED_DIGEST), so a run that was killed
+between change and restart is made good. Settings of an engine that was there before stay, but for those that are given;
+so do those that come later, for the record keeps which values are the testbed's, and what was in their place.
 """
 
 from __future__ import annotations
@@ -36,8 +37,13 @@ options:
       - C(recorded) writes down, before its packages come, that the engine will be the testbed's.
       - C(present) sets it up and starts it; C(absent) gives back what was there
   settings: {type: dict, default: {}, description: Settings for daemon.json}
+  defaults: {type: dict, default: {}, description: 'Settings that belong together, where daemon.json has none of them'}
   environment: {type: dict, default: {}, description: 'Environment of the engine, such as a proxy; never a secret'}
-  pools: {type: list, elements: str, default: [], description: Networks for containers; without any, one is chosen}
+  pools:
+    type: list
+    elements: str
+    default: []
+    description: Networks for containers; without any, and without such in daemon.json, one is chosen
   candidates: {type: list, elements: str, default: [], description: Networks to choose from}
   reached: {type: list, elements: str, default: [], description: Addresses that containers must not cover up}
   compose_comes: {type: bool, default: false, description: A package with Compose v2 is known for this host}
@@ -49,6 +55,9 @@ author: [The testbed's authors (@clearml-testbed)]
 SETTINGS = Path("/etc/docker/daemon.json")
 PLUGINS = [Path(f"/usr/{lib}/docker/cli-plugins") for lib in ("local/lib", "local/libexec", "lib", "libexec")]
 ASIDE = Path("/etc/docker/daemon.json.before-testbed")
+POOLS = "default-address-pools"
+# what an earlier version of this module wrote, which recorded no values
+WRITTEN_ONCE = ("log-driver", "log-opts", "registry-mirrors", POOLS)
 DROP_IN = Path("/etc/systemd/system/docker.service.d/testbed.conf")
 GROUP = "docker"  # the packages make it, and leave it behind
 ENGINES = ("/usr/bin/dockerd", "/usr/sbin/dockerd")
@@ -116,7 +125,7 @@ def parse_routes(text: str) -> list[str]:
 
 def overlapping(pool: str, taken: list[str]) -> list[str]:
     """Return which of the networks and addresses a pool would cover up."""
-    network = ipaddress.IPv4Network(pool)
+    network = ipaddress.IPv4Network(pool, strict=False)
     return [other for other in taken if ":" not in other and network.overlaps(ipaddress.IPv4Network(other, False))]
 
 
@@ -125,14 +134,48 @@ def choose_pools(pools: list[str], candidates: list[str], taken: list[str]) -> l
     return pools or [pool for pool in candidates if not overlapping(pool, taken)][:1]
 
 
-def wanted_settings(settings: dict, pools: list[str], before: dict) -> dict:
-    """Return the whole of daemon.json: what was there before, and over it what is given."""
-    own = {"default-address-pools": [{"base": pool, "size": SUBNET_BITS} for pool in pools]} if pools else {}
-    return {**before, **settings, **own}
+def of_the_site(now: dict, written: dict) -> dict:
+    """Return what daemon.json says without the testbed: where a value is the testbed's, what was there before."""
+    found = {}
+    for key, value in now.items():
+        if value not in written.get(key, {}).get("ours", []):
+            found[key] = value
+        elif "before" in written[key]:
+            found[key] = written[key]["before"]
+    return found
 
 
-def drop_in(environment: dict, settings: str) -> str:
-    """Return what systemd is told beside the engine's own unit."""
+def own_settings(site: dict, settings: dict, defaults: dict, pools: list[str]) -> dict:
+    """Return what the testbed sets in daemon.json: what is given, and defaults that the site says nothing of."""
+    own = {} if {*defaults} & {*site} else defaults
+    networks = {POOLS: [{"base": pool, "size": SUBNET_BITS} for pool in pools]} if pools else {}
+    return {**own, **settings, **networks}
+
+
+def to_write_down(site: dict, own: dict) -> dict:
+    """Return by key the value that is the testbed's, and the site's in its place if it has one."""
+    return {
+        key: {"ours": [value], **({"before": site[key]} if key in site else {})} for key, value in sorted(own.items())
+    }
+
+
+def through_a_kill(written: dict, now: dict, then: dict) -> dict:
+    """Return what is recorded while daemon.json is written: its values may be those of before, or the new ones."""
+    found = {**written, **then}
+    for key in {*written} & {*then} & {*now}:
+        if now[key] in written[key]["ours"] and now[key] not in then[key]["ours"]:
+            found[key] = {**then[key], "ours": [now[key], *then[key]["ours"]]}
+    return found
+
+
+def site_pools(site: dict) -> list[str]:
+    """Return the IPv4 networks for containers that the site has chosen."""
+    return [pool["base"] for pool in site.get(POOLS, []) if ":" not in pool["base"]]
+
+
+def drop_in(environment: dict, own: dict) -> str:
+    """Return what systemd is told beside the engine's own unit; a digest of the testbed's settings is in it."""
+    settings = json.dumps(own, sort_keys=True)
     lines = [f'Environment="{key}={value}"'.replace("%", "%%") for key, value in sorted(environment.items())]
     digest = hashlib.sha256("\n".join([settings, *lines]).encode()).hexdigest()
     return "\n".join(["[Service]", *lines, f"Environment={DIGEST}={digest}", ""])
@@ -144,8 +187,27 @@ def addresses(reached: list[str]) -> list[str]:
 
 
 def read_json(path: Path) -> dict:
-    """Return what a settings file says; nothing where there is none."""
-    return json.loads(path.read_text() or "{}") if path.exists() else {}
+    """Return what a settings file says; nothing where there is none. Raises ValueError."""
+    found = json.loads(path.read_text() or "{}") if path.exists() else {}
+    if not isinstance(found, dict):
+        raise ValueError("it holds no settings by name")
+    return found
+
+
+def read_settings(module: AnsibleModule) -> dict:
+    """Return what daemon.json says; fail where it cannot be read."""
+    try:
+        return read_json(SETTINGS)
+    except ValueError as error:
+        module.fail_json(msg=f"{SETTINGS} is no JSON ({error}). Mend it. Nothing was changed.")
+
+
+def recorded(record: dict, now: dict) -> dict:
+    """Return by key which values in daemon.json are the testbed's, and what was there before."""
+    written = record.get("engine_settings") or {}
+    if written is True:  # an earlier version kept a copy of the whole file, and no values
+        return to_write_down(read_json(ASIDE), {key: now[key] for key in WRITTEN_ONCE if key in now})
+    return written
 
 
 def running_digest() -> str:
@@ -164,7 +226,10 @@ def look(module: AnsibleModule) -> dict:
     there, systemd = any(Path(path).exists() for path in ENGINES), service_manager() == "systemd"
     compose = compose_version()
     taken = parse_routes(Path("/proc/net/route").read_text()) + addresses(given["reached"])
-    pools = choose_pools(given["pools"], given["candidates"], taken)
+    now = read_settings(module)
+    site = of_the_site(now, recorded(load(), now))
+    theirs = [] if given["pools"] else site_pools(site)
+    pools = [] if theirs else choose_pools(given["pools"], given["candidates"], taken)
     problems = []
     if not systemd and not answers():
         problems.append(
@@ -185,13 +250,14 @@ def look(module: AnsibleModule) -> dict:
         for pool, others in covered.items()
         if others
     ]
-    if not pools:
+    problems += [
+        f"{POOLS} in {SETTINGS}: {pool} covers up {', '.join(others)}, a host of the testbed. "
+        "Set server.engine.address_pools, which go before it"
+        for pool, others in ((pool, overlapping(pool, addresses(given["reached"]))) for pool in theirs)
+        if others
+    ]
+    if not pools and not theirs:
         problems.append("every network for containers that is known is in use here. Set server.engine.address_pools")
-    if SETTINGS.exists():
-        try:
-            read_json(SETTINGS)
-        except ValueError as error:
-            problems.append(f"{SETTINGS} is no JSON ({error}). Mend it")
     if problems:
         module.fail_json(msg=". ".join(problems) + ". Nothing was changed.", problems=problems)
     return {"engine": there, "compose": is_new_enough(compose), "pools": pools, "systemd": systemd}
@@ -228,14 +294,31 @@ def has_group(name: str) -> bool:
 
 
 def keep_aside(record: dict) -> None:
-    """Keep the settings of an engine that was there before, once."""
-    if record.get("engine_settings"):
+    """Keep the settings of an engine that was there before as they stood there, once."""
+    if "engine_settings" in record:
         return
     if SETTINGS.exists():
         replace_file(ASIDE, SETTINGS.read_text(), SETTINGS.stat().st_mode & 0o777)
     else:  # a killed run left it
         ASIDE.unlink(missing_ok=True)
-    save({**record, "engine_settings": True})
+
+
+def write_settings(text: str) -> None:
+    """Write daemon.json for those who may read it now; a site may have passwords in it."""
+    there = SETTINGS.stat() if SETTINGS.exists() else None
+    SETTINGS.parent.mkdir(parents=True, exist_ok=True)
+    owner = (there.st_uid, there.st_gid) if there else None
+    replace_file(SETTINGS, text, there.st_mode & 0o777 if there else 0o644, owner)
+
+
+def lay_out(settings: dict) -> str:
+    """Return settings as the text of a file."""
+    return json.dumps(settings, indent=2) + "\n"
+
+
+def difference(path: Path, was: str, wanted: str) -> dict:
+    """Return how a file changes, as Ansible shows it."""
+    return {"before_header": str(path), "after_header": str(path), "before": was, "after": wanted}
 
 
 def set_up(module: AnsibleModule) -> None:
@@ -243,34 +326,45 @@ def set_up(module: AnsibleModule) -> None:
     found = look(module)
     if not found["systemd"]:  # whoever started it chose its settings
         module.exit_json(changed=False, testbed_changes=[])
-    record = load()
-    before = read_json(ASIDE if record.get("engine_settings") else SETTINGS)
-    text = json.dumps(wanted_settings(module.params["settings"], found["pools"], before), indent=2) + "\n"
-    files = {SETTINGS: text, DROP_IN: drop_in(module.params["environment"], text)}
-    diff, changes = [], []
-    for path, wanted in files.items():
-        was = path.read_text() if path.exists() else ""
-        if was == wanted:
-            continue
-        diff.append({"before_header": str(path), "after_header": str(path), "before": was, "after": wanted})
-        action = "change" if was else "add"
-        changes.append({"kind": "file", "name": str(path), "action": action, "diff": {"before": was, "after": wanted}})
-    digest = files[DROP_IN].rpartition("=")[2].strip()
-    running = running_digest()
-    stale = running != digest
+    record, now = load(), read_settings(module)
+    written = recorded(record, now)
+    site = of_the_site(now, written)
+    own = own_settings(site, module.params["settings"], module.params["defaults"], found["pools"])
+    wanted, unit = {**site, **own}, drop_in(module.params["environment"], own)
+    was = DROP_IN.read_text() if DROP_IN.exists() else ""
+    diff = []
+    if now != wanted:  # only what changes is shown: the rest may have passwords in it
+        differ = [key for key in {**now, **wanted} if key not in now or key not in wanted or now[key] != wanted[key]]
+        shown = [lay_out({key: side[key] for key in differ if key in side}) for side in (now, wanted)]
+        diff.append(difference(SETTINGS, *shown))
+    if was != unit:
+        diff.append(difference(DROP_IN, was, unit))
+    changes = [
+        {
+            "kind": "file",
+            "name": each["after_header"],
+            "action": "change" if Path(each["after_header"]).exists() else "add",
+            "diff": {"before": each["before"], "after": each["after"]},
+        }
+        for each in diff
+    ]
+    stale = running_digest() != unit.rpartition("=")[2].strip() or bool(diff)
     if stale:
         up = run("systemctl", "is-active", "--quiet", "docker.service").returncode == 0
         action = "restart" if up else "start" if found["engine"] else "add"
         needs = [f"package {module.params['package']}"] if module.params["package"] else []
-        needs += [f"file {path}" for path in files]
+        needs += [f"file {path}" for path in (SETTINGS, DROP_IN)]
         changes.append({"kind": "service", "name": "docker", "action": action, "needs": needs})
-    changed = bool(diff) or stale
-    if module.check_mode or not changed:
-        module.exit_json(changed=changed, testbed_changes=changes, diff=diff)
+    if module.check_mode or not stale:
+        module.exit_json(changed=stale, testbed_changes=changes, diff=diff)
     keep_aside(record)
-    for path, wanted in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, wanted, 0o644)
+    then = to_write_down(site, own)
+    save({**record, "engine_settings": through_a_kill(written, now, then)})
+    if now != wanted:
+        write_settings(lay_out(wanted))
+    save({**record, "engine_settings": then})
+    DROP_IN.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(DROP_IN, unit, 0o644)
     for command in (["daemon-reload"], ["--quiet", "enable", "docker.service"], ["restart", "docker.service"]):
         done = run("systemctl", *command)
         if done.returncode != 0:
@@ -351,11 +445,13 @@ def give_back(module: AnsibleModule) -> None:
     before = record.get("engine_mounts", [])
     ours = [path for path in map(Path, record.get("engine", [])) if path.exists()]
     filled = [path for path in map(Path, record.get("engine_fills", [])) if path.is_dir() and content(path)]
-    touched = bool(record.get("engine_settings"))
+    touched = "engine_settings" in record
+    text = settings_to_leave(record, read_settings(module)) if touched else None
     changes = []
     if touched:
-        action = "change" if ASIDE.exists() else "remove"
-        files = {DROP_IN: "remove", SETTINGS: action}
+        files = {DROP_IN: "remove"}
+        if text is None or text != SETTINGS.read_text():
+            files[SETTINGS] = "change" if text else "remove"
         changes += [{"kind": "file", "name": str(path), "action": files[path]} for path in files if path.exists()]
     elif ASIDE.exists():  # a killed run left it
         changes.append({"kind": "file", "name": str(ASIDE), "action": "remove"})
@@ -375,7 +471,7 @@ def give_back(module: AnsibleModule) -> None:
         if brought:
             stop_ours(record)
         if touched:
-            put_back(restart=not brought)
+            put_back(text, restart=not brought)
         for path in [*[path for path in gone if not path.is_symlink()], *[path.resolve() for path in emptied]]:
             unmount_below(module, path)
         for path in gone:
@@ -410,15 +506,23 @@ def stop_ours(record: dict) -> None:
     run("ip", "link", "delete", "docker0")
 
 
-def put_back(restart: bool) -> None:
-    """Restore the settings that were there before; what was kept aside stays until that is written down."""
+def settings_to_leave(record: dict, now: dict) -> str | None:
+    """Return daemon.json without the testbed, as it stood there before if it says the same; None: no file."""
+    site = of_the_site(now, recorded(record, now))
+    if not SETTINGS.exists() or not (site or ASIDE.exists()):
+        return None
+    return ASIDE.read_text() if ASIDE.exists() and read_json(ASIDE) == site else lay_out(site)
+
+
+def put_back(text: str | None, restart: bool) -> None:
+    """Leave the site's settings; what was kept aside stays until that is written down."""
     DROP_IN.unlink(missing_ok=True)
     if DROP_IN.parent.is_dir() and not any(DROP_IN.parent.iterdir()):
         DROP_IN.parent.rmdir()
-    if ASIDE.exists():
-        replace_file(SETTINGS, ASIDE.read_text(), ASIDE.stat().st_mode & 0o777)
-    elif SETTINGS.exists():
-        SETTINGS.unlink()
+    if text is None:
+        SETTINGS.unlink(missing_ok=True)
+    else:
+        write_settings(text)
     run("systemctl", "daemon-reload")
     if restart:
         run("systemctl", "restart", "docker.service")
@@ -452,6 +556,7 @@ def main() -> None:
                 "default": "present",
             },
             "settings": {"type": "dict", "default": {}},
+            "defaults": {"type": "dict", "default": {}},
             "environment": {"type": "dict", "default": {}},
             "pools": {"type": "list", "elements": "str", "default": []},
             "candidates": {"type": "list", "elements": "str", "default": []},

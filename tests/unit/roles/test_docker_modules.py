@@ -7,9 +7,11 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 ROLES = Path(__file__).parents[3] / "roles"
 
@@ -85,6 +87,14 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def program(folder: Path, name: str, script: str) -> None:
     (folder / name).write_text(f"#!/bin/sh\n{script}\n")
     (folder / name).chmod(0o755)
+
+
+def of_the_role(name: str, given: dict[str, Any]) -> Any:
+    """A variable of role docker as Ansible works it out, with what a playbook gives."""
+    loader = DataLoader()
+    files = [str(ROLES / "docker" / folder / "main.yml") for folder in ("defaults", "vars")]
+    said, own = (loader.load_from_file(file, trusted_as_template=True) for file in files)
+    return Templar(loader=loader, variables={**said, **given, **own}).template(own.get(name, said.get(name)))
 
 
 ROUTES = """\
@@ -172,19 +182,69 @@ class TestEngine:
         program(commands, "docker", "echo 2.30.0")
         assert "failed" not in self.look(monkeypatch, manager="supervisord", compose_comes=False)
 
-    def test_settings_that_were_there_stay_but_for_those_given(self) -> None:
-        before = {"data-root": "/big", "log-driver": "x"}
-        found = engine.wanted_settings({"log-driver": "json-file"}, ["10.213.0.0/16"], before)
-        assert found == {
-            "data-root": "/big",
-            "log-driver": "json-file",
-            "default-address-pools": [{"base": "10.213.0.0/16", "size": 24}],
-        }
+    @pytest.mark.parametrize(
+        ("site", "given", "expected"),
+        [
+            ({}, {}, {"log-driver": "json-file", "log-opts": {"max-size": "20m", "max-file": "3"}}),
+            ({"log-driver": "journald"}, {}, {}),
+            ({"log-opts": {"max-size": "1g"}}, {"docker_log_size": "5m"}, {}),
+            (
+                {"data-root": "/big"},
+                {"docker_log_size": "5m", "docker_log_files": 2},
+                {"log-driver": "json-file", "log-opts": {"max-size": "5m", "max-file": "2"}},
+            ),
+            (
+                {"registry-mirrors": ["https://site.example"], "log-driver": "local"},
+                {"docker_registry_mirrors": ["https://hub.example"]},
+                {"registry-mirrors": ["https://hub.example"]},
+            ),
+            ({"registry-mirrors": ["https://site.example"], "log-driver": "local"}, {}, {}),
+        ],
+    )
+    def test_the_role_sets_what_is_given_and_rotates_logs_where_the_site_says_nothing_of_them(
+        self, site: dict[str, Any], given: dict[str, Any], expected: dict[str, Any]
+    ) -> None:
+        settings, defaults = of_the_role("docker_settings", given), of_the_role("docker_defaults", given)
+        assert engine.own_settings(site, settings, defaults, []) == expected
+
+    def test_given_networks_go_before_the_sites(self) -> None:
+        found = engine.own_settings({engine.POOLS: "theirs"}, {}, {}, ["10.213.0.0/16"])
+        assert found == {"default-address-pools": [{"base": "10.213.0.0/16", "size": 24}]}
+
+    @pytest.mark.parametrize(
+        ("environment", "expected"),
+        [
+            ({}, {}),
+            (
+                {
+                    "HTTP_PROXY": "http://proxy:3128",
+                    "HTTPS_PROXY": "http://proxy:3128",
+                    "NO_PROXY": "localhost,.lab.example",
+                    "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+                    "http_proxy": "http://proxy:3128",
+                    "PIP_INDEX_URL": "https://user:password@pypi.example/simple",
+                    "PIP_CONFIG_FILE": "/etc/testbed/pip.conf",
+                },
+                {
+                    "HTTP_PROXY": "http://proxy:3128",
+                    "HTTPS_PROXY": "http://proxy:3128",
+                    "NO_PROXY": "localhost,.lab.example",
+                    "SSL_CERT_FILE": "/etc/ssl/certs/ca-certificates.crt",
+                },
+            ),
+        ],
+    )
+    def test_the_engine_goes_by_the_proxy_and_the_certificates_and_gets_nothing_else(
+        self, environment: dict[str, str], expected: dict[str, str]
+    ) -> None:
+        assert of_the_role("docker_environment", {"common_environment": environment}) == expected
 
     def test_another_proxy_or_other_settings_are_another_digest(self) -> None:
-        texts = [engine.drop_in(*given) for given in (({}, "a"), ({}, "b"), ({"HTTP_PROXY": "http://p%20:1"}, "a"))]
+        given = (({}, {"a": 1}), ({}, {"a": 2}), ({"HTTP_PROXY": "http://p%20:1"}, {"a": 1}))
+        texts = [engine.drop_in(*each) for each in given]
         assert len({text.rpartition("=")[2] for text in texts}) == 3
         assert 'Environment="HTTP_PROXY=http://p%%20:1"' in texts[2]
+        assert engine.drop_in({}, {"a": 1, "b": 2}) == engine.drop_in({}, {"b": 2, "a": 1})
 
     def files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
         settings, drop_in = tmp_path / "docker/daemon.json", tmp_path / "docker.service.d/testbed.conf"
@@ -195,7 +255,8 @@ class TestEngine:
         return settings, drop_in
 
     PARAMS = {
-        "settings": {"log-driver": "json-file"}, "environment": {}, "pools": [], "candidates": ["203.0.113.0/24"],
+        "settings": {}, "defaults": {"log-driver": "json-file", "log-opts": {"max-file": "3"}},
+        "environment": {}, "pools": [], "candidates": ["203.0.113.0/24"],
         "reached": [], "compose_comes": True, "package": "docker.io", "purge": False,
     }  # fmt: skip
 
@@ -223,6 +284,149 @@ class TestEngine:
         assert (settings.read_text() if settings.exists() else None) == before
         assert not drop_in.parent.exists()
         assert not result(engine.give_back, Module(**self.PARAMS))["changed"]
+
+    def engine_here(self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **before: Any) -> Path:
+        """An engine that runs with what it was told last, and settings that were there before; returns daemon.json."""
+        settings, drop_in = self.files(tmp_path, monkeypatch)
+        program(commands, "systemctl", f'echo "$@" >>{tmp_path}/asked')
+        program(commands, "docker", "echo 2.30.0")
+        settings.parent.mkdir()
+        if before:
+            settings.write_text(json.dumps(before))
+        last = lambda: drop_in.read_text().rpartition("=")[2].strip() if drop_in.exists() else ""  # noqa: E731
+        monkeypatch.setattr(engine, "running_digest", last)
+        return settings
+
+    SITE: ClassVar[dict[str, Any]] = {
+        "registry-mirrors": ["https://hub.site.example"],
+        "default-address-pools": [{"base": "172.30.0.0/16", "size": 26}],
+        "log-driver": "journald",
+        "proxies": {"http-proxy": "http://user:PASSWORD@proxy:3128"},
+    }
+
+    def test_a_site_that_has_settings_of_its_own_keeps_all_of_them(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = self.engine_here(commands, tmp_path, monkeypatch, **self.SITE)
+        before = settings.read_text()
+        assert result(engine.set_up, Module(**{**self.PARAMS, "candidates": []}))["changed"], "the drop-in is new"
+        assert settings.read_text() == before
+        given = {"settings": {"registry-mirrors": ["https://hub.example"]}, "pools": ["203.0.113.0/24"]}
+        result(engine.set_up, Module(**{**self.PARAMS, **given}))
+        assert json.loads(settings.read_text()) == {
+            **self.SITE,
+            "registry-mirrors": ["https://hub.example"],
+            "default-address-pools": [{"base": "203.0.113.0/24", "size": 24}],
+        }
+        result(engine.set_up, Module(**{**self.PARAMS, "candidates": []}))
+        assert json.loads(settings.read_text()) == self.SITE, "what is given no longer gives way to the site's"
+        result(engine.give_back, Module(**self.PARAMS))
+        assert settings.read_text() == before
+
+    @pytest.mark.parametrize("before", [{}, {"data-root": "/big"}])
+    def test_what_an_administrator_sets_later_stays_without_a_restart_and_beyond_the_testbed(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, Any]
+    ) -> None:
+        settings = self.engine_here(commands, tmp_path, monkeypatch, **before)
+        result(engine.set_up, Module(**self.PARAMS))
+        later = {"insecure-registries": ["old.site.example"], "log-driver": "local"}
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), **later}))
+        found = result(engine.set_up, Module(**self.PARAMS))
+        assert [each["name"] for each in found["testbed_changes"]] != []
+        now = json.loads(settings.read_text())
+        assert now["insecure-registries"] == ["old.site.example"]
+        assert (now["log-driver"], "log-opts" in now) == ("local", False), "its log settings are the site's now"
+        edited = {**now, "debug": True}
+        settings.write_text(json.dumps(edited))
+        (tmp_path / "asked").unlink()
+        assert not result(engine.set_up, Module(**self.PARAMS))["changed"]
+        assert "restart" not in self.asked(tmp_path)
+        result(engine.give_back, Module(**self.PARAMS))
+        assert json.loads(settings.read_text()) == {**before, **later, "debug": True}
+
+    def test_a_file_that_is_closed_stays_closed_and_its_passwords_are_not_shown(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        site = {key: value for key, value in self.SITE.items() if key != "log-driver"}
+        settings = self.engine_here(commands, tmp_path, monkeypatch, **site)
+        settings.chmod(0o600)
+        found = result(engine.set_up, Module(**self.PARAMS))
+        assert "log-opts" in settings.read_text()
+        assert settings.stat().st_mode & 0o777 == 0o600
+        assert "json-file" in json.dumps(found)
+        assert "PASSWORD" not in json.dumps(found)
+        result(engine.give_back, Module(**self.PARAMS))
+        assert settings.stat().st_mode & 0o777 == 0o600
+
+    @pytest.mark.parametrize("killed", ["write_settings", "save", "drop_in"])
+    def test_a_run_that_is_killed_forgets_nothing_of_the_sites(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: str
+    ) -> None:
+        site = {"data-root": "/big", "registry-mirrors": ["https://hub.site.example"]}
+        settings = self.engine_here(commands, tmp_path, monkeypatch, **site)
+        before = settings.read_text()
+        params = [
+            {**self.PARAMS, "settings": {"registry-mirrors": [f"https://hub{number}.example"]}} for number in (1, 2)
+        ]
+        result(engine.set_up, Module(**params[0]))
+        saved, replace = [], engine.replace_file
+
+        def save(told: dict[str, Any]) -> None:
+            if killed == "save" and saved:
+                raise KeyboardInterrupt
+            saved.append(told)
+            record.save(told)
+
+        def replaced(path: Path, *words: Any) -> None:
+            if (killed, path) in (("write_settings", settings), ("drop_in", engine.DROP_IN)):
+                raise KeyboardInterrupt
+            replace(path, *words)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(engine, "save", save)
+            patched.setattr(engine, "replace_file", replaced)
+            with pytest.raises(KeyboardInterrupt):
+                engine.set_up(Module(**params[1]))
+        assert result(engine.set_up, Module(**params[1]))["changed"]
+        assert json.loads(settings.read_text())["registry-mirrors"] == ["https://hub2.example"]
+        result(engine.give_back, Module(**self.PARAMS))
+        assert settings.read_text() == before
+
+    def test_what_an_earlier_version_wrote_is_taken_for_the_testbeds(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = self.engine_here(commands, tmp_path, monkeypatch)
+        site = {"data-root": "/big", "registry-mirrors": ["https://hub.site.example"]}
+        engine.ASIDE.write_text(json.dumps(site))
+        settings.write_text(json.dumps({**site, "log-driver": "json-file", "registry-mirrors": [], "debug": True}))
+        record.save({**record.load(), "engine_settings": True})
+        result(engine.set_up, Module(**self.PARAMS))
+        now = json.loads(settings.read_text())
+        assert (now["registry-mirrors"], now["log-opts"]) == (site["registry-mirrors"], {"max-file": "3"})
+        result(engine.give_back, Module(**self.PARAMS))
+        assert json.loads(settings.read_text()) == {**site, "debug": True}
+
+    def test_settings_that_are_no_json_are_left_to_who_wrote_them(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings = self.engine_here(commands, tmp_path, monkeypatch, debug=True)
+        result(engine.set_up, Module(**self.PARAMS))
+        for text in ("{", "[1]"):
+            settings.write_text(text)
+            for function in (engine.set_up, engine.give_back):
+                found = result(function, Module(**self.PARAMS))
+                assert found["failed"]
+                assert f"{settings} is no JSON" in found["msg"]
+                assert "Mend it" in found["msg"]
+            assert settings.read_text() == text
+
+    def test_networks_of_the_site_that_cover_up_a_host_of_the_testbed_are_refused(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.engine_here(commands, tmp_path, monkeypatch, **self.SITE)
+        found = self.look(monkeypatch, candidates=[], reached=["172.30.4.5", "server.example"])
+        assert "172.30.0.0/16 covers up 172.30.4.5, a host of the testbed. Set server.engine" in found["msg"]
+        assert self.look(monkeypatch, candidates=[], reached=["192.0.2.5"])["pools"] == []
 
     def test_an_engine_that_runs_with_the_settings_is_left_alone(
         self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
