@@ -267,9 +267,10 @@ def smoke() -> str:
     """Return the page about the checks of the stack, from their docstrings and markers."""
     parts = [
         "What `testbed smoke` promises, check by check. Those at level **quick** run in seconds; **full** runs all of"
-        " them. With `--conf FILE`, where there is no testbed, those run whose **where** says *any server*. Each check"
-        " is safe on a testbed in use: what the workload makes is in a project `smoke/…` of its own, which is removed"
-        " at the end. A failed check says what was expected, what was seen, what to try, and the last lines of the log"
+        " them. With `--conf FILE`, where there is no testbed, those run whose **where** says *any server*"
+        " or *a server alone*. Each check is safe on a testbed in use: what the workload makes is in a project"
+        " `smoke/…` of its own, which is removed at the end. A failed check says what was expected, what was seen, what"
+        " to try, and the last lines of the log"
         " of the service concerned.",
     ]
     for path in sorted((ROOT / "tests" / "stack").glob("test_*.py")):
@@ -289,7 +290,7 @@ def smoke() -> str:
                 where = "hosts" if "hosts" in marks else "a server alone" if "conf" in marks else "any server"
                 where += ", with TLS" if "tls" in marks else ""
                 rows.append((node.name.removeprefix("test_").replace("_", " "), promise, level, where))
-        title = path.stem.removeprefix("test_").capitalize()
+        title = path.stem.removeprefix("test_").replace("_", " of ").capitalize()
         parts += [f"## {title}", (ast.get_docstring(module) or "").split("\n\n")[0], table(*rows)]
     return page("What the smoke test checks", *parts)
 

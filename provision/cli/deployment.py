@@ -205,7 +205,7 @@ def show_up(console: Console, report: UpReport, *, as_json: bool) -> None:
     metavar="FILE",
     help="Check the ClearML server that this clearml.conf leads to; no testbed is needed.",
 )
-@click.option("--queue", metavar="NAME", help="With --conf: a queue that agents are to serve.")
+@click.option("--queue", metavar="NAME", help="With --conf: a queue that agents are to serve, and to train on.")
 @click.option("--keep", is_flag=True, help="Leave the project of the run on the server, to look at it.")
 @click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write JUnit XML, too.")
 @click.option(
@@ -231,7 +231,8 @@ def smoke(
     workload from telemetry to a model that predicts. It works in a project of its own on the server, which it removes
     at its end, also when it is stopped.
 
-    With --conf: checks any ClearML server from here, with the key in that file. What needs a host is left out.
+    With --conf: checks any ClearML server from here, with the key in that file. What needs a host is left out. The
+    training has generated data, and runs on --queue, else in a Python of this machine, else not.
 
     \b
     Examples:

@@ -27,8 +27,6 @@ HOSTS_LEFT_OUT = (
     "not to its hosts."
 )
 
-TRAINING_LEFT_OUT = "training: the reference workload reads a testbed's telemetry, so it runs on a testbed alone."
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -64,7 +62,7 @@ def check_server(conf: Path, queue: str | None, wanted: Wanted) -> None:
     """Check the server that a clearml.conf leads to, and tell. Raises `TestbedError`; ends the command as above."""
     from provision import console as progress
     from provision.paths import make_private, state_dir
-    from provision.smoke import page, target
+    from provision.smoke import page, target, training
     from provision.smoke.plugin import Options
     from provision.smoke.run import run_conf
 
@@ -73,7 +71,9 @@ def check_server(conf: Path, queue: str | None, wanted: Wanted) -> None:
     folder = state_dir(".conf") / "logs"  # no testbed's name begins with a dot
     make_private(folder)
     log = folder / f"smoke-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.log"
-    left_out = [HOSTS_LEFT_OUT, *([TRAINING_LEFT_OUT] if wanted.level == "full" else [])]
+    left_out = [HOSTS_LEFT_OUT]
+    if wanted.level == "full" and (why := training.left_out(server)):
+        left_out.append(why)
     found = run_conf(
         server,
         wanted.level,

@@ -15,7 +15,7 @@ from provision.errors import InputError, TestbedError
 from provision.paths import ROOT
 from provision.reports import Check
 from provision.session import Session
-from provision.smoke import STAGE, target
+from provision.smoke import STAGE, target, training
 from provision.smoke.plugin import Options, StackPlugin
 from provision.smoke.target import Target
 
@@ -72,6 +72,7 @@ def run_conf(
     Raises `TestbedError` where they cannot be run.
     """
     left_out = ["hosts", *(["full"] if level == "quick" else [])]
+    left_out += ["training"] if level == "full" and training.left_out(server) else []
     left_out += [] if server.url("api").startswith("https:") else ["tls"]
     outcome = Outcome()
     for number in range(1, repeat + 1):

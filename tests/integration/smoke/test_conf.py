@@ -11,7 +11,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from click.testing import CliRunner
 
+from provision.cli import main
+from provision.errors import InputError
+from provision.smoke import training
 from tests.integration.conftest import REPOSITORY
 
 
@@ -71,13 +75,15 @@ def test_a_broken_one_ends_with_another_code_and_words(ground, command):
     assert "Left out: hosts" in out
 
 
-def test_full_says_that_it_does_not_train(ground, command):
-    process = command("smoke", "--conf", ground.good, "--only", "large", "--json")
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, out + err
-    found = json.loads(out)
-    assert [check["name"] for check in found["checks"]] == ["large file round trip"]
+def test_full_says_that_it_does_not_train(ground, checked, monkeypatch):
+    monkeypatch.setattr(training, "python", lambda: None)
+    console = CliRunner().invoke(main, ["smoke", "--conf", str(ground.good), "--only", "round trip", "--json"])
+    assert console.exit_code == 0, console.output
+    found = json.loads(console.stdout)
+    assert {check["name"] for check in found["checks"]} == {"file round trip", "large file round trip"}
     assert [reason.partition(":")[0] for reason in found["left_out"]] == ["hosts", "training"]
+    with pytest.raises(InputError, match="no check has that in its name"):
+        checked(ground.good, "full", only="training completes")
 
 
 @pytest.mark.parametrize(

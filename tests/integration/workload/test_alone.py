@@ -162,3 +162,15 @@ def test_a_server_that_is_away_is_one_line(home, conf):
     code, said = alone(home, down, "workload.prepare", "--dataset-id=x")
     assert code == 1
     assert said.splitlines()[-1].startswith("prepare.py: cannot log in to the ClearML server at http://127.0.0.1:1")
+
+
+def test_a_dataset_is_generated_where_there_is_no_influxdb(home, conf, server, newest):
+    code, said = alone(home, conf, "workload.generate", "--points=3000", "--days=2", "--project=alone")
+    assert code == 0, said
+    made = parameters(newest("generate"))["dataset_id"]
+    assert server.call("tasks.get_by_id", {"task": made})["task"]["status"] == "completed"
+    code, said = alone(home, conf, "workload.prepare", f"--dataset-id={made}", "--project=alone")
+    assert code == 0, said
+    code, said = alone(home, conf, "workload.generate", "--period=61", "--project=alone")
+    assert (code, newest("generate")["status"]) == (1, "failed")
+    assert "reporting period 61 s: must be 1 to 60 s: check points, days and period" in said
