@@ -28,9 +28,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from provision.errors import TestbedError
 from provision.paths import make_private, write_atomic
+from provision.spec_server import in_words
 from provision.volume_on_host import CHUNK, SUMS, Hashing, line_of, read_line
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, DATA, FILES = "manifest.json", "data.tar", "files.sha256"
 SECRETS, KEYS, SPEC = "secrets.yml", "keys.yml", "testbed.yaml"
 PARTS = (MANIFEST, DATA, FILES, SECRETS, KEYS, SPEC)
@@ -50,7 +51,7 @@ class Manifest(BaseModel):
 
     `id`: of the testbed's secrets. `made`: ISO 8601, UTC. `toolkit`: the version that made it. `server`: that of the
     server; `data_version`: of its data, where it counts these apart. `bytes` and `files`: of the data. `downtime`:
-    seconds that the server did not answer.
+    seconds that the server did not answer. `elsewhere`: stores that were existing clusters, whose data are not in it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,16 +67,21 @@ class Manifest(BaseModel):
     bytes: int
     files: int
     downtime: float
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Here:
-    """What a backup is restored to: the testbed, and the newest server that this toolkit would run there."""
+    """What a backup is restored to: the testbed, and the newest server that this toolkit would run there.
+
+    `elsewhere`: the stores that testbed.yaml names as existing clusters.
+    """
 
     testbed: str
     backend: str
     server: str
     data_version: int | None
+    elsewhere: tuple[str, ...] = ()
 
 
 def refuse_unfit(manifest: Manifest, here: Here) -> None:
@@ -94,6 +100,12 @@ def refuse_unfit(manifest: Manifest, here: Here) -> None:
         raise BackupError(
             f"the backup is of server {manifest.server}, and testbed.yaml says {here.server}",
             f"Set server.version to {manifest.server}, restore, then upgrade; nothing was changed.",
+        )
+    if {*manifest.elsewhere} != {*here.elsewhere}:
+        then, now = (in_words(stores) or "no store" for stores in (manifest.elsewhere, here.elsewhere))
+        raise BackupError(
+            f"the backup is of a server with {then} elsewhere, and testbed.yaml names {now} under server.stores",
+            "Name the same stores there as then, for what was elsewhere is not in the backup; nothing was changed.",
         )
     newer = numbers(manifest.server) > numbers(here.server) or (manifest.data_version or 0) > (here.data_version or 0)
     if newer:

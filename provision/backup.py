@@ -87,6 +87,7 @@ def make(session: Session, wanted: Testbed, to: Path, name: str) -> Made:
                 bytes=(partial / archive.DATA).stat().st_size,
                 files=files,
                 downtime=round(downtime, 3),
+                elsewhere=session.testbed.server.stores.elsewhere,
             )
             write_private(partial / archive.MANIFEST, manifest.model_dump_json(indent=2).encode() + b"\n")
             archive.write_sums(partial, {archive.DATA: digest})
@@ -161,7 +162,8 @@ def find(testbed: str, given: str) -> Path:
 def here(testbed: Testbed) -> Here:
     """Return what of a backup can be restored to `testbed` with this toolkit."""
     if testbed.server.backend == "docker":
-        return Here(testbed.name, testbed.server.backend, testbed.server.version, None)
+        server = testbed.server
+        return Here(testbed.name, server.backend, server.version, None, server.stores.elsewhere)
     lite = ROOT / "clearml_lite"
     found = re.search(r'^__version__ = "(.+)"$', (lite / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
     spec = importlib.util.spec_from_file_location("clearml_lite_migrations", lite / "migrations.py")

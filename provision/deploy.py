@@ -125,8 +125,8 @@ def _kind(server: Server) -> str:
         return "ClearML server of somebody else's, where keys are issued and nothing else is changed"
     if server.backend == "lite":
         return "ClearML server (clearml_lite)"
-    outside = [name for name, store in server.stores if store is not None]
-    stores = f", with {' and '.join(outside)} elsewhere" if outside else ""
+    elsewhere = server.stores.elsewhere
+    stores = f", with {' and '.join(elsewhere)} elsewhere" if elsewhere else ""
     return f"ClearML server {server.version} under Docker Compose{stores}"
 
 

@@ -261,6 +261,9 @@ class BackupReport(Report):
     bytes: int = Field(description="Size of the archive.")
     files: int = Field(description="Files in it; each was read back and compared with what the host read.")
     downtime: float = Field(description="Seconds for which the server did not answer.")
+    elsewhere: list[str] = Field(
+        default=[], description="Stores that `server.stores` has elsewhere, whose data are not in the backup."
+    )
     log: str = Field(description="The whole log.")
 
 
@@ -272,6 +275,9 @@ class UpgradeReport(Report):
     before: str = Field(description="The server's version of before.")
     server: str = Field(description="Its version now.")
     backup: str = Field(description="The folder with the backup that was made first.")
+    elsewhere: list[str] = Field(
+        default=[], description="Stores that `server.stores` has elsewhere, whose data are not in the backup."
+    )
     checks: list[Check] = Field(description="Every check, in the order in which they ran.")
     log: str = Field(description="The whole log.")
 
@@ -288,6 +294,9 @@ class RestoreReport(Report):
         description="Of these, those compared once more while the server ran: all that it does not change."
     )
     kept: str | None = Field(description="Where the vault that was replaced is kept; null where none was.")
+    elsewhere: list[str] = Field(
+        default=[], description="Stores that `server.stores` has elsewhere, whose data were not touched."
+    )
     checks: list[Check] = Field(description="Every check and its result.")
     log: str = Field(description="The whole log.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,6 +22,12 @@ AGENT_SERVICES = "agent-services"
 # the services of the Compose project, in the order in which they start
 STORES = ("redis", "mongo", "elasticsearch")
 SERVICES = (*STORES, "apiserver", "fileserver", "webserver", "async_delete", AGENT_SERVICES)
+# what the server keeps in them
+IN_STORES = {
+    "mongo": "MongoDB (tasks, models, users)",
+    "elasticsearch": "Elasticsearch (scalars, logs, plots)",
+    "redis": "Redis (sessions, queues of work)",
+}
 
 
 class Images(Section):
@@ -116,9 +123,19 @@ class Stores(Section):
     """Sessions and queues of work."""
 
     @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """The stores that are not on the server's host, by the names of their keys here."""
+        return tuple(name for name, store in self if store is not None)
+
+    @property
     def password_files(self) -> dict[str, Path]:
         """The files with the stores' passwords, by store."""
         return {name: store.password_file for name, store in self if store is not None and store.password_file}
+
+
+def in_words(stores: Sequence[str]) -> str:
+    """Return which stores these are and what is in them, for people; empty where there are none."""
+    return " and ".join(IN_STORES.get(name, name) for name in stores)
 
 
 class Engine(Section):

@@ -23,6 +23,7 @@ from provision.plays import play
 from provision.reports import UpReport
 from provision.session import Session
 from provision.spec import Testbed
+from provision.spec_server import in_words
 from provision.upgrade_begun import Begun
 
 VERSIONS = ROLES / "clearml_server" / "vars" / "main.yml"
@@ -36,11 +37,16 @@ class UpgradeError(TestbedError):
     """The server cannot go to that version."""
 
 
-@cache
 def known_versions() -> list[str]:
     """Return the versions whose images role clearml_server knows, the oldest first."""
-    found = yaml.safe_load(VERSIONS.read_text(encoding="utf-8"))["clearml_server_versions"]
-    return sorted(found, key=parse)
+    return sorted(_table(), key=parse)
+
+
+@cache
+def _table() -> dict[str, dict[str, str]]:
+    """Return the images that belong to a version, by version."""
+    found: dict[str, dict[str, str]] = yaml.safe_load(VERSIONS.read_text(encoding="utf-8"))["clearml_server_versions"]
+    return found
 
 
 def parse(version: str) -> tuple[int, ...]:
@@ -76,8 +82,11 @@ class BringUp(Protocol):
         """Return what that gave. Raises `TestbedError`."""
 
 
-def check(testbed: Testbed, wanted: str) -> str:
-    """Return the version that the testbed's server has now. Raises `UpgradeError` where it cannot go to `wanted`."""
+def check(testbed: Testbed, wanted: str, *, stores_backed_up: bool = False) -> str:
+    """Return the version that the testbed's server has now. Raises `UpgradeError` where it cannot go to `wanted`.
+
+    `stores_backed_up`: whoever asks says so of the stores that are elsewhere, where no backup of ours reaches.
+    """
     server, former = testbed.server, upgrade_begun.find(testbed.name)
     if server.backend != "docker":
         raise UpgradeError(
@@ -93,6 +102,15 @@ def check(testbed: Testbed, wanted: str) -> str:
     check_hop(current, wanted, known_versions())
     if current == wanted:
         raise UpgradeError(f"the server is {current} already", "`testbed status` shows how it is; nothing was changed.")
+    elsewhere = server.stores.elsewhere
+    if elsewhere and not stores_backed_up:
+        fitting = ", ".join(_table()[wanted][name] for name in elsewhere)
+        raise UpgradeError(
+            f"server {wanted} changes what is in {in_words(elsewhere)}, which server.stores has elsewhere: that is "
+            "in no backup of the toolkit's, and cannot be put back by it",
+            f"Drain the agents, back it up there, and see that it fits server {wanted}, which is made for {fitting}; "
+            "then add --stores-backed-up. Nothing was changed.",
+        )
     return current
 
 
@@ -123,10 +141,19 @@ def run(
         refuse_old(handed, error)
         write_spec(current)
         _use(session, current)
-        _go_back(session, Path(handed.folder), bring_up)
+        elsewhere = in_words(session.testbed.server.stores.elsewhere)
+        stays = f"\nWhat server {wanted} has changed in {elsewhere} stays: restore that there." if elsewhere else ""
+        said = f"server {wanted} did not come up well: {error.message}"
+        try:
+            _go_back(session, Path(handed.folder), bring_up)
+        except TestbedError as other:
+            raise UpgradeError(
+                f"{said}\nNor did server {current} with the data of before: {other.message}{stays}", other.remedy
+            ) from None
         upgrade_begun.end(session.testbed.name)
+        but = " but for its stores elsewhere" if elsewhere else ""
         raise UpgradeError(
-            f"server {wanted} did not come up well: {error.message}\nThe testbed is as it was, with server {current}.",
+            f"{said}\nThe testbed is as it was{but}, with server {current}.{stays}",
             f"Mend that and run it again. The backup is {handed.folder}.",
         ) from None
     upgrade_begun.end(session.testbed.name)
@@ -190,7 +217,7 @@ def _go_back(session: Session, folder: Path, bring_up: BringUp) -> None:
     if not report.healthy:
         failed = ", ".join(each.name for each in report.checks if each.result == "failed")
         raise UpgradeError(
-            f"the new server did not come up well; the backup is in place again, and these checks failed: {failed}",
+            f"these checks failed: {failed}",
             f"See the log. The backup is {folder}; what was replaced is kept in {place['path']}.before.",
         )
     deploy.forget_replaced(session)

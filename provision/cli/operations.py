@@ -74,6 +74,7 @@ def backup(
     from provision import backup as backups
     from provision.paths import backups_dir
     from provision.session import need_root, open_session
+    from provision.spec_server import in_words
 
     testbed, console = load(spec), make_console(stderr=as_json)
     backups.refuse_another_server(testbed)
@@ -82,6 +83,13 @@ def backup(
     archive.refuse_name(name)
     console.print(f"Backup of testbed [bold]{testbed.name}[/] to {folder / name}.", soft_wrap=True)
     console.print("The server stops while its data are read, and starts again; tasks that run wait for it.")
+    elsewhere = in_words(testbed.server.stores.elsewhere)
+    if elsewhere:
+        console.print(
+            f"[bold]Not in it: what is in {elsewhere}[/], which server.stores has elsewhere. Back that up there, "
+            "at the same time and while no task runs: neither backup is whole without the other.",
+            soft_wrap=True,
+        )
     confirm("Go ahead?", yes)
     need_root(testbed)
     with open_session(
@@ -107,6 +115,7 @@ def backup(
                 bytes=found.bytes,
                 files=found.files,
                 downtime=found.downtime,
+                elsewhere=list(found.elsewhere),
                 log=log,
             )
         )
@@ -118,6 +127,8 @@ def backup(
         markup=False,
     )
     console.print(f"Not in it: the vault's password, from {source}. Keep that elsewhere.", soft_wrap=True, markup=False)
+    if elsewhere:
+        console.print(f"Nor what is in {elsewhere}.", soft_wrap=True, markup=False)
 
 
 @dataclass(frozen=True)
@@ -191,6 +202,7 @@ def restore(
     from provision.console import stage
     from provision.session import need_root, open_session
     from provision.smoke import STAGE
+    from provision.spec_server import in_words
 
     testbed, console = load(spec), make_console(stderr=as_json)
     backups.refuse_another_server(testbed)
@@ -202,9 +214,11 @@ def restore(
         )
         archive.refuse_unfit(found, backups.here(testbed))
         current.result = f"{found.files} files, {backups.size_of(found.bytes)}"
+    elsewhere = in_words(found.elsewhere)
     console.print(f"Backup of testbed [bold]{testbed.name}[/], made {found.made}. Restoring it:", soft_wrap=True)
     for line in (
         f"replaces all data of the server on {deploy.where(testbed)}; what came since is lost",
+        *([f"leaves {elsewhere} as it is; put there what it held at {found.made}, before this"] if elsewhere else []),
         "replaces the secrets: keys and passwords of then work again, and those made since do not",
         "stops the server; running tasks fail, so let them end first",
     ):
@@ -240,6 +254,7 @@ def restore(
                 files=found.files,
                 compared=done.compared,
                 kept=str(kept) if kept else None,
+                elsewhere=list(found.elsewhere),
                 checks=up.checks,
                 log=up.log,
             )
@@ -247,6 +262,8 @@ def restore(
     else:
         show_checks(console, up.checks, up.log)
         console.print(f"Restored {found.files} files of {found.made}.", soft_wrap=True, markup=False)
+        if elsewhere:
+            console.print(f"Not restored, for it was not in the backup: {elsewhere}.", soft_wrap=True, markup=False)
         if kept:
             console.print(f"The secrets of until now are kept in {kept}", soft_wrap=True, markup=False)
     if not all_well(up.checks):
@@ -258,6 +275,11 @@ def restore(
 @vault_option
 @yes_option
 @click.option("--server", required=True, metavar="X.Y.Z", help="The version of the official server to go to.")
+@click.option(
+    "--stores-backed-up",
+    is_flag=True,
+    help="The stores that `server.stores` has elsewhere were backed up there; needed where there are any.",
+)
 @click.option(
     "--to",
     type=click.Path(path_type=Path, file_okay=False),
@@ -271,6 +293,7 @@ def upgrade(
     vault_password_file: Path | None,
     yes: bool,
     server: str,
+    stores_backed_up: bool,
     to: Path | None,
     break_lock: bool,
     as_json: bool,
@@ -286,6 +309,7 @@ def upgrade(
     Examples:
       testbed upgrade --server 2.4.0              says what it will do, and asks
       testbed upgrade --server 2.4.0 --to /mnt/backups --yes
+      testbed upgrade --server 2.4.0 --stores-backed-up      where MongoDB, Elasticsearch or Redis are elsewhere
     """
     from provision import backup as backups
     from provision import deploy, reports, upgrade_begun
@@ -295,12 +319,14 @@ def upgrade(
     from provision.session import need_root, open_session
     from provision.smoke import STAGE
     from provision.spec_edit import with_version
+    from provision.spec_server import in_words
 
     console = make_console(stderr=as_json)
     path = spec or Path(specs.DEFAULT_FILE)
     testbed = specs.parse(specs.read(path), str(path))  # not the built-in one: there is a file to change
     backups.refuse_another_server(testbed)
-    current = upgrades.check(testbed, server)
+    current = upgrades.check(testbed, server, stores_backed_up=stores_backed_up)
+    elsewhere = in_words(testbed.server.stores.elsewhere)
     former = upgrade_begun.find(testbed.name)
     folder = (to or backups_dir(testbed.name)).expanduser().absolute()
 
@@ -323,7 +349,8 @@ def upgrade(
         ),
         f"makes a backup below {folder}, for which the server stops",
         f"starts the images of {server}, which migrate the data, and checks the testbed",
-        "goes back to the backup and the images of now where that fails",
+        "goes back to the backup and the images of now where that fails"
+        + (f"; what it changed in {elsewhere} stays, and is yours to restore" if elsewhere else ""),
         "tasks that run wait for the server, or fail; let them end first: testbed drain --wait",
     ):
         console.print(f"  - {line}", soft_wrap=True, markup=False)
@@ -347,6 +374,7 @@ def upgrade(
                 before=current,
                 server=server,
                 backup=str(made),
+                elsewhere=list(testbed.server.stores.elsewhere),
                 checks=up.checks,
                 log=up.log,
             )

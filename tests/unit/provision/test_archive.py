@@ -116,6 +116,13 @@ def test_a_backup_of_a_newer_format_is_refused_with_the_toolkit_that_made_it(who
             {"backend": "docker", "server": "2.4.0"},
             "is of server 2.3.0, and testbed.yaml says 2.4.0",
         ),
+        (
+            {"elsewhere": ("mongo",)},
+            {},
+            r"with MongoDB \(tasks, models, users\) elsewhere, and testbed.yaml names no store",
+        ),
+        ({}, {"elsewhere": ("redis", "mongo")}, "with no store elsewhere, and testbed.yaml names Redis"),
+        ({"elsewhere": ("mongo", "redis")}, {"elsewhere": ("redis", "mongo")}, None),
         ({"server": "0.10.0"}, {"server": "0.9.1"}, "is newer than what is here: 0.9.1"),
     ],
 )

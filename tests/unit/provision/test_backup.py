@@ -84,6 +84,14 @@ def test_a_backup_is_made_with_the_server_away_and_its_time_told(session, said, 
     assert made.manifest.bytes == (made.folder / archive.DATA).stat().st_size
 
 
+def test_its_manifest_names_the_stores_that_are_elsewhere(session, tmp_path):
+    server = "server: {backend: docker, stores: {mongo: {host: m.example}}}"
+    session.testbed = spec.parse(f"name: local\nprovider: local\nusers: [{{name: alice}}]\n{server}\n", "t.yaml")
+    made = backup.make(session, session.testbed, tmp_path / "backups", "first")
+    assert archive.read(made.folder).elsewhere == ("mongo",)
+    assert backup.here(session.testbed).elsewhere == ("mongo",)
+
+
 def test_where_there_is_no_room_for_it_the_server_is_not_stopped(session, said, tmp_path, monkeypatch):
     monkeypatch.setattr(backup.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 10**6, 10**6))
     with pytest.raises(BackupError, match=r"1\.0 MB are free, [\d.]+ MB are needed") as error:

@@ -218,6 +218,44 @@ def test_what_was_replaced_stays_where_the_old_server_is_not_well_either(monkeyp
     assert "kept in /data/clearml.before" in str(error.value.remedy)
 
 
+ELSEWHERE = "  stores: {mongo: {host: m.example}, redis: {host: r.example}}\n"
+
+
+def test_stores_that_are_elsewhere_have_to_be_backed_up_there_first():
+    testbed = spec.parse(SPEC + ELSEWHERE + "  version: 2.3.0\n", "t.yaml")
+    with pytest.raises(UpgradeError, match="which server.stores has elsewhere: that is in no backup") as error:
+        upgrade.check(testbed, "2.4.0")
+    assert "MongoDB (tasks, models, users) and Redis (sessions, queues of work)" in error.value.message
+    assert "made for mongo:8.0.15, redis:8.2.3" in error.value.remedy
+    assert "add --stores-backed-up. Nothing was changed." in error.value.remedy
+    assert upgrade.check(testbed, "2.4.0", stores_backed_up=True) == "2.3.0"
+
+
+def test_a_failed_one_does_not_say_that_stores_elsewhere_are_as_they_were(monkeypatch, state):
+    steps = Steps(monkeypatch, "2.3.0")
+    steps.testbed = spec.parse(SPEC + ELSEWHERE + "  version: 2.3.0\n", "t.yaml")
+    with pytest.raises(UpgradeError) as error:
+        steps.run("error")
+    assert "The testbed is as it was but for its stores elsewhere, with server 2.3.0." in error.value.message
+    assert "What server 2.4.0 has changed in MongoDB (tasks, models, users) and Redis" in error.value.message
+    assert error.value.message.endswith("stays: restore that there.")
+
+
+def test_where_the_old_server_does_not_come_up_either_both_reasons_are_told(monkeypatch, state):
+    steps = Steps(monkeypatch, "2.3.0")
+
+    def fails(*_: Any) -> None:
+        raise TestbedError("mongo is exited (100)", "Look at its log.")
+
+    monkeypatch.setattr(upgrade, "_go_back", fails)
+    with pytest.raises(UpgradeError) as error:
+        steps.run("error")
+    assert "server 2.4.0 did not come up well: no image" in error.value.message
+    assert "Nor did server 2.3.0 with the data of before: mongo is exited (100)" in error.value.message
+    assert error.value.remedy == "Look at its log."
+    assert upgrade_begun.find("lab") is not None
+
+
 @pytest.mark.parametrize("made", [NOW - 86_401, 0.0])
 def test_an_old_backup_is_not_restored_by_itself_for_the_new_server_may_have_been_at_work_since(
     monkeypatch, state, made
