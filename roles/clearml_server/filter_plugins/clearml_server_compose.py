@@ -23,6 +23,8 @@ class Size(NamedTuple):
     most: int
 
 
+# where stores listen unless it is said
+STORE_PORTS = {"elasticsearch": 9200, "mongo": 27017, "redis": 6379}
 SIZES = {
     "redis": Size(256, 4, 4096),
     "mongo": Size(1024, 20, 16384),
@@ -102,6 +104,14 @@ def clearml_path(name: str, folder: str) -> dict[str, str]:
     return {"path": f"{folder}/{name}"}
 
 
+def clearml_store_hosts(stores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return `store`, `host` and `port` of each place where a store that somebody else runs listens."""
+    return [
+        {"store": name, "host": store["host"], "port": store.get("port", STORE_PORTS[name])}
+        for name, store in stores.items()
+    ]
+
+
 class FilterModule:
     """What Ansible looks for."""
 
@@ -114,4 +124,5 @@ class FilterModule:
             "clearml_dotenv": clearml_dotenv,
             "clearml_hocon": clearml_hocon,
             "clearml_path": clearml_path,
+            "clearml_store_hosts": clearml_store_hosts,
         }

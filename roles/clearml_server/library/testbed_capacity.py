@@ -1,12 +1,14 @@
 #!/usr/bin/python
-"""Tells what a host has that the official server's containers need: memory, processors, AVX, limits it may raise."""
+"""Tells what a host has that the official server's containers need: memory, processors, AVX, limits, images, room."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import resource
+import subprocess
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -18,9 +20,12 @@ options:
   nofile: {type: int, default: 65536, description: Open files that a container wants}
   paths: {type: list, elements: str, default: [], description: Folders whose free space is told}
   sizes: {type: list, elements: str, default: [], description: Folders whose size is told}
+  images: {type: list, elements: str, default: [], description: 'Images of which those that are not here are told'}
 author: [The testbed's authors (@clearml-testbed)]
 """
 
+SETTINGS = Path("/etc/docker/daemon.json")
+IMAGES = "/var/lib/docker"  # the Docker Engine's own choice
 CAP_SYS_RESOURCE = 24  # capabilities(7): who has it may raise limits
 
 
@@ -69,6 +74,25 @@ def size_mb(path: Path) -> int:
     return total // 2**20
 
 
+def docker(*arguments: str) -> str:
+    """Return what a docker command printed; nothing where it failed, or there is none."""
+    try:
+        done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False)
+    except (FileNotFoundError, PermissionError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def images_folder(running: str) -> str:
+    """Return where the Docker Engine keeps images, or will: as it says itself if it runs, or as its settings say."""
+    if running:
+        return running
+    try:
+        return str(json.loads(SETTINGS.read_text())["data-root"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return IMAGES
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
@@ -76,18 +100,24 @@ def main() -> None:
             "nofile": {"type": "int", "default": 65536},
             "paths": {"type": "list", "elements": "str", "default": []},
             "sizes": {"type": "list", "elements": "str", "default": []},
+            "images": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     nofile, memlock = (resource.getrlimit(kind)[1] for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_MEMLOCK))
     may_raise = may_raise_limits(Path("/proc/self/status").read_text())
+    running = docker("info", "--format", "{{.DockerRootDir}}")
+    folder = images_folder(running)
     module.exit_json(
         changed=False,
+        engine_answers=bool(running),
+        images_folder=folder,
+        images_missing=[image for image in module.params["images"] if not docker("image", "inspect", image)],
         memory_mb=memory_mb(),
         cpus=os.cpu_count() or 1,
         avx=has_avx(Path("/proc/cpuinfo").read_text(), platform.machine()),
         limits=limits(module.params["nofile"], may_raise, nofile, memlock),
-        free_mb={path: free_mb(Path(path)) for path in module.params["paths"]},
+        free_mb={path: free_mb(Path(path)) for path in [folder, *module.params["paths"]]},
         size_mb={path: size_mb(Path(path)) for path in module.params["sizes"]},
     )
 

@@ -816,6 +816,37 @@ class TestCapacity:
     def test_containers_get_no_more_than_the_host_may_give(self, given: Any, expected: dict[str, Any]) -> None:
         assert capacity.limits(*given) == expected
 
+    @pytest.mark.parametrize(
+        ("engine_says", "settings", "expected"),
+        [
+            ("/big/docker", "{}", "/big/docker"),
+            (None, '{"data-root": "/big"}', "/big"),
+            (None, '{"debug": true}', "/var/lib/docker"),
+            (None, "{", "/var/lib/docker"),
+            (None, None, "/var/lib/docker"),
+        ],
+    )
+    def test_images_are_where_the_engine_says_or_its_settings(
+        self,
+        commands: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        engine_says: str | None,
+        settings: str | None,
+        expected: str,
+    ) -> None:
+        monkeypatch.setattr(capacity, "SETTINGS", tmp_path / "daemon.json")
+        if settings is not None:
+            (tmp_path / "daemon.json").write_text(settings)
+        script = f'case "$*" in "info --format {{{{.DockerRootDir}}}}") echo {engine_says};; *) exit 1;; esac'
+        program(commands, "docker", script if engine_says else "echo Cannot connect; exit 1")
+        given = Module(nofile=1, paths=[], sizes=[], images=["redis"])
+        monkeypatch.setattr(capacity, "AnsibleModule", lambda **_: given)
+        found = result(lambda _: capacity.main(), given)
+        assert (found["images_folder"], found["engine_answers"]) == (expected, bool(engine_says))
+        assert [*found["free_mb"]] == [expected]
+        assert found["images_missing"] == ["redis"]
+
     def test_it_reads_this_machine(self) -> None:
         assert capacity.memory_mb() > 0
         assert capacity.free_mb(Path("/no/such/folder")) == capacity.free_mb(Path("/"))
