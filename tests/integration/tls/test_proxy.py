@@ -188,6 +188,13 @@ def test_answers_carry_security_headers_once_and_no_version(http, proxy):
         assert answer.headers.get_list("Server")[0] == "nginx"
 
 
+@pytest.mark.parametrize("path", ["/files/a/page.html", "/files", "/x/../files/page.html", "/%66iles/page.html"])
+def test_a_file_that_the_webserver_passes_on_is_sandboxed(http, proxy, path):
+    web = httpx.URL(proxy.urls["web"]).copy_with(raw_path=path.encode())
+    assert "sandbox" in http.get(web).headers["Content-Security-Policy"]
+    assert "sandbox" not in http.get(f"{proxy.urls['web']}/login").headers["Content-Security-Policy"]
+
+
 def test_old_tls_is_refused(proxy):
     arguments = ["openssl", "s_client", "-connect", proxy.urls["api"].removeprefix("https://"), "-tls1_1"]
     done = subprocess.run(

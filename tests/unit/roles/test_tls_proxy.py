@@ -222,6 +222,9 @@ def test_every_answer_carries_security_headers(conf):
     # the web app shows files in frames; a file's own scripts are nobody's
     assert "https://lab.example:8080" in _headers(files)["Content-Security-Policy"]
     assert "sandbox" in _headers(files)["Content-Security-Policy"]
+    below = _one(web, "location", "/files")
+    assert _headers(below) == _headers(files), "the official webserver passes files on, too"
+    assert _one(below, "proxy_pass") == _one(_one(web, "location", "/"), "proxy_pass")
     assert _one(http, "server_tokens") == ["off"]
     assert _one(top, "daemon") == ["off"]
 

@@ -454,6 +454,13 @@ class TestStoresElsewhere:
         assert cases["plain"].services["async_delete"]["networks"] == ["backend"]
 
 
+class TestStopping:
+    def test_a_store_has_the_time_to_write_what_it_holds_before_it_is_killed(self, plain: Rendered) -> None:
+        grace = {name: int(settings["stop_grace_period"].rstrip("s")) for name, settings in plain.services.items()}
+        assert min(grace[name] for name in ("mongo", "elasticsearch", "redis")) >= 120
+        assert min(grace.values()) > 10, "Compose's own patience"
+
+
 class TestSizes:
     @pytest.mark.parametrize(("name", "memory_mb"), [("plain", 7950), ("16", 15900), ("64", 64000)])
     def test_the_limits_leave_room_for_the_host(self, cases: dict[str, Rendered], name: str, memory_mb: int) -> None:
