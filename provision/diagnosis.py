@@ -17,10 +17,11 @@ from provision.reports import (
     QueueState,
     Service,
     StatusProblem,
+    StoreState,
     WorkerState,
 )
 
-# a disk that is so full is a problem, whichever comes first
+# a disk that is so full is a problem; one with data, too, that has less left
 FULL = 0.9
 FREE_BYTES = 5_000_000_000
 # tokens and leases care from here on
@@ -46,6 +47,7 @@ class Seen:
     clocks: list[Clock] = field(default_factory=list)
     certificates: list[CertificateState] = field(default_factory=list)
     mirrors: list[MirrorState] = field(default_factory=list)
+    stores: list[StoreState] = field(default_factory=list)
     now: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))  # by the server's clock
 
 
@@ -119,7 +121,7 @@ def workers_report(seen: Seen) -> Iterator[StatusProblem]:
 
 
 def disks_have_room(seen: Seen) -> Iterator[StatusProblem]:
-    """Data folders can be written to, and have room."""
+    """Disks can be written to, and have room."""
     for disk in seen.disk:
         where = f"{disk.host}: {disk.path}"
         if not disk.writable:
@@ -127,7 +129,7 @@ def disks_have_room(seen: Seen) -> Iterator[StatusProblem]:
                 message=f"{where} is read-only",
                 remedy="The kernel makes a damaged disk so, see dmesg there: mend and remount it, then testbed up",
             )
-        if disk.used >= FULL or disk.free < FREE_BYTES:
+        if disk.used >= FULL or (disk.data and disk.free < FREE_BYTES):
             yield StatusProblem(
                 message=f"{where} is {disk.used:.0%} full, {disk.free / 1e9:.1f} GB are left",
                 remedy=f"Make room (what is large: du -xh {disk.path}), or give it a larger disk",
@@ -164,6 +166,16 @@ def mirrors_answer(seen: Seen) -> Iterator[StatusProblem]:
         )
 
 
+def stores_elsewhere_answer(seen: Seen) -> Iterator[StatusProblem]:
+    """Every existing cluster takes calls from the server's host."""
+    for store in [store for store in seen.stores if store.problem]:
+        where = f"server.stores.{store.name}: {store.host}:{store.port}"
+        yield StatusProblem(
+            message=f"{where} does not answer the server: {store.problem}",
+            remedy="See that it runs, and that no firewall is between; the ClearML server goes on by itself then",
+        )
+
+
 CHECKS: list[Callable[[Seen], Iterable[StatusProblem]]] = [
     hosts_answer,
     services_run,
@@ -175,6 +187,7 @@ CHECKS: list[Callable[[Seen], Iterable[StatusProblem]]] = [
     disks_have_room,
     clocks_agree,
     mirrors_answer,
+    stores_elsewhere_answer,
 ]
 
 

@@ -53,6 +53,11 @@ def client(**options: Any) -> httpx.Client:
     return httpx.Client(trust_env=False, verify=trust, mounts=transports, **options)
 
 
+def direct(**options: Any) -> httpx.Client:
+    """Return a client that goes to services as a browser on this machine would, through no forward."""
+    return httpx.Client(trust_env=False, verify=trusted(), **options)
+
+
 def trust(testbed: str, certificates: str) -> None:
     """From now on, trust the CAs whose `certificates` (PEM) these are, for `testbed`, beside the public ones."""
     _TRUSTED[testbed] = certificates

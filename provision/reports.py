@@ -157,10 +157,11 @@ class QueueState(Report):
 
 
 class Disk(Report):
-    """The disk that holds a host's data."""
+    """A file system of a host's: the one with the data, and others that the testbed writes to."""
 
     host: str = Field(description="The host's name in the inventory.")
-    path: str = Field(description="The data folder.")
+    path: str = Field(description="The folder that was looked at; of several on one file system the first.")
+    data: bool = Field(description="Whether it is the data folder.")
     size: int = Field(description="Bytes in all.")
     free: int = Field(description="Bytes free.")
     used: float = Field(description="The part that is used, 0 to 1, of what all but root may use.")
@@ -200,6 +201,15 @@ class MirrorState(Report):
     problem: str = Field(description="Why it does not answer; empty when it does.")
 
 
+class StoreState(Report):
+    """An existing cluster of `server.stores`, as the server's host sees it."""
+
+    name: str = Field(description="Its key in server.stores.")
+    host: str = Field(description="Its name or address.")
+    port: int = Field(description="Its port.")
+    problem: str = Field(description="Why it does not answer; empty when it does.")
+
+
 class StatusReport(Report):
     """`testbed status --json`: what stands and how it is; with --watch, one a line."""
 
@@ -216,6 +226,7 @@ class StatusReport(Report):
     clocks: list[Clock] = Field(description="The clocks of hosts and services.")
     certificates: list[CertificateState] = Field(description="The services' certificates; none without server.tls.")
     mirrors: list[MirrorState] = Field(description="The mirrors that the spec names, for each host that uses them.")
+    stores: list[StoreState] = Field(description="The existing clusters that the server uses.")
 
 
 class DrainState(Report):

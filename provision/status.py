@@ -5,13 +5,13 @@ from __future__ import annotations
 import datetime
 import email.utils
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import httpx
 
-from provision import drain, forward, hosts, inventory, mirrors, tls, upgrade_begun
+from provision import drain, forward, hosts, inventory, mirrors, stores, tls, upgrade_begun
 from provision.clearml_api import ClearmlApi
 from provision.diagnosis import Seen, age_s, problems
 from provision.errors import ApiError, ReachError
@@ -30,11 +30,23 @@ WORKER_TIMEOUT_S = 600
 AT_ONCE = 16
 ANSWER_S = 10.0
 PINGS: dict[Literal["api", "web", "files"], str] = {"api": "/debug.ping", "web": "/", "files": "/"}
-# the time, the disk below the data folder (or where it would be), and whether that is writable
+# what fills up beside the data: packages and environments, logs, users' files, what is unpacked
+PLACES = ("/", "/opt/testbed", "/var/log", "/home", "/tmp")  # noqa: S108 (looked at, not written to)
+# the time; then of each file system: its first folder of those named, whether that is writable, and what df says
 LOOK = """date +%s.%N
-path={path}; while [ ! -e "$path" ]; do path=$(dirname "$path"); done
-df --block-size=1 --output=size,used,avail,itotal,iused "$path" | tail -n 1
-if [ -w "$path" ]; then echo writable; else echo read-only; fi
+data=$1; shift
+found=$data; while [ ! -e "$found" ]; do found=$(dirname "$found"); done
+seen=:
+for path in "$data" "$@"; do
+  [ "$path" = "$data" ] || found=$path
+  [ -e "$found" ] || continue
+  device=$(stat --format=%d "$found")
+  case $seen in *:$device:*) continue ;; esac
+  seen=$seen$device:
+  if [ -w "$found" ]; then able=writable; else able=read-only; fi
+  figures=$(df --block-size=1 --output=size,used,avail,itotal,iused "$found" | tail -n 1)
+  printf '%s\\t%s\\t%s\\n' "$path" $able "$figures"
+done
 """
 
 
@@ -50,6 +62,7 @@ def collect(session: Session) -> StatusReport:
     _look_at_urls(testbed, seen)
     _look_at_hosts(session, seen)
     seen.mirrors = mirrors.look(session, seen.away)
+    seen.stores = stores.look(session, seen.away)
     seen.begun = _begun(session)
     seen.upgrading = upgrading.wanted if (upgrading := upgrade_begun.find(testbed.name)) else ""
     if testbed.server.url("api") not in seen.silent:
@@ -69,6 +82,7 @@ def collect(session: Session) -> StatusReport:
         clocks=seen.clocks,
         certificates=seen.certificates,
         mirrors=seen.mirrors,
+        stores=seen.stores,
     )
 
 
@@ -116,34 +130,46 @@ def _look_at_urls(testbed: Testbed, seen: Seen) -> None:
 
 
 def _look_at_hosts(session: Session, seen: Seen) -> None:
-    """See the time, and the disk that holds the data, on each host, some at once."""
+    """See the time, and the disks, on each host, some at once."""
     path = session.testbed.data_dir
 
-    def look(name: str) -> tuple[Clock, Disk | None]:
+    def look(name: str) -> tuple[Clock, list[Disk]]:
         began = time.time()
-        done = hosts.connect(session.inventory_file, name).run("sh -c %s", LOOK.format(path=path))
+        places = [*PLACES, *_images_at(session, name)]
+        done = hosts.connect(session.inventory_file, name).run(
+            f"sh -c %s sh{' %s' * (1 + len(places))}", LOOK, path, *places
+        )
         clock, *rest = done.stdout.splitlines() or ["0"]
         offset = float(clock) - (began + time.time()) / 2
-        disk = disk_of(name, path, rest) if len(rest) > 1 else None
-        return Clock(of=name, offset=round(offset, 1)), disk
+        return Clock(of=name, offset=round(offset, 1)), [disk_of(name, line, path) for line in rest]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for clock, disk in pool.map(look, [name for name in session.hosts if name not in seen.away]):
+        for clock, disks in pool.map(look, [name for name in session.hosts if name not in seen.away]):
             seen.clocks.append(clock)
-            seen.disk += [disk] if disk else []
+            seen.disk += disks
 
 
-def disk_of(host: str, path: str, lines: Sequence[str]) -> Disk:
-    """Return a host's disk from the lines of `LOOK`: what df says, and whether the folder is writable."""
-    size, used, free, inodes, inodes_used = (int(word) if word.isdigit() else 0 for word in lines[0].split())
+def _images_at(session: Session, host: str) -> list[str]:
+    """Return the folder of the Docker Engine of the server's host."""
+    if session.testbed.server.backend != "docker" or host not in inventory.hosts(session.inventory, "server"):
+        return []
+    done = hosts.connect(session.inventory_file, host).run("docker info --format %s", "{{.DockerRootDir}}")
+    return [done.stdout.strip()] if done.rc == 0 and done.stdout.strip() else []
+
+
+def disk_of(host: str, line: str, data: str) -> Disk:
+    """Return a host's disk from a line of `LOOK`; `data` is the data folder."""
+    path, able, figures = line.split("\t")
+    size, used, free, inodes, inodes_used = (int(word) if word.isdigit() else 0 for word in figures.split())
     return Disk(
         host=host,
         path=path,
+        data=path == data,
         size=size,
         free=free,
         used=round(used / (used + free), 4) if used + free else 1.0,
         inodes_used=round(inodes_used / inodes, 4) if inodes else 0.0,
-        writable=lines[1] == "writable",
+        writable=able == "writable",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 import ssl
 import urllib.parse
 from collections.abc import Iterable
@@ -41,6 +42,33 @@ def names(testbed: Testbed, machines: Iterable[Machine]) -> list[str]:
         machine.address for machine in with_group(machines, "server") if machine.address and not machine.jump_host
     ]
     return list(dict.fromkeys([*found, *([] if testbed.server.names else outside)]))
+
+
+def is_open_here(testbed: Testbed, machines: Iterable[Machine]) -> bool:
+    """Return whether the testbed means its URLs to work on this machine without SSH.
+
+    Not where its server is reached through a jump host, listens for its own host alone, is named by an address that is
+    not the one which SSH goes to (behind a floating IP), or is somebody else's.
+    """
+    server = next(iter(with_group(machines, "server")), None)
+    if server is None or testbed.server.is_external or server.jump_host:
+        return False
+    if server.is_local:
+        return True
+    name = testbed.server.name("api")
+    return not _is_loopback(testbed.server.bind) and (name == server.address or not _is_address(name))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(bind: str) -> bool:
+    return ipaddress.ip_address(bind).is_loopback
 
 
 def prepare(testbed: Testbed, machines: Iterable[Machine], secrets: Secrets) -> tuple[Secrets, Served | None]:

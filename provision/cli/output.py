@@ -190,6 +190,12 @@ def show_status(console: Console, found: StatusReport, *, problems: bool = True)
             for disk in found.disk
         ],
     )
+    if found.stores:
+        show(
+            "Stores elsewhere",
+            ["Store", "Where", "State"],
+            [[each.name, f"{each.host}:{each.port}", each.problem or "answers"] for each in found.stores],
+        )
     if found.certificates:
         show(
             "Certificates",

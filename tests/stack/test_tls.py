@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
-from provision import inventory, tls
+from provision import forward, inventory, tls
 from provision.inventory import CA_BUNDLE
 from provision.machines import with_group
 from provision.smoke.problem import need
@@ -28,7 +29,9 @@ PATHS = {"api": "/debug.ping", "web": "/", "files": "/"}
 @pytest.mark.of("api", "web", "files")
 @pytest.mark.parametrize("of", URL_SERVICES)
 def test_canonical_url_answers_on_every_host(on, stack, of, record_property):
-    """The server, each agent, client and inference host reaches the service by its one URL and trusts it."""
+    """The server, each agent, client and inference host reaches the service by its one URL and trusts it; so does this
+    machine by itself, where the testbed is open to it.
+    """
     url = stack.testbed.server.url(of)
     record_property("reference", url)
     names = [machine.name for machine in with_group(stack.machines, "server", "agents", "clients", "inference")]
@@ -42,6 +45,24 @@ def test_canonical_url_answers_on_every_host(on, stack, of, record_property):
             remedy=f"The name in {url} must mean the same on {name} as here, and no firewall may close its port; "
             "`testbed status` tells of its certificate.",
         )
+    if tls.is_open_here(stack.testbed, stack.machines):
+        said = _answer_here(url + PATHS[of])
+        need(
+            said == "200",
+            f"this machine reaches {url} through SSH only: {said}",
+            expected=f"a browser on this machine reaches {url}",
+            remedy=f"Have the name in {url} mean the same here as on the hosts (DNS, or a line in /etc/hosts), and its "
+            "port let in by the firewalls between: users need both.",
+        )
+
+
+def _answer_here(url: str) -> str:
+    """Return the HTTP status of a URL, or what comes instead, as asked from this machine by no forward."""
+    try:
+        with forward.direct(timeout=20) as client:
+            return str(client.get(url).status_code)
+    except httpx.HTTPError as error:
+        return str(error) or type(error).__name__
 
 
 @pytest.mark.tls

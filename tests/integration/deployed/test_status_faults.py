@@ -111,6 +111,23 @@ def test_a_full_disk(problems, elsewhere):
     assert f"du -xh {disk}" in found[message]
 
 
+@pytest.fixture
+def full_logs():
+    """A small file system over the logs, full; what writes there goes on below it."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", "/var/log"], check=True)
+    try:
+        Path("/var/log/large").write_bytes(bytes(19 * 1024**2))
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", "/var/log"], check=True)
+
+
+def test_a_full_disk_beside_the_data(problems, full_logs):
+    found = problems()
+    message = _one(found, "local: /var/log is 95% full")
+    assert "du -xh /var/log" in found[message]
+
+
 def test_a_disk_without_inodes(problems, elsewhere):
     disk, arguments = elsewhere
     for number in range(190):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -29,8 +30,16 @@ GB = 1_000_000_000
 
 
 def a_disk(**fields):
-    given = {"size": 100 * GB, "free": 60 * GB, "used": 0.4, "inodes_used": 0.1, "writable": True}
-    return Disk(host="agent-1", path="/data", **(given | fields))
+    given = {
+        "path": "/data",
+        "data": True,
+        "size": 100 * GB,
+        "free": 60 * GB,
+        "used": 0.4,
+        "inodes_used": 0.1,
+        "writable": True,
+    }
+    return Disk(host="agent-1", **(given | fields))
 
 
 def a_worker(age_s, **fields):
@@ -109,16 +118,34 @@ def test_others_add_checks(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("lines", "used", "inodes_used", "writable"),
+    ("line", "used", "inodes_used", "writable"),
     [
-        (["100 30 60 1000 100", "writable"], 0.3333, 0.1, True),  # as df: what root alone may use does not count
-        (["100 0 0 0 0", "read-only"], 1.0, 0.0, False),
-        (["100 50 50 - -", "writable"], 0.5, 0.0, True),  # btrfs has no limit of inodes
+        ("writable\t100 30 60 1000 100", 0.3333, 0.1, True),  # as df: what root alone may use does not count
+        ("read-only\t  100 0 0 0 0", 1.0, 0.0, False),
+        ("writable\t100 50 50 - -", 0.5, 0.0, True),  # btrfs has no limit of inodes
     ],
 )
-def test_a_disk_is_read_from_df(lines, used, inodes_used, writable):
-    found = status.disk_of("h", "/data", lines)
+def test_a_disk_is_read_from_df(line, used, inodes_used, writable):
+    found = status.disk_of("h", f"/data dir\t{line}", "/data")
     assert (found.used, found.inodes_used, found.writable) == (used, inodes_used, writable)
+    assert (found.path, found.data) == ("/data dir", False)
+
+
+def test_of_folders_on_one_file_system_the_first_is_told_and_none_that_is_not_there(tmp_path):
+    data, other = str(tmp_path / "not/yet there"), str(tmp_path)
+    [clock, *lines] = subprocess.run(
+        ["sh", "-c", status.LOOK, "sh", data, other, "/dev", "/not/there"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert float(clock) > 0
+    disks = [status.disk_of("h", line, data) for line in lines]
+    assert [(disk.path, disk.data, disk.writable) for disk in disks] == [(data, True, True), ("/dev", False, True)]
+    assert all(disk.size > 0 for disk in disks)
+
+
+def test_where_there_is_no_data_little_room_is_enough_but_not_none():
+    assert diagnosis.problems(Seen(disk=[a_disk(path="/tmp", data=False, free=GB)])) == []
+    [found] = diagnosis.problems(Seen(disk=[a_disk(path="/var/log", data=False, used=0.97, free=0.1 * GB)]))
+    assert found.message == "agent-1: /var/log is 97% full, 0.1 GB are left"
 
 
 def a_report(*problems):
@@ -137,6 +164,7 @@ def a_report(*problems):
         clocks=[Clock(of="agent-1", offset=40)],
         certificates=[],
         mirrors=[],
+        stores=[],
     )
 
 

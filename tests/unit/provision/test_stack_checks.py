@@ -59,3 +59,17 @@ def test_what_the_commands_say_is_read(checks):
         checks["twins"](_on(0, '["h1:a", "h1:a"]'))
     with pytest.raises(Broken, match=r"/srv/data has 1.0 GB left"):
         checks["disk"](_on(0, "     Avail\n1000000000\n"))
+
+
+def test_a_name_that_means_nothing_on_this_machine_is_told_although_ssh_leads_there(checks, monkeypatch):
+    canonical = importlib.import_module("tests.stack.test_tls")
+    said = {"answer": "[Errno -2] Name or service not known"}
+    monkeypatch.setattr(canonical, "_answer_here", lambda url: said["answer"])
+    monkeypatch.setattr(canonical.tls, "is_open_here", lambda testbed, machines: True)
+    server = types.SimpleNamespace(url=lambda of: "https://lab.example:8008")
+    inventory = {"all": {"children": {"server": {"hosts": {"h1": {}}}}}}
+    stack = types.SimpleNamespace(testbed=types.SimpleNamespace(server=server), machines=[], inventory=inventory)
+    with pytest.raises(Broken, match=r"this machine reaches https://lab.example:8008 through SSH only: .*not known"):
+        canonical.test_canonical_url_answers_on_every_host(_on(0, "200"), stack, "api", _record)
+    said["answer"] = "200"
+    canonical.test_canonical_url_answers_on_every_host(_on(0, "200"), stack, "api", _record)

@@ -16,6 +16,7 @@ from provision.clearml_api import ClearmlApi
 from provision.errors import ApiError, SpecError
 from provision.machines import Machine, local
 from provision.secrets import KeyPair, Vault
+from provision.spec_types import JumpHost
 
 DAY = datetime.timedelta(days=1)
 TEXT = """\
@@ -271,3 +272,26 @@ def test_a_ca_file_without_a_certificate_is_named(tmp_path):
     testbed = _testbed(1, f"{{certificate_file: c, key_file: k, ca_file: {tmp_path}/ca}}")
     with pytest.raises(SpecError, match="holds no certificate"):
         tls.trust(testbed, Vault("lab"))
+
+
+JUMP = JumpHost(host="gate.example", user="keeper")
+ADDRESSES = "{api: 'https://a.example', web: 'https://w.example', files: 'https://f.example'}"
+OTHERS = f"{{backend: external, urls: {ADDRESSES}, credentials_file: k}}"
+
+
+@pytest.mark.parametrize(
+    ("server", "machine", "open_here"),
+    [
+        ("{host: lab.example, bind: 0.0.0.0}", {"address": "192.0.2.7"}, True),
+        ("{host: 192.0.2.7, bind: 0.0.0.0}", {"address": "192.0.2.7"}, True),
+        ("{host: 10.0.0.7, bind: 0.0.0.0}", {"address": "192.0.2.7"}, False),  # behind a floating IP
+        ("{host: lab.example, bind: 0.0.0.0}", {"address": "192.0.2.7", "jump_host": JUMP}, False),
+        ("{host: lab.example, bind: 127.0.0.1}", {"address": "192.0.2.7"}, False),
+        ("{}", {"address": None}, True),
+        (OTHERS, {"address": "192.0.2.7"}, False),
+    ],
+)
+def test_urls_are_to_work_here_where_nothing_is_between(server, machine, open_here):
+    testbed = spec.parse(f"name: lab\nprovider: local\nserver: {server}\nusers: [{{name: alice}}]\n", "t.yaml")
+    there = Machine(name="server", groups=("server",), internal="10.0.0.7", user="keeper", **machine)
+    assert tls.is_open_here(testbed, [there]) is open_here
