@@ -44,6 +44,10 @@ def images(free_mb: int, *missing: str) -> dict[str, Any]:
     )
 
 
+def without_avx(mongo: str) -> dict[str, Any]:
+    return {**host(avx=False), "clearml_server_images": {"mongo": mongo}}
+
+
 def of_version(found: str, wanted: str = "2.4.0", restoring: str = "") -> dict[str, Any]:
     return {
         "clearml_server_data_version": {"rc": 0, "stdout": found},
@@ -66,6 +70,9 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     "elsewhere-full": (images(7999, "a", "b", "c", "d"), "7999 MiB are free for images in /big, and those that"),
     "one-image": (images(2000, "redis:8"), ""),
     "one-too-many": (images(1999, "redis:8"), "are not here yet take about 2000 (redis:8). Free some space, or give"),
+    "old-mongo": (without_avx("r.example:5000/hub/mongo:4.4.29@sha256:5"), ""),
+    "newer-mongo": (without_avx("r.example:5000/mongo:6.0"), "and MongoDB 6 needs it"),
+    "mongo-by-digest": (without_avx("r.example:5000/mongo@sha256:4" + "0" * 63), "and MongoDB 8 needs it"),
     "data-full": (room(8000, 5999), f"5999 MiB are free for {DATA}, and 6000 are needed"),
     "full-later": (
         {
