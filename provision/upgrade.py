@@ -9,21 +9,21 @@ well, so that data which came since are never replaced.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
 
-from provision import archive, backup, deploy, status, upgrade_begun
+from provision import archive, backup, deploy, hosts, inventory, status, upgrade_begun
 from provision.errors import TestbedError
 from provision.paths import ROLES
 from provision.plays import play
 from provision.reports import UpReport
 from provision.session import Session
-from provision.spec import Testbed
-from provision.spec_server import in_words
+from provision.spec import Server, Testbed
+from provision.spec_server import AGENT_SERVICES, SERVICES, Images, in_words
 from provision.upgrade_begun import Begun
 
 VERSIONS = ROLES / "clearml_server" / "vars" / "main.yml"
@@ -102,6 +102,7 @@ def check(testbed: Testbed, wanted: str, *, stores_backed_up: bool = False) -> s
     check_hop(current, wanted, known_versions())
     if current == wanted:
         raise UpgradeError(f"the server is {current} already", "`testbed status` shows how it is; nothing was changed.")
+    refuse_kept_images(server, current, wanted)
     elsewhere = server.stores.elsewhere
     if elsewhere and not stores_backed_up:
         fitting = ", ".join(_table()[wanted][name] for name in elsewhere)
@@ -112,6 +113,52 @@ def check(testbed: Testbed, wanted: str, *, stores_backed_up: bool = False) -> s
             "then add --stores-backed-up. Nothing was changed.",
         )
     return current
+
+
+def images(server: Server, version: str) -> dict[str, str]:
+    """Return by service the image that role clearml_server starts for `version`. Pure."""
+    own, given = _table()[version], server.images.by_service
+    prefix = f"{server.registry}/" if server.registry else ""
+    return {
+        service: given.get(service) or prefix + own.get(service, own["server"])
+        for service in SERVICES
+        if service not in server.stores.elsewhere and (service != AGENT_SERVICES or server.agent_services)
+    }
+
+
+def refuse_kept_images(server: Server, current: str, wanted: str) -> None:
+    """Raise `UpgradeError` where server.images would keep a service at its image of `current`. Pure."""
+    free = server.model_copy(update={"images": Images()})
+    now, then = images(free, current), images(free, wanted)
+    kept = [name for name in then if name in server.images.by_service and now[name] != then[name]]
+    kept = [name for name in kept if name != AGENT_SERVICES]  # its publisher gives it no version
+    if kept:
+        raise UpgradeError(
+            f"server.images in testbed.yaml names what runs as {', '.join(kept)}, which so stays what it is",
+            f"Take that out there, and run `testbed up`: it starts the images of {current}. Then upgrade, and name "
+            f"those of {wanted} there. Nothing was changed.",
+        )
+
+
+def refuse_other_images(said: dict[str, str], running: dict[str, str]) -> None:
+    """Raise `UpgradeError` unless the images that run, by service, are those that testbed.yaml says. Pure."""
+    for service, image in said.items():
+        if running[service] != image:
+            raise UpgradeError(
+                f"{service} runs {running[service]}, and by testbed.yaml it is to run {image}",
+                "Bring that up first: testbed up. A failed upgrade goes back to that; nothing was changed.",
+            )
+
+
+def _running(session: Session, services: Collection[str]) -> dict[str, str]:
+    """Return the images that services of the official server run. Raises `UpgradeError`."""
+    names = [inventory.container(service) for service in services]
+    [server] = inventory.hosts(session.inventory, "server")
+    command = "docker inspect --format {{.Config.Image}} " + " ".join("%s" for _ in names)
+    done = hosts.connect(session.inventory_file, server).run(command, *names)
+    if done.rc != 0:
+        raise UpgradeError(f"{server}: the images that run cannot be told: {done.stderr.strip()}", "Try: testbed up")
+    return dict(zip(services, done.stdout.split(), strict=True))
 
 
 def _use(session: Session, version: str) -> None:
@@ -199,6 +246,8 @@ def _hand_over(session: Session, wanted: str, to: Path) -> Begun:
                 f"the testbed is not well: {problems[0].message}",
                 "Mend that first: testbed status. Nothing was changed.",
             )
+        said = images(session.testbed.server, current)
+        refuse_other_images(said, _running(session, said))
         stage.result = "yes"
     moment = time.time()
     made = backup.make(session, session.testbed, to, f"{archive.default_name(name, moment)}-before-{wanted}")

@@ -110,6 +110,7 @@ class Steps:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, data: str, problems: tuple[str, ...] = ()) -> None:
         self.taken: list[str] = []
         self.data = data
+        self.running: dict[str, str] = {}
         self.testbed = spec.parse(SPEC + "  version: 2.3.0\n", "t.yaml")
         self.vault = SimpleNamespace(load=lambda: SimpleNamespace(id="1"))
         monkeypatch.setattr(upgrade, "play", self._play)
@@ -118,6 +119,10 @@ class Steps:
         monkeypatch.setattr(backup, "make", self._make)
         monkeypatch.setattr(upgrade, "_go_back", lambda session, folder, _: self.note(f"back to {folder}", session))
         monkeypatch.setattr(deploy, "forget_replaced", lambda _: None)
+        monkeypatch.setattr(upgrade, "_running", lambda session, _: self.running or self._said(session))
+
+    def _said(self, session: Any) -> dict[str, str]:
+        return upgrade.images(session.testbed.server, session.testbed.server.version)
 
     def note(self, step: str, session: Any) -> None:
         self.taken.append(f"{step} as {session.testbed.server.version}")
@@ -216,6 +221,66 @@ def test_what_was_replaced_stays_where_the_old_server_is_not_well_either(monkeyp
     with pytest.raises(UpgradeError, match="these checks failed: api answers") as error:
         upgrade._go_back(session, Path("/made"), lambda *_, **__: ill)  # type: ignore[arg-type]
     assert "kept in /data/clearml.before" in str(error.value.remedy)
+
+
+@pytest.mark.parametrize(
+    ("images", "named"),
+    [
+        ("redis: 'r.example/redis@sha256:" + "a" * 64 + "'", "redis"),
+        ("apiserver: a, webserver: b, mongo: c", "mongo, apiserver, webserver"),
+    ],
+)
+def test_images_that_would_stay_what_they_are_are_refused_with_the_way(images, named):
+    testbed = spec.parse(SPEC + f"  version: 2.3.0\n  images: {{{images}}}\n", "t.yaml")
+    with pytest.raises(UpgradeError) as error:
+        upgrade.check(testbed, "2.4.0")
+    assert error.value.message == f"server.images in testbed.yaml names what runs as {named}, which so stays what it is"
+    assert "run `testbed up`: it starts the images of 2.3.0. Then upgrade" in error.value.remedy
+
+
+def test_an_image_stays_that_is_the_same_with_both_versions_or_has_none(monkeypatch):
+    table = {"2.3.0": {"server": "s:1", "redis": "redis:8"}, "2.4.0": {"server": "s:2", "redis": "redis:8"}}
+    table = {version: {"mongo": "m", "elasticsearch": "e", **found} for version, found in table.items()}
+    monkeypatch.setattr(upgrade, "_table", lambda: table)
+    agent = f"agent_services: true\n  images: {{redis: r, agent_services: 'a@sha256:{'a' * 64}'}}"
+    assert upgrade.check(spec.parse(SPEC + f"  version: 2.3.0\n  {agent}\n", "t.yaml"), "2.4.0") == "2.3.0"
+
+
+def test_nothing_begins_where_something_else_runs_than_testbed_yaml_says(monkeypatch, state):
+    steps = Steps(monkeypatch, "2.3.0")
+    steps.running = {**upgrade.images(steps.testbed.server, "2.3.0"), "mongo": f"mongo@sha256:{'a' * 64}"}
+    with pytest.raises(
+        UpgradeError, match="mongo runs mongo@sha256:a*, and by testbed.yaml it is to run mongo:7"
+    ) as error:
+        steps.run()
+    assert error.value.remedy.startswith("Bring that up first: testbed up.")
+    assert steps.taken == []
+
+
+class Host:
+    """A host on which docker tells what each container was made from, or that there is none."""
+
+    def __init__(self, images: dict[str, str]) -> None:
+        self.images = images
+
+    def run(self, command: str, *names: str) -> Any:
+        assert command.count("%s") == len(names)
+        if not {*names} <= {*self.images}:
+            return SimpleNamespace(rc=1, stdout="", stderr="No such container\n")
+        return SimpleNamespace(rc=0, stdout="".join(f"{self.images[name]}\n" for name in names), stderr="")
+
+
+def test_what_runs_is_asked_of_docker(monkeypatch):
+    host = Host({"testbed-clearml-redis": "redis:7.4.1", "testbed-clearml-apiserver": "clearml/server:2.3.0"})
+    monkeypatch.setattr(upgrade.hosts, "connect", lambda file, name: host if (file, name) == ("i", "one") else None)
+    inventory = {"all": {"children": {"server": {"hosts": {"one": {}}}}}}
+    session: Any = SimpleNamespace(inventory=inventory, inventory_file="i")
+    assert upgrade._running(session, ["apiserver", "redis"]) == {
+        "apiserver": "clearml/server:2.3.0",
+        "redis": "redis:7.4.1",
+    }
+    with pytest.raises(UpgradeError, match="one: the images that run cannot be told: No such container"):
+        upgrade._running(session, ["mongo"])
 
 
 ELSEWHERE = "  stores: {mongo: {host: m.example}, redis: {host: r.example}}\n"

@@ -16,7 +16,10 @@ import pytest
 import yaml
 from clearml.utilities.pyhocon import ConfigFactory
 
+from provision import upgrade
 from provision.credentials.public import PUBLIC_KEYS, PUBLIC_TOKEN_SECRET
+from provision.spec import Server
+from provision.spec_server import Images, Stores
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pyparsing, which the SDK's parser calls
 
@@ -228,6 +231,19 @@ class TestServices:
         assert services["apiserver"]["image"] == "registry.example:5000/hub/clearml/server:2.4.0"
         assert services["redis"]["image"] == "registry.example:5000/hub/redis:8.2.3"
         assert services["mongo"]["image"] == f"registry.example/mongo@{DIGEST}"
+
+    @pytest.mark.parametrize("name", ["plain", "older", "registry", "agent", "outside", "mongo outside"])
+    def test_upgrade_knows_which_these_are(self, cases: dict[str, Rendered], name: str) -> None:
+        given = CASES[name]
+        server = Server(
+            backend="docker",
+            registry=given.get("clearml_server_registry"),
+            images=Images(**{key.replace("-", "_"): it for key, it in given.get("clearml_server_images", {}).items()}),
+            agent_services=given.get("clearml_server_agent_services", False),
+            stores=Stores(**{store: {"host": "x.example"} for store in given.get("clearml_server_stores", {})}),
+        )
+        found = upgrade.images(server, given.get("clearml_server_version", "2.4.0"))
+        assert found == {service: settings["image"] for service, settings in cases[name].services.items()}
 
     def test_commands_are_the_official_ones(self, plain: Rendered) -> None:
         services = plain.services
