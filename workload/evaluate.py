@@ -6,18 +6,15 @@ python -m workload.evaluate --prepare-task-id ID --train-task-id ID
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from workload.generator import SLICES
-from workload.registered import register
+from workload.learning import CANDIDATE
+from workload.registered import hand_over
 from workload.scaler import Scaler
 from workload.step import artifact, run, start
-from workload.train import CANDIDATE
-
-SAMPLE = "prediction_sample"
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -57,16 +54,9 @@ def main() -> None:
         xlabels=names,
         ylabels=names,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "trained_model.keras")
-        path.write_bytes(Path(candidate).read_bytes())
-        task.upload_artifact("Trained Model", path, wait_on_upload=True)
-        scaler = Scaler(**json.loads(Path(artifact(parameters["prepare_task_id"], "scaler")).read_text()))
-        register(task, path, parameters["model_name"], scaler, names)
-        rows = slice(parameters["sample_rows"])
-        path = Path(folder, "prediction_sample.npz")
-        np.savez(path, inputs=inputs[rows], predictions=predictions[rows])
-        task.upload_artifact(SAMPLE, path, wait_on_upload=True)
+    scaler = Scaler(**json.loads(Path(artifact(parameters["prepare_task_id"], "scaler")).read_text()))
+    rows = slice(parameters["sample_rows"])
+    hand_over(task, Path(candidate), parameters["model_name"], scaler, (inputs[rows], predictions[rows]), names)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Mapping, Sequence
@@ -19,6 +20,9 @@ from workload.errors import ModelError, ServerError
 from workload.scaler import Scaler
 
 CLASSIFIER, REGRESSION = "classifier", "regression"
+# artifacts of the task that registers a model
+MODEL, SAMPLE, ANSWERS = "Trained Model", "prediction_sample", "answers"
+ANSWERED = 16  # rows
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,36 @@ def register(
     )
     model.update_weights(str(file), auto_delete_file=False, async_enable=False)
     return model
+
+
+def hand_over(
+    task: Any,
+    file: Path,
+    name: str,
+    inputs: Scaler,
+    sample: tuple[np.ndarray, np.ndarray],
+    labels: Sequence[str] = (),
+    output: Output | None = None,
+) -> None:
+    """Register a trained file, and store what it is to give elsewhere, too, as artifacts of the task.
+
+    sample: the model's inputs, and what it gave here for them. With `ANSWERS` is how a consumer asks, by name and in
+    units, and is answered.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "trained_model.keras")
+        model.write_bytes(file.read_bytes())
+        task.upload_artifact(MODEL, model, wait_on_upload=True)
+        register(task, model, name, inputs, labels, output)
+        path = Path(folder, "prediction_sample.npz")
+        np.savez(path, inputs=sample[0], predictions=sample[1])
+        task.upload_artifact(SAMPLE, path, wait_on_upload=True)
+        kind = CLASSIFIER if labels else REGRESSION
+        predictor = Predictor(Card(kind, sha256(model), inputs, tuple(labels), output), model)
+        rows = inputs.rows(sample[0][:ANSWERED])
+        path = Path(folder, "answers.json")
+        path.write_text(json.dumps({"rows": rows, "predictions": predictor.predict(rows)}))
+        task.upload_artifact(ANSWERS, path, wait_on_upload=True)
 
 
 def card(text: str, labels: Mapping[str, int], model_id: str) -> Card:

@@ -21,6 +21,11 @@ class Scaler:
         """float32, rows x columns, ready for the model. table: a DataFrame, or anything that has these columns."""
         return self.scaled(np.column_stack([np.asarray(table[name], dtype="float64") for name in self.columns]))
 
+    def rows(self, inputs: np.ndarray) -> list[dict[str, float]]:
+        """Of a model's inputs, rows x columns: the values by name that `scaled` made them from."""
+        values = np.asarray(inputs, dtype="float64") * self.scale + self.center
+        return [dict(zip(self.columns, row)) for row in values.tolist()]
+
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """Of rows x columns; NaN is what is missing."""
         values = np.where(np.isnan(values), self.fill, values)

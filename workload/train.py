@@ -5,15 +5,12 @@ python -m workload.train --prepare-task-id ID
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from workload.learning import fit
 from workload.step import artifact, reproducible, run, start
-
-CANDIDATE = "Candidate Model"
 
 
 def build(inputs: int, classes: int, units: list[int]) -> Any:
@@ -54,41 +51,25 @@ def main() -> None:
         steps_per_execution=64,  # many small batches in one call: the same result in a quarter of the time
         jit_compile=False,
     )
-    logger = task.get_logger()
 
     def report(epoch: int, logs: dict[str, float]) -> None:
-        for metric in ("loss", "accuracy"):
-            logger.report_scalar(metric, "train", logs[metric], epoch)
-            logger.report_scalar(metric, "validation", logs[f"val_{metric}"], epoch)
-        logger.report_scalar("learning rate", "learning rate", float(model.optimizer.learning_rate.numpy()), epoch)
+        rate = float(model.optimizer.learning_rate.numpy())
+        task.get_logger().report_scalar("learning rate", "learning rate", rate, epoch)
 
-    history = model.fit(
-        data["train_inputs"],
-        data["train_labels"],
-        validation_data=(data["validation_inputs"], data["validation_labels"]),
-        batch_size=parameters["batch_size"],
-        validation_batch_size=1024,
-        epochs=parameters["epochs"],
-        verbose=2,
-        callbacks=[
+    fit(
+        task,
+        model,
+        data,
+        "labels",
+        parameters,
+        [
             keras.callbacks.LambdaCallback(on_epoch_end=report),
             keras.callbacks.EarlyStopping("val_loss", patience=parameters["early_stopping_patience"]),
             keras.callbacks.ReduceLROnPlateau(
                 "val_loss", factor=parameters["reduce_lr_factor"], patience=parameters["reduce_lr_patience"]
             ),
         ],
-    ).history
-    for metric in ("loss", "accuracy"):
-        for part, values in (("train", history[metric]), ("validation", history[f"val_{metric}"])):
-            curve = np.column_stack([np.arange(len(values)), values])
-            logger.report_scatter2d(
-                f"{metric} curve", part, curve, 0, xaxis="epoch", yaxis=metric, mode="lines+markers"
-            )
-    logger.report_single_value("Epochs", len(history["loss"]))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "candidate.keras")
-        model.save(path)
-        task.upload_artifact(CANDIDATE, path, wait_on_upload=True)
+    )
 
 
 if __name__ == "__main__":

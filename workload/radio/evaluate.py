@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from workload.evaluate import SAMPLE
+from workload.learning import CANDIDATE
 from workload.radio.maps import gridded
-from workload.registered import Output, register
+from workload.registered import Output, hand_over
 from workload.scaler import Scaler
 from workload.step import artifact, run, start
-from workload.train import CANDIDATE
 
 MAP = "map"
 
@@ -76,14 +75,8 @@ def main() -> None:
         path = Path(folder, "map.npz")
         np.savez(path, places=places, **in_db)
         task.upload_artifact(MAP, path, wait_on_upload=True)
-        path = Path(folder, "trained_model.keras")
-        path.write_bytes(Path(candidate).read_bytes())
-        task.upload_artifact("Trained Model", path, wait_on_upload=True)
-        register(task, path, parameters["model_name"], scaler, output=output)
-        rows = slice(parameters["sample_rows"])
-        path = Path(folder, "prediction_sample.npz")
-        np.savez(path, inputs=inputs[rows], predictions=predictions[rows])
-        task.upload_artifact(SAMPLE, path, wait_on_upload=True)
+    rows = slice(parameters["sample_rows"])
+    hand_over(task, Path(candidate), parameters["model_name"], scaler, (inputs[rows], predictions[rows]), output=output)
 
 
 if __name__ == "__main__":

@@ -159,3 +159,47 @@ def test_without_tensorflow_a_model_says_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ModelError, match="tensorflow is not installed here: install tensorflow-cpu"):
         Predictor(registered.card(json.dumps(CONFIG), LABELS, "m1"), tmp_path / "model.keras")
+
+
+class Task:
+    """Keeps what was stored with it: artifacts by name, read at once, for their files go."""
+
+    def __init__(self):
+        self.artifacts = {}
+
+    def upload_artifact(self, name, path, wait_on_upload):
+        assert wait_on_upload
+        self.artifacts[name] = dict(np.load(path)) if path.suffix == ".npz" else path.read_bytes()
+
+
+@pytest.mark.parametrize(("labels", "output"), [(("eMBB", "URLLC", "mMTC"), None), ((), LOSS)])
+def test_a_trained_file_is_handed_over_with_what_its_host_answers(monkeypatch, tmp_path, labels, output):
+    task, registers, asked = Task(), [], []
+
+    class Trained(Predictor):
+        def __init__(self, found, file):
+            self.card = found
+            assert (found.sha256, file.read_bytes()) == (hashlib.sha256(b"net").hexdigest(), b"net")
+
+        def raw(self, inputs):
+            asked.append(inputs)
+            return np.full((len(inputs), 3), 0.5)
+
+    monkeypatch.setattr(registered, "register", lambda *given: registers.append(given))
+    monkeypatch.setattr(registered, "Predictor", Trained)
+    file = tmp_path / "candidate.keras"
+    file.write_bytes(b"net")
+    inputs, predictions = np.arange(40, dtype="float32").reshape(20, 2), np.ones((20, 3))
+    registered.hand_over(task, file, "rapp_model", SCALER, (inputs, predictions), labels, output)
+    [(of, model, name, scaler, *rest)] = registers
+    assert (of, model.name, name, scaler, rest) == (task, "trained_model.keras", "rapp_model", SCALER, [labels, output])
+    assert task.artifacts["Trained Model"] == b"net"
+    assert task.artifacts["prediction_sample"]["inputs"].tolist() == inputs.tolist()
+    assert task.artifacts["prediction_sample"]["predictions"].tolist() == predictions.tolist()
+    found = json.loads(task.artifacts["answers"])
+    assert found["rows"][:2] == [{"a": 0.0, "b": 6.0}, {"a": 2.0, "b": 14.0}]  # as the source has them
+    assert len(found["rows"]) == len(found["predictions"]) == registered.ANSWERED
+    assert asked[0].tolist() == inputs[: registered.ANSWERED].tolist()
+    assert found["predictions"][0] == (
+        {"label": "eMBB", "probabilities": {"eMBB": 0.5, "URLLC": 0.5, "mMTC": 0.5}} if labels else {"loss": 80.0}
+    )
