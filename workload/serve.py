@@ -8,6 +8,9 @@ python -m workload.serve --help
 It looks at the ClearML server every few seconds. A model that is published later takes over once it is loaded, checked
 and has predicted; what was asked before is answered by the one before. A model that cannot be used is told in /health,
 and the one before goes on. What was asked and answered is kept, a line of JSON each, in a file a day.
+
+With --trials PREFIX, a question may name a project below PREFIX (/predict?project=PREFIX/NAME): the newest published
+model there answers it, beside the one that answers all others.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -28,6 +32,7 @@ from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Callable, Sequence
+from urllib.parse import parse_qs, urlsplit
 
 from workload.errors import DiskError, ModelError, ServerError, WorkloadError, reason
 from workload.registered import Predictor, discard, fetch
@@ -39,6 +44,9 @@ POLL = 10.0  # s between two looks at the server
 LARGEST = 4 << 20  # bytes of a question
 MOST_ROWS = 10_000  # in it
 STALLED = 60.0  # s after which a client that says nothing is left
+TRIAL_POLL = 2.0  # s between two looks at a project on trial
+TRIAL_IDLE = 600.0  # s without a question after which it is left
+MOST_TRIALS = 4  # at once
 
 
 @dataclass(frozen=True)
@@ -134,12 +142,13 @@ class Journal:
 
 
 class Follower:
-    """The model that answers now, and the thread that looks for a newer one."""
+    """The model that answers now, and the thread that looks for a newer one: until `idle` s after it was `asked`."""
 
-    def __init__(self, published: Any, poll: float = POLL) -> None:
+    def __init__(self, published: Any, poll: float = POLL, idle: float = math.inf) -> None:
         self.served: Served | None = None
         self.problem = "no look at the ClearML server yet"
-        self._published, self._poll = published, poll
+        self.asked = time.monotonic()
+        self._published, self._poll, self._idle = published, poll, idle
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._refused: tuple[str, str] = ("", "")  # a model that never will predict, and why
@@ -149,6 +158,11 @@ class Follower:
 
     def stop(self) -> None:
         self._stop.set()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it looks no more."""
+        return self._stop.is_set() or time.monotonic() - self.asked > self._idle
 
     def look(self) -> None:
         """One look: what is newer takes over, what cannot be used is told, and the one before goes on."""
@@ -174,13 +188,45 @@ class Follower:
                 self._refused = (found[0], self.problem)  # it stays so: it is not fetched again and again
 
     def _follow(self) -> None:
-        while not self._stop.is_set():
+        while not self.is_over:
             try:
                 self.look()
             except Exception:
                 LOG.exception("The look for a newer model failed")
                 self.problem = "the look for a newer model failed: see the log"
             self._stop.wait(self._poll)
+
+
+class Trials:
+    """Followers of projects below `prefix`: from the first question on, for as long as there are others.
+
+    Of more than a few, the one that was asked longest ago is left. `published`: from a project to what is followed.
+    """
+
+    def __init__(self, prefix: str, published: Callable[[str], Any]) -> None:
+        self._prefix, self._published = prefix, published
+        self._lock = threading.Lock()
+        self._followers: dict[str, Follower] = {}
+
+    def of(self, project: str) -> Follower | None:
+        """The one of a project; None where it is not below the prefix."""
+        if not (self._prefix and project.startswith(f"{self._prefix}/")):
+            return None
+        with self._lock:
+            there = {name: found for name, found in self._followers.items() if not found.is_over}
+            if project not in there:
+                if len(there) == MOST_TRIALS:
+                    there.pop(min(there, key=lambda name: there[name].asked)).stop()
+                there[project] = Follower(self._published(project), TRIAL_POLL, TRIAL_IDLE)
+                there[project].start()
+            self._followers = there
+            there[project].asked = time.monotonic()
+            return there[project]
+
+    def stop(self) -> None:
+        with self._lock:
+            for follower in self._followers.values():
+                follower.stop()
 
 
 class Service(ThreadingHTTPServer):
@@ -190,8 +236,11 @@ class Service(ThreadingHTTPServer):
     block_on_close = True
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], follower: Follower, journal: Journal) -> None:
+    def __init__(
+        self, address: tuple[str, int], follower: Follower, journal: Journal, trials: Trials | None = None
+    ) -> None:
         self.follower, self.journal = follower, journal
+        self.trials = trials or Trials("", lambda project: None)
         self.connections: set[socket.socket] = set()
         super().__init__(address, _Handler)
 
@@ -218,9 +267,9 @@ class _Handler(BaseHTTPRequestHandler):
         super().finish()
 
     def do_GET(self) -> None:
-        if self.path != "/health":
-            return self._answer(404, {"error": "there is POST /predict and GET /health"})
-        follower = self.server.follower
+        follower = self._follower("/health")
+        if not follower:
+            return None
         served = follower.served
         found = {"model": served.told() if served else None, "problem": follower.problem or None}
         return self._answer(200 if served else 503, found)
@@ -235,11 +284,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # what comes is not read
             return self._answer(413 if size > 0 else 411, {"error": f"Content-Length must be 1 to {LARGEST}"})
         body = self.rfile.read(size)
-        if self.path != "/predict":
-            return self._answer(404, {"error": "there is POST /predict and GET /health"})
-        served = self.server.follower.served  # one model for all of this request
+        follower = self._follower("/predict")
+        if not follower:
+            return None
+        served = follower.served  # one model for all of this request
         if not served:
-            return self._answer(503, {"error": f"no model yet: {self.server.follower.problem}"})
+            return self._answer(503, {"error": f"no model yet: {follower.problem}"})
         try:
             rows = _rows(body)
             predictions = served.predict(rows)
@@ -261,6 +311,18 @@ class _Handler(BaseHTTPRequestHandler):
             LOG.exception("Model %s gave what is no number", served.id)
             return self._answer(500, {"error": "the model gave what is no number", "model": served.told()})
         return self._answer(200, answer)
+
+    def _follower(self, path: str) -> Follower | None:
+        """Of the project that is asked for; None where the question went elsewhere, which is answered then."""
+        asked = urlsplit(self.path)
+        project = parse_qs(asked.query, keep_blank_values=True).get("project")
+        if asked.path != path:
+            self._answer(404, {"error": "there is POST /predict and GET /health"})
+            return None
+        follower = self.server.trials.of(project[0]) if project else self.server.follower
+        if project and not follower:
+            self._answer(404, {"error": f"project {project[0]!r} is not on trial here: leave ?project= out"})
+        return follower
 
     def _answer(self, status: int, found: dict[str, Any]) -> None:
         body = json.dumps(found, allow_nan=False).encode()
@@ -303,12 +365,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--days", type=_whole(1, 3650), default=30, help="for which that is kept (default: %(default)s)"
     )
     parser.add_argument("--poll", type=_seconds, default=POLL, help="s between two looks (default: %(default)s)")
+    parser.add_argument("--trials", default="", metavar="PREFIX", help="projects below it may be asked for by name")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         journal = Journal(options.folder, options.days)
         follower = Follower(Published(options.project, options.name), options.poll)
-        service = Service((options.bind, options.port), follower, journal)
+        trials = Trials(options.trials, lambda project: Published(project, None))
+        service = Service((options.bind, options.port), follower, journal, trials)
     except WorkloadError as error:
         print(f"workload.serve: {error}", file=sys.stderr)
         return 1
@@ -327,6 +391,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     LOG.info("Listening on %s:%d", options.bind, service.server_port)
     stopped.wait()
     follower.stop()
+    trials.stop()
     service.end()
     return 0
 

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from datetime import datetime, timezone
 from http.client import HTTPConnection
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from workload import serve
 from workload.errors import DiskError, ModelError, ServerError
-from workload.serve import Follower, Journal, Published, Served, Service
+from workload.serve import MOST_TRIALS, Follower, Journal, Published, Served, Service, Trials
 
 
 class Registry:
@@ -53,8 +54,15 @@ class Running:
         self.registry = Registry()
         self.follower = Follower(self.registry)
         self.folder = folder
-        self.service = Service(("127.0.0.1", 0), self.follower, Journal(folder, 30))
+        self.on_trial = {}
+        trials = Trials("smoke", self._published)
+        self.service = Service(("127.0.0.1", 0), self.follower, Journal(folder, 30), trials)
         threading.Thread(target=self.service.serve_forever, args=(0.01,), daemon=True).start()
+
+    def _published(self, project):
+        found = self.on_trial[project] = Registry()
+        found.newest_id = f"model of {project}"
+        return found
 
     def publish(self, model_id):
         self.registry.newest_id = model_id
@@ -78,6 +86,7 @@ def running(tmp_path):
     found = Running(tmp_path / "answers")
     yield found
     found.registry.wait.set()
+    found.service.trials.stop()
     found.service.end()
 
 
@@ -233,6 +242,55 @@ def test_a_model_that_could_not_be_fetched_is_tried_again(running):
     running.registry.refused = {}
     running.follower.look()
     assert running.ask(ROWS)[0] == 200
+
+
+def wait_for_model(running, path):
+    """The answer, once a model gives it."""
+    limit = time.monotonic() + 30
+    while (found := running.ask(ROWS, path=path))[0] == 503:
+        assert time.monotonic() < limit, found
+    return found
+
+
+def test_a_project_on_trial_is_answered_by_its_own_model_beside_the_one_of_all_others(running):
+    running.publish("m1")
+    status, found = wait_for_model(running, "/predict?project=smoke%2Fa%20b")
+    assert (status, found["model"]["id"]) == (200, "model of smoke/a b")
+    assert running.ask(None, "GET", "/health?project=smoke%2Fa%20b")[1]["model"]["id"] == "model of smoke/a b"
+    assert running.ask(ROWS)[1]["model"]["id"] == "m1"
+    assert running.ask(None, "GET", "/health")[1]["model"]["id"] == "m1"
+    assert [line["model"]["id"] for line in running.kept()] == ["model of smoke/a b", "m1"]
+
+
+@pytest.mark.parametrize("project", ["rapp_examples", "smoke", "smokes/a", ""])
+def test_a_project_that_is_not_on_trial_is_not_followed(running, project):
+    running.publish("m1")
+    status, found = running.ask(ROWS, path=f"/predict?project={project}")
+    assert status == 404
+    assert "is not on trial here" in found["error"]
+    assert running.on_trial == {}
+
+
+def test_without_a_prefix_no_project_is_on_trial(tmp_path):
+    assert Trials("", lambda project: Registry()).of("/x") is None
+
+
+def test_of_many_projects_on_trial_the_one_that_was_asked_for_longest_ago_is_left(running):
+    trials = running.service.trials
+    first, *others = [trials.of(f"smoke/{number}") for number in range(MOST_TRIALS)]
+    assert trials.of("smoke/0") is first
+    trials.of("smoke/new")
+    assert [follower.is_over for follower in (first, *others)] == [False, True, *[False] * (MOST_TRIALS - 2)]
+    assert trials.of("smoke/1") is not others[0]
+
+
+def test_a_project_on_trial_that_nobody_asks_for_is_left(monkeypatch):
+    monkeypatch.setattr(serve, "TRIAL_IDLE", 0.0)
+    trials = Trials("smoke", lambda project: Registry())
+    found = trials.of("smoke/a")
+    found._thread.join(10)
+    assert not found._thread.is_alive()
+    assert trials.of("smoke/a") is not found
 
 
 def test_before_there_is_a_model_and_while_the_server_is_away(running):
