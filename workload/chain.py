@@ -12,6 +12,7 @@ from workload.errors import ServerError
 from workload.influx import InfluxDB
 from workload.ingest import Wanted, ingest
 from workload.server import need_queue
+from workload.step import FAILED
 
 LOG = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ def run_radio(
 def create(workload: str, project: str, step: str) -> Any:
     """A task in draft that runs a step on an agent, with the step's own hyper-parameters. workload: "" or "radio"."""
     package = f"workload.{workload}" if workload else "workload"
-    script = f"from {package} import {step}\n\n{step}.main()\n"
+    script = f"from {package} import {step}\nfrom workload.step import run\n\nrun({step}.main)\n"
     return _create(project, f"{workload} {step}".strip(), STEPS[step][0], script)
 
 
@@ -139,5 +140,12 @@ def _run(task: Any, step: str, queue: str, timeout: float) -> Result:
     if status == "completed":
         return Result(step, status, seconds, task.id, url, task.get_reported_single_values())
     task.reload()
-    lines = "".join(task.get_reported_console_output(number_of_reports=10)).splitlines()[-LOG_LINES:]
-    return Result(step, status, seconds, task.id, url, {"reason": task.data.status_reason or "", "log": lines})
+    lines = "".join(task.get_reported_console_output(number_of_reports=10)).splitlines()
+    return Result(step, status, seconds, task.id, url, _why(lines, task.data))
+
+
+def _why(lines: list[str], data: Any) -> dict[str, Any]:
+    """Why a task failed: what its step has said of it (`workload.step.run`), else the end of its console."""
+    if data.status_reason == FAILED and data.status_message:
+        return {"reason": data.status_message}
+    return {"reason": data.status_reason or "", "log": lines[-LOG_LINES:]}

@@ -9,6 +9,7 @@ import argparse
 import ast
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Mapping, Sequence
 
@@ -19,6 +20,8 @@ os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 PROJECT = "rapp_examples"
+DEBUG = "debug"
+FAILED = "error"  # reason of the status of a task that has said in its message why it failed
 
 
 def start(name: str, kind: str, parameters: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -29,6 +32,7 @@ def start(name: str, kind: str, parameters: Mapping[str, Any]) -> tuple[Any, dic
     """
     from clearml import Task
 
+    parameters = {**parameters, DEBUG: 0}
     alone = Task.running_locally()
     options = _options(sys.argv[1:] if alone else [], name, parameters)
     if alone:
@@ -51,6 +55,7 @@ def start(name: str, kind: str, parameters: Mapping[str, Any]) -> tuple[Any, dic
     )
     queue = options.pop("queue")
     found = dict(task.connect({key: options[key] for key in parameters}))
+    found.pop(DEBUG)
     unset = [key for key, default in parameters.items() if default == "" and not found[key]]
     if unset:
         raise StepError(
@@ -63,7 +68,10 @@ def start(name: str, kind: str, parameters: Mapping[str, Any]) -> tuple[Any, dic
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a step as a command: what the user can mend is one line, and the task fails with it."""
+    """Run a step as a command: what the user can mend is one line, and the task fails with it.
+
+    With the hyper-parameter `debug` (1), the traceback stands above it.
+    """
     try:
         main()
     except WorkloadError as error:
@@ -79,8 +87,10 @@ def _fail(words: str) -> None:
     sdk = sys.modules.get("clearml")  # without it there is no task
     task = sdk.Task.current_task() if sdk else None
     if task:
+        if task.get_parameter(f"General/{DEBUG}", "0") != "0":
+            traceback.print_exc()
         task.close()  # first: what the SDK does at the end of a process makes the task `completed`
-        task.mark_failed(ignore_errors=True, status_reason="error", status_message=words[:200], force=True)
+        task.mark_failed(ignore_errors=True, status_reason=FAILED, status_message=words[:1000], force=True)
     print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr)
     raise SystemExit(1) from None
 

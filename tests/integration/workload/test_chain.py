@@ -1,6 +1,8 @@
 """The whole chain, on a real agent: every step completes, and the server has what each of them promises."""
 
 import hashlib
+import json
+import time
 from importlib.metadata import version
 
 import httpx
@@ -96,6 +98,21 @@ def test_a_clone_runs_with_the_values_that_were_changed(chain, server, agent):
     assert status == "failed"
     log = "".join(event["msg"] for event in server.call("events.get_task_log", {"task": clone})["events"])
     assert "unknown fill strategy 'guess': one of mean, median, zero, ffill, bfill" in log
+    assert "Traceback" not in log
+
+
+def test_a_step_that_fails_on_an_agent_says_why_in_one_line(influx, conf, agent, tmp_path):
+    now = int(time.time())
+    influx.client("plain").write(f"plain,ue=ue-1 a={number} {now - number}" for number in range(100))
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT="plain")
+    process = start(tmp_path, "chain", f"--queue={agent}", "--dataset=plain", "--json-lines", conf=conf)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 1
+    ingest, prepare = map(json.loads, out.splitlines())
+    assert (ingest["status"], prepare["status"]) == ("completed", "failed")
+    assert prepare["details"] == {"reason": "no column 'ue_slice' in the dataset: set `label` to one of time, a, ue"}
+    assert prepare["details"]["reason"] in err
+    assert "Traceback" not in err
 
 
 def test_a_probe_runs_with_the_package_that_it_asks_for(agent, conf, workload):

@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from workload import step
+from workload import chain, step
 from workload.errors import ServerError, StepError
 
 DEFAULTS = {"dataset_id": "", "share": 0.7, "units": [32, 16], "drop": ["time"], "epochs": 5}
@@ -14,15 +14,16 @@ DEFAULTS = {"dataset_id": "", "share": 0.7, "units": [32, 16], "drop": ["time"],
 class Sdk:
     """As the SDK shows a task: here, or on an agent with what was set on the task."""
 
-    def __init__(self, local, there=()):
-        self.local, self.there = local, dict(there)
+    def __init__(self, local, there=(), connect=None):
+        self.local, self.there, self.connect = local, dict(there), connect
         self.given, self.remote, self.failed = {}, [], []
 
     def module(self):
         task = SimpleNamespace(
-            connect=lambda found: {**found, **self.there},
+            connect=self.connect or (lambda found: {**found, **self.there}),
             execute_remotely=lambda queue_name: self.remote.append(queue_name),
             close=lambda: None,
+            get_parameter=lambda name, default: self.there.get(name.partition("/")[2], default),
             mark_failed=lambda **more: self.failed.append(more["status_message"]),
         )
 
@@ -50,8 +51,8 @@ class Sdk:
 
 @pytest.fixture
 def start(monkeypatch):
-    def call(*arguments, local=True, there=()):
-        sdk = Sdk(local, there)
+    def call(*arguments, local=True, there=(), connect=None):
+        sdk = Sdk(local, there, connect)
         monkeypatch.setitem(sys.modules, "clearml", sdk.module())
         queues = SimpleNamespace(get_all=lambda name: [1] if name == "^prepared$" else [])
         monkeypatch.setattr("workload.server.login", lambda: SimpleNamespace(queues=queues))
@@ -105,6 +106,34 @@ def test_what_the_user_can_mend_is_one_line_and_fails_the_task(monkeypatch, caps
     assert sdk.failed == ["nothing to do"]
 
 
+def test_with_debug_the_traceback_stands_above_it(monkeypatch, capsys):
+    sdk = Sdk(False, {"debug": "1"})
+    monkeypatch.setitem(sys.modules, "clearml", sdk.module())
+    monkeypatch.setattr(sys, "argv", ["/x/prepare.py"])
+
+    def stumble():
+        raise StepError("nothing to do")
+
+    with pytest.raises(SystemExit):
+        step.run(stumble)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Traceback")
+    assert any("in stumble" in line for line in said)
+    assert said[-1] == "prepare.py: nothing to do"
+
+
+def test_debug_is_a_hyper_parameter_of_every_step(start):
+    connected = {}
+
+    def connect(found):
+        connected.update(found)
+        return found
+
+    sdk, found = start("--dataset-id=d1", "--debug=1", connect=connect)
+    assert connected["debug"] == 1
+    assert "debug" not in found
+
+
 def test_a_queue_that_is_not_there_is_said_before_a_task_is_made(start, monkeypatch):
     made = []
     monkeypatch.setattr(Sdk, "module", lambda self, module=Sdk.module: made.append(self) or module(self))
@@ -152,3 +181,16 @@ def test_a_package_that_is_not_installed_is_one_line(monkeypatch, capsys, missin
 def test_a_clone_of_a_task_from_before_finds_its_step(name):
     there = getattr(importlib.import_module("workload.tasks"), name)  # such a task: from workload.tasks import NAME
     assert there.main is importlib.import_module(f"workload.{name}").main
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (("error", "no column 'x'"), {"reason": "no column 'x'"}),
+        (("worker execution exit code 1", ""), {"reason": "worker execution exit code 1", "log": ["b", "c"]}),
+        ((None, None), {"reason": "", "log": ["b", "c"]}),
+    ],
+)
+def test_a_chain_tells_what_a_failed_step_said_else_the_end_of_its_console(monkeypatch, status, expected):
+    monkeypatch.setattr(chain, "LOG_LINES", 2)
+    assert chain._why(["a", "b", "c"], SimpleNamespace(status_reason=status[0], status_message=status[1])) == expected
