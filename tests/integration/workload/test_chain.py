@@ -101,6 +101,7 @@ def test_a_clone_runs_with_the_values_that_were_changed(chain, server, agent):
     assert "Traceback" not in log
 
 
+@pytest.mark.long
 def test_a_step_that_fails_on_an_agent_says_why_in_one_line(influx, conf, agent, tmp_path):
     now = int(time.time())
     influx.client("plain").write(f"plain,ue=ue-1 a={number} {now - number}" for number in range(100))
