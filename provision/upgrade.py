@@ -1,9 +1,10 @@
 """`upgrade --server`: to which version of the official server a testbed may go, and the way there and back.
 
-The version that the data are of is kept beside them on the host. Once a backup is made they are handed to the new
-version, and `up` does the rest; where that fails, the backup is restored with the images of before. A file here says
-which backup that is (upgrade_begun), so an upgrade that was killed goes on; it is gone once the testbed was seen to be
-well, so that data which came since are never replaced.
+The version that the data are of is kept beside them on the host. The new images come first: what takes long or fails
+there takes nothing away. Once a backup is made the data are handed to the new version, and `up` does the rest; where
+that fails, the backup is restored with the images of before, which go in the end. A file here says which backup that
+is (upgrade_begun), so an upgrade that was killed goes on; it is gone once the testbed was seen to be well, so that data
+which came since are never replaced.
 """
 
 from __future__ import annotations
@@ -204,7 +205,14 @@ def run(
             f"Mend that and run it again. The backup is {handed.folder}.",
         ) from None
     upgrade_begun.end(session.testbed.name)
+    _images(session, "Remove the images of before", "remove_images", wanted)
     return report, Path(handed.folder)
+
+
+def _images(session: Session, title: str, step: str, version: str) -> None:
+    secrets = session.vault.load()
+    whose = {"whose_id": secrets.id if secrets else ""}
+    play(session, "images", title, {**whose, "images_step": step, "server_version": version})
 
 
 def refuse_old(handed: Begun, error: TestbedError) -> None:
@@ -249,6 +257,7 @@ def _hand_over(session: Session, wanted: str, to: Path) -> Begun:
         said = images(session.testbed.server, current)
         refuse_other_images(said, _running(session, said))
         stage.result = "yes"
+    _images(session, f"Fetch the images of server {wanted}", "fetch_images", wanted)
     moment = time.time()
     made = backup.make(session, session.testbed, to, f"{archive.default_name(name, moment)}-before-{wanted}")
     handed = Begun(current, wanted, str(made.folder), moment)

@@ -347,6 +347,7 @@ def upgrade(
             if former
             else []
         ),
+        f"fetches the images of {server}, and removes those of {current} in the end",
         f"makes a backup below {folder}, for which the server stops",
         f"starts the images of {server}, which migrate the data, and checks the testbed",
         "goes back to the backup and the images of now where that fails"

@@ -251,6 +251,8 @@ def test_a_failed_upgrade_leaves_the_testbed_as_it_was_and_a_good_one_keeps_all(
     report = bed.told("upgrade", "--server", "2.4.0", "--to", BACKUPS, "--yes")
     assert (report["healthy"], report["before"], report["server"]) == (True, "2.3.0", "2.4.0")
     assert official.images_of(bed.server)["testbed-clearml-apiserver"] == f"{api_image}:2.4.0"
+    left = bed.server.run("docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}").split()
+    assert f"{api_image}:2.3.0" not in left, "the images of before go"
     assert_is_kept(before, official.seen(bed.lab, bed.server))
     assert "version: 2.4.0" in bed.lab.desk.run("cat", f"{lab.CHECKOUT}/testbed.yaml")
     official.assert_nothing_changed(bed.lab.testbed("up", "--yes"))

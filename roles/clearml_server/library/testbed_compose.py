@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Keeps a Compose project up with the definition that is wanted now, by health, and takes it away.
+"""Keeps a Compose project up with the definition that is wanted now, by health, gets its images, and takes it away.
 
 Every service carries a digest as a label (see the filter clearml_digests), so what runs is compared with what is
 wanted, and a run that was killed between change and start is made good.
@@ -24,7 +24,14 @@ options:
   services: {type: dict, default: {}, description: 'By service, the digest that its container carries as a label'}
   images: {type: list, elements: str, default: [], description: 'Its images, which purge removes again'}
   needs: {type: list, elements: str, default: [], description: 'What must be there first, as `kind name`'}
-  state: {type: str, choices: [present, absent], default: present, description: Up by health, or gone}
+  state:
+    type: str
+    choices: [present, absent, fetched, trimmed]
+    default: present
+    description:
+      - C(present) is up by health, C(absent) gone.
+      - C(fetched) gets the images that are not here yet, and starts nothing.
+      - C(trimmed) removes images that came with the project and are none of C(images); what a container uses stays
   timeout: {type: int, default: 600, description: Seconds to wait until every service is healthy}
   purge: {type: bool, default: false, description: 'With absent: its images go, too'}
 author: [The testbed's authors (@clearml-testbed)]
@@ -134,10 +141,40 @@ def bring_up(module: AnsibleModule) -> None:
     module.exit_json(changed=bool(actions), testbed_changes=changes)
 
 
+def is_here(image: str) -> bool:
+    """Tell whether an image is on this host."""
+    command = ["docker", "image", "inspect", "--format", "{{.Id}}", image]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def fetch(module: AnsibleModule) -> None:
+    """Get the images that are not here yet."""
+    containers(module.params["project"])  # says so where no engine answers
+    missing = [image for image in module.params["images"] if not is_here(image)]
+    if not module.check_mode:
+        record_images(missing)
+        for image in missing:
+            docker("pull", "--quiet", image)
+    module.exit_json(changed=bool(missing), fetched=missing)
+
+
+def trim(module: AnsibleModule) -> None:
+    """Remove the images that came with the project and that it needs no longer."""
+    record = load()
+    former = [image for image in record.get("images", []) if image not in module.params["images"]]
+    gone = [image for image in former if is_here(image)]
+    if former and not module.check_mode:
+        for image in gone:  # one that a container was made of is refused, and stays
+            subprocess.run(["docker", "image", "rm", image], capture_output=True, check=False)
+        stay = [image for image in gone if is_here(image)]
+        gone = [image for image in gone if image not in stay]
+        save({**record, "images": [image for image in record["images"] if image not in former or image in stay]})
+    module.exit_json(changed=bool(gone), removed=gone)
+
+
 def record_images(images: list[str]) -> None:
     """Write down, before they come, which images come with the project."""
-    command = ["docker", "image", "inspect", "--format", "{{.Id}}"]
-    new = {image for image in images if subprocess.run([*command, image], capture_output=True, check=False).returncode}
+    new = {image for image in images if not is_here(image)}
     record = load()
     if new - {*record.get("images", [])}:
         save({**record, "images": sorted(new | {*record.get("images", [])})})
@@ -185,7 +222,7 @@ def main() -> None:
             "services": {"type": "dict", "default": {}},
             "images": {"type": "list", "elements": "str", "default": []},
             "needs": {"type": "list", "elements": "str", "default": []},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {"type": "str", "choices": ["present", "absent", "fetched", "trimmed"], "default": "present"},
             "timeout": {"type": "int", "default": 600},
             "purge": {"type": "bool", "default": False},
         },
@@ -193,7 +230,8 @@ def main() -> None:
     )
     os.chdir(Path("/"))
     try:
-        (bring_up if module.params["state"] == "present" else take_down)(module)
+        steps = {"present": bring_up, "absent": take_down, "fetched": fetch, "trimmed": trim}
+        steps[module.params["state"]](module)
     except ComposeError as error:
         module.fail_json(msg=str(error))
 

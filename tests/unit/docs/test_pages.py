@@ -27,7 +27,8 @@ def _plain(text: str) -> str:
 def _sources() -> str:
     """All code that prints messages; strings that go on in the next line are joined."""
     files = [ROOT / "testbed", *ROOT.glob("provision/**/*.py"), *ROOT.glob("workload/**/*.py")]
-    files += [*ROOT.glob("roles/**/*.py"), *ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("playbooks/*.yml")]
+    files += [*ROOT.glob("roles/**/*.py"), *ROOT.glob("roles/*/tasks/*.yml"), *ROOT.glob("roles/*/vars/*.yml")]
+    files += [*ROOT.glob("playbooks/*.yml")]
     files += ROOT.glob("roles/*/templates/*.j2")
     text = "\n".join(path.read_text(encoding="utf-8") for path in sorted(files))
     return _plain(re.sub(r'"\s*\n\s*f?"', "", text))

@@ -111,6 +111,7 @@ class Steps:
         self.taken: list[str] = []
         self.data = data
         self.running: dict[str, str] = {}
+        self.no_image = ""
         self.testbed = spec.parse(SPEC + "  version: 2.3.0\n", "t.yaml")
         self.vault = SimpleNamespace(load=lambda: SimpleNamespace(id="1"))
         monkeypatch.setattr(upgrade, "play", self._play)
@@ -127,7 +128,12 @@ class Steps:
     def note(self, step: str, session: Any) -> None:
         self.taken.append(f"{step} as {session.testbed.server.version}")
 
-    def _play(self, session: Any, _name: str, _title: str, variables: dict[str, str]) -> Any:
+    def _play(self, session: Any, name: str, _title: str, variables: dict[str, str]) -> Any:
+        if name == "images":
+            if self.no_image and variables["images_step"] == "fetch_images":
+                raise TestbedError(self.no_image)
+            self.note(f"{variables['images_step']} {variables['server_version']}", session)
+            return None
         if variables["upgrade_to"]:
             self.note("hand over", session)
             self.data = variables["upgrade_to"]
@@ -156,13 +162,14 @@ class Steps:
         upgrade.run(self, "2.3.0", "2.4.0", Path("/to"), lambda v: self.taken.append(f"spec {v}"), bring_up)  # type: ignore[arg-type]
 
 
-FIRST = ["backup as 2.3.0", "hand over as 2.3.0", "spec 2.4.0", "up as 2.4.0"]
+LAST = "remove_images 2.4.0 as 2.4.0"
+FIRST = ["fetch_images 2.4.0 as 2.3.0", "backup as 2.3.0", "hand over as 2.3.0", "spec 2.4.0", "up as 2.4.0"]
 
 
 def test_a_backup_is_made_before_anything_else(monkeypatch, state):
     steps = Steps(monkeypatch, "2.3.0")
     steps.run()
-    assert steps.taken == FIRST
+    assert steps.taken == [*FIRST, LAST]
     assert upgrade_begun.find("lab") is None
 
 
@@ -189,7 +196,16 @@ def test_one_that_was_killed_before_the_data_were_handed_over_makes_a_new_backup
     _begun(state, "2.3.0", "2.4.0")
     steps = Steps(monkeypatch, "2.3.0")
     steps.run()
-    assert steps.taken == FIRST
+    assert steps.taken == [*FIRST, LAST]
+
+
+def test_where_the_new_images_do_not_come_nothing_is_stopped_or_changed(monkeypatch, state):
+    steps = Steps(monkeypatch, "2.3.0")
+    steps.no_image = "no room for images"
+    with pytest.raises(TestbedError, match="no room for images"):
+        steps.run()
+    assert steps.taken == []
+    assert upgrade_begun.find("lab") is None
 
 
 def test_while_it_is_under_way_a_file_tells_of_it(monkeypatch, state):

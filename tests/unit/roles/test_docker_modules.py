@@ -773,6 +773,56 @@ class TestCompose:
         assert "image rm new:1" in (tmp_path / "asked").read_text()
         assert "images" not in record.load()
 
+    def images(self, commands: Path, tmp_path: Path, *here: str, used: str = "") -> Path:
+        """An engine that has these images; returns the folder that has a file for each."""
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for image in here:
+            (folder / image).touch()
+        program(
+            commands,
+            "docker",
+            f'echo "$@" >>{tmp_path}/asked; cd {folder}\n'
+            'case "$*" in\n'
+            '"ps "*) ;;\n'
+            '"image inspect"*) [ -e "$5" ] ;;\n'
+            f'"image rm "*) [ "$3" != "{used}" ] && /bin/rm "$3" ;;\n'
+            '"pull --quiet absent:1") echo no such image >&2; exit 1;;\n'
+            '"pull "*) : >"$3";;\n'
+            "esac",
+        )
+        return folder
+
+    def test_images_come_without_anything_being_started_and_only_those_that_are_missing(
+        self, commands: Path, tmp_path: Path
+    ) -> None:
+        folder = self.images(commands, tmp_path, "there:1")
+        module = {**self.PARAMS, "images": ["there:1", "new:2"]}
+        assert result(compose.fetch, Module(check_mode=True, **module))["fetched"] == ["new:2"]
+        assert [path.name for path in folder.iterdir()] == ["there:1"]
+        assert result(compose.fetch, Module(**module)) == {"changed": True, "fetched": ["new:2"]}
+        asked = (tmp_path / "asked").read_text()
+        assert "pull --quiet new:2\n" in asked
+        assert "pull --quiet there:1" not in asked
+        assert " up " not in asked
+        assert record.load()["images"] == ["new:2"], "purge removes it again"
+        assert result(compose.fetch, Module(**module))["changed"] is False
+        with pytest.raises(compose.ComposeError, match="docker pull --quiet absent:1: no such image"):
+            compose.fetch(Module(**{**module, "images": ["absent:1"]}))
+
+    def test_only_images_that_came_with_the_project_and_that_it_needs_no_longer_are_removed(
+        self, commands: Path, tmp_path: Path
+    ) -> None:
+        folder = self.images(commands, tmp_path, "old:1", "new:2", "theirs:1", "used:1", used="used:1")
+        record.save({**record.load(), "images": ["gone:1", "new:2", "old:1", "used:1"]})
+        module = {**self.PARAMS, "images": ["new:2"]}
+        assert result(compose.trim, Module(check_mode=True, **module))["removed"] == ["old:1", "used:1"]
+        assert len([*folder.iterdir()]) == 4
+        assert result(compose.trim, Module(**module)) == {"changed": True, "removed": ["old:1"]}
+        assert {path.name for path in folder.iterdir()} == {"new:2", "theirs:1", "used:1"}
+        assert record.load()["images"] == ["new:2", "used:1"], "what another container uses is tried again later"
+        assert result(compose.trim, Module(**module))["changed"] is False
+
     def test_without_docker_there_is_nothing_to_take_down(self, commands: Path) -> None:
         assert result(compose.take_down, Module(**self.PARAMS))["changed"] is False
 
