@@ -41,6 +41,7 @@ PROJECT = "testbed-clearml"  # the Compose project of the official server, and h
 PORT_SERVICES = {"api": "apiserver", "web": "webserver", "files": "fileserver"}
 SHARED_MEMORY = 50  # percent of a host's memory for a server that shares it with agents
 TLS_PROXY = "testbed-tls-proxy"
+EXPIRY = "testbed-expiry"
 HSTS_S = 30 * 24 * 3600  # short enough to go back to plain HTTP one day
 PASSWORD_IN_URL = re.compile(r"[^/\s]*@")
 
@@ -385,6 +386,8 @@ def _server(testbed: Testbed, wheels: Wheels) -> dict[str, Any]:
         "clearml_server_files_port": files,
         "clearml_server_wheel": str(wheels.lite),
         "clearml_server_users": [*people, *({"username": name, "name": name} for name in (ADMIN_USER, AGENT_USER))],
+        "clearml_expiry_testbed": testbed.name,
+        "clearml_expiry_api_url": server.url("api"),
         **_tls_proxy(testbed),
     }
 
@@ -474,6 +477,7 @@ def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str
     found = [(host, service) for host in hosts(inventory, "server") for service in server_services(testbed)]
     if testbed.server.tls:
         found += [(host, TLS_PROXY) for host in hosts(inventory, "server")]
+    found += [(host, EXPIRY) for host in hosts(inventory, "server")]
     if isinstance(testbed.telemetry, ManagedTelemetry):
         found += [(host, "testbed-influxdb") for host in hosts(inventory, "telemetry")]
     found += [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]

@@ -26,6 +26,7 @@ NOT_COMPARED = ("/var/log/journal", "/var/lib/systemd", "/run/", "/home/tester/"
 SERVICES = [
     *(
         "testbed-clearml-lite",
+        "testbed-expiry",
         "testbed-influxdb",
         "testbed-agent-default",
         "testbed-agent-prepared",

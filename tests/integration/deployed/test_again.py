@@ -62,6 +62,7 @@ def test_status_tells_scripts_that_all_is_well(command, testbed):
     assert found["healthy"] is True
     assert {service["name"] for service in found["services"]} == {
         "testbed-clearml-lite",
+        "testbed-expiry",
         "testbed-influxdb",
         "testbed-agent-default",
         "testbed-agent-prepared",

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.deployed
 SERVICES = [
     *(
         "testbed-clearml-lite",
+        "testbed-expiry",
         "testbed-influxdb",
         "testbed-agent-default",
         "testbed-agent-prepared",

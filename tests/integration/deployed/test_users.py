@@ -1,9 +1,12 @@
-"""Users who come and go on the testbed that is up, and what they have there."""
+"""Users who come and go on the testbed that is up, and keys whose day is over."""
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
 import pwd
+import signal
 import stat
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from provision import spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.credentials.conf import parse_key
+from provision.credentials.issuer import user_id
 from provision.secrets import KeyPair, Vault
 
 pytestmark = pytest.mark.deployed
@@ -68,6 +72,26 @@ def test_a_user_comes_works_and_goes_and_the_task_stays(run, testbed, tmp_path, 
     assert refused.status_code == 401
     assert api.call("tasks.get_by_id", task=task)["task"]["name"] == f"of {NAME}"
     api.call("tasks.delete", task=task, force=True)
+
+
+def test_the_servers_host_revokes_a_key_whose_day_is_over(testbed, secrets, pid_of, eventually):
+    settings = Path("/etc/testbed/expiry.json")
+    assert (settings.stat().st_uid, stat.S_IMODE(settings.stat().st_mode)) == (0, 0o600)
+    user = testbed.users[0].name
+    whose = user_id(user)
+    past = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=2)
+    label = f"testbed:{testbed.name} user:{user} purpose:over issued:{past} expires:{past}"
+    with ClearmlApi(testbed.server.url("api"), secrets.clearml.apiserver.pair) as admin:
+        made = admin.call("auth.create_credentials", impersonate=whose, label=label)["credentials"]["access_key"]
+        service = pid_of("testbed-expiry")
+        assert service, "the service does not run"
+        os.kill(service, signal.SIGKILL)  # it begins anew, and looks at once
+
+        def is_gone():
+            there = admin.call("auth.get_credentials", impersonate=whose)["credentials"]
+            return made not in {key["access_key"] for key in there}
+
+        eventually("the key is revoked", is_gone, 60)
 
 
 def test_a_conf_on_the_hosts_is_verified(command, testbed):
