@@ -23,7 +23,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from provision import leftovers, locks, paths, secrets, spec, wheels
+from provision import console, leftovers, locks, paths, secrets, spec, wheels
 from provision.clearml_api import ClearmlApi
 from provision.cli import main
 from provision.credentials import conf, ensure, keys, public
@@ -859,6 +859,79 @@ class TestClass:
         sheet = (tmp_path / "class" / "summary.csv").read_text()
         assert conf.parse_key(_opened(file, mine[name])["clearml.conf"]).secret_key not in sheet
 
+    @pytest.mark.long
+    def test_all_200_get_bundles_after_a_kill_and_from_two_administrators_at_once(
+        self, class_server, class_testbed, tmp_path, monkeypatch
+    ):
+        mine = {name: pyrage.x25519.Identity.generate() for name in self._names()}
+        words = ["--bundle", "--json"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+        def write_csv(purpose):
+            rows = [f"{name},{purpose},{mine[name].to_public()}" for name in mine]
+            (tmp_path / "class.csv").write_text("\n".join(["name,purpose,public_key", *rows, ""]))
+
+        def opens(purpose):
+            """Which key is in whose bundle."""
+            files = (tmp_path / "class").glob(f"clearml-*-{purpose}-*.age")
+            found = {file.name.removeprefix("clearml-").partition(f"-{purpose}-")[0]: file for file in files}
+            return {
+                name: conf.parse_key(_opened(file, mine[name])["clearml.conf"]).access_key
+                for name, file in found.items()
+            }
+
+        def there(purpose):
+            return sorted(
+                (key["user"], key["access_key"]) for key in _json("list")["keys"] if key["purpose"] == purpose
+            )
+
+        write_csv("term")
+        killed = subprocess.run(
+            [sys.executable, "-c", KILLED_BUNDLES, "60", *words], env=environment, capture_output=True, check=False
+        )
+        assert killed.returncode == -9, killed.stderr
+        assert len(opens("term")) == 60
+        calls, steps = Counter(), []
+        send, step = ClearmlApi._send, console.Stage.step
+
+        def count(self, endpoint, *arguments, **options):
+            calls[endpoint] += 1
+            return send(self, endpoint, *arguments, **options)
+
+        def told(self, text):
+            steps.append(text)
+            step(self, text)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(ClearmlApi, "_send", count)
+            patched.setattr(console.Stage, "step", told)
+            users = json.loads(self._onboard(*words).stdout)["users"]
+        states = Counter(user["state"] for user in users)
+        assert set(states) == {"issued", "there"}
+        assert states.total() == self.COUNT
+        assert [said for said in steps if said.endswith(f"of {self.COUNT}")] == [
+            f"{number} of {self.COUNT}" for number in range(1, self.COUNT + 1)
+        ]
+        # to issue a key is one call, and two more for each user; what the killed run left is revoked
+        assert calls["auth.create_credentials"] == calls["auth.edit_credentials"] == states["issued"]
+        assert calls["auth.get_credentials"] == self.COUNT
+        assert 0 < calls["auth.revoke_credentials"] <= keys.AT_ONCE
+        assert calls.total() <= 3 * self.COUNT + keys.AT_ONCE + 4
+        held = opens("term")
+        assert sorted(held) == self._names()
+        assert there("term") == sorted(held.items()), "no key that nobody has, none twice"
+
+        write_csv("both")
+        command = [sys.executable, "-c", ONBOARD, *words]
+        begun = [
+            subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) for _ in "ab"
+        ]
+        said = [process.communicate() for process in begun]
+        assert sorted(process.returncode for process in begun) in ([0, 0], [0, 4]), said
+        held = opens("both")
+        assert sorted(held) == self._names()
+        assert there("both") == sorted(held.items())
+
     def test_two_administrators_at_once_double_nothing(self, class_server, class_testbed, tmp_path):
         names = self._names()[:12]
         (tmp_path / "class.csv").write_text("\n".join(["name,purpose", *(f"{name},twice" for name in names), ""]))
@@ -931,6 +1004,7 @@ def _failing_after(call, endpoint, times):
 
 
 ONBOARD = """
+import sys
 from pathlib import Path
 from provision import leftovers, locks, wheels
 from provision.cli import main
@@ -939,7 +1013,25 @@ from provision.paths import ROOT
 locks.MACHINE_LOCK = Path("machine.lock").absolute()
 leftovers.end = lambda *_, **__: None
 wheels.build = lambda _: Wheels(lite=ROOT, workload=ROOT)
-main(["onboard", "class.csv"])
+main(["onboard", "class.csv", *sys.argv[1:]])
+"""
+KILLED_BUNDLES = f"""
+import os, signal, sys
+from provision import paths
+
+write, left = paths.write_atomic, [int(sys.argv.pop(1))]
+
+
+def killing(path, data):
+    if path.suffix == ".age":
+        left[0] -= 1
+        if left[0] < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    write(path, data)
+
+
+paths.write_atomic = killing
+{ONBOARD}
 """
 KILLED_CLASS = """
 import os, signal, sys
