@@ -22,40 +22,52 @@ from provision.inventory import Wheels
 from provision.paths import ROOT
 from provision.secrets import Vault
 from provision.spec import parse
+from tests.integration.tls_front import TlsFront, make_certificates
 
 PROGRAMS = Path(sys.executable).parent
 LONGEST_S = 300
 
 
 @pytest.fixture
-def issued(lite, tmp_path, monkeypatch):
-    """A clearml.conf that was issued for alice."""
-    system = lite.config["credentials"]["apiserver"]
-    key = f'access_key: "{system["user_key"]}"\nsecret_key: "{system["user_secret"]}"\n'
-    (tmp_path / "clearml.key").write_text(key)
-    where = json.dumps({"backend": "external", "urls": lite.urls, "credentials_file": "clearml.key"})
-    text = f"name: lab\nprovider: local\nserver: {where}\nusers: [{{name: alice}}]\n"
-    (tmp_path / "testbed.yaml").write_text(text)
+def issue(lite, tmp_path, monkeypatch):
+    """A function that issues a clearml.conf for alice, for a server with these URLs and what else is said of it."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(locks, "MACHINE_LOCK", tmp_path / "machine.lock")
     monkeypatch.setattr(leftovers, "end", lambda *_, **__: None)
     monkeypatch.setattr(wheels, "build", lambda _: Wheels(lite=ROOT, workload=ROOT))
     monkeypatch.chdir(tmp_path)
-    Vault("lab").ensure(parse(text, "testbed.yaml"))
-    for words in (["revoke", "alice", "--yes"], ["issue", "alice", "--out", "issued.conf"]):
-        done = CliRunner().invoke(main, ["credentials", *words], catch_exceptions=False)
-        assert done.exit_code == 0, done.output
-    return tmp_path / "issued.conf"
+    system = lite.config["credentials"]["apiserver"]
+    key = f'access_key: "{system["user_key"]}"\nsecret_key: "{system["user_secret"]}"\n'
+    (tmp_path / "clearml.key").write_text(key)
+
+    def call(urls, **more):
+        where = json.dumps({"backend": "external", "urls": urls, "credentials_file": "clearml.key", **more})
+        text = f"name: lab\nprovider: local\nserver: {where}\nusers: [{{name: alice}}]\n"
+        (tmp_path / "testbed.yaml").write_text(text)
+        Vault("lab").ensure(parse(text, "testbed.yaml"))
+        for words in (["revoke", "alice", "--yes"], ["issue", "alice", "--out", "issued.conf"]):
+            done = CliRunner().invoke(main, ["credentials", *words], catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+        return tmp_path / "issued.conf"
+
+    return call
 
 
-def type_into(command, home, paste, answers):
+@pytest.fixture
+def issued(lite, issue):
+    """A clearml.conf that was issued for alice."""
+    return issue(lite.urls)
+
+
+def type_into(command, home, paste, answers, **variables):
     """Run a command on a terminal: paste a text, then give each question its answer; return what it showed.
 
     `answers`: by what a question ends in; a question that is none of them is a failure.
     """
     ours, theirs = pty.openpty()
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "PYTHONWARNINGS": "ignore", "TERM": "dumb"}
+    environment |= variables
     process = subprocess.Popen(
         command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, cwd=home, start_new_session=True
     )
@@ -111,6 +123,34 @@ def test_clearml_init_leaves_an_issued_file_as_it_is_where_it_lies(lite, issued,
     assert "Configuration file already exists" in shown
     assert (home / "clearml.conf").read_bytes() == before
     assert _works(lite, home / "clearml.conf")
+
+
+def test_over_tls_with_a_ca_of_the_testbeds_own(lite, issue, tmp_path):
+    make_certificates(tmp_path)
+    fronts = {name: TlsFront(tmp_path / "server.pem", lite.config[f"{name}_port"]) for name in ("api", "web", "files")}
+    try:
+        issued = issue({name: front.url for name, front in fronts.items()}, ca_file="ca.pem")
+        text, [authority] = issued.read_text(), [*tmp_path.glob("clearml-lab*.pem")]
+        assert authority.read_bytes() == (tmp_path / "ca.pem").read_bytes()
+        pasted, key = text[: text.index("\n}") + 2], verify.read(text)
+        init = [str(PROGRAMS / "clearml-init")]
+        (tmp_path / "known").mkdir()
+        shown = type_into(init, tmp_path / "known", pasted, {}, REQUESTS_CA_BUNDLE=str(authority))
+        assert "Credentials verified!" in shown
+        assert verify.read((tmp_path / "known/clearml.conf").read_text()).access_key == key.access_key
+        home = tmp_path / "home"  # as START.md has it: file and CA lie in the home, and nothing else is needed
+        home.mkdir()
+        issued.rename(home / "clearml.conf")
+        authority.rename(home / authority.name)
+        assert "already exists" in type_into(init, home, "", {})
+        script = "from clearml.backend_api import Session; Session().send_request('users', 'get_current_user')"
+        environment = {"HOME": str(home), "PATH": os.environ["PATH"]}
+        subprocess.run([sys.executable, "-c", script], env=environment, cwd=home, check=True)
+        listed = [str(PROGRAMS / "clearml-agent"), "list"]
+        assert b"workers:" in subprocess.run(listed, env=environment, capture_output=True, check=True).stdout
+    finally:
+        for front in fronts.values():
+            front.close()
 
 
 def test_clearml_agent_init_takes_what_was_issued_and_the_agent_works_with_either(lite, issued, tmp_path):
