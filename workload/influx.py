@@ -18,29 +18,56 @@ LOG = logging.getLogger(__name__)
 
 TIMEOUT = (10, 300)  # s: to connect; between two pieces of an answer
 CHUNK_ROWS = 10_000
-TAIL = 1000  # bytes, of what came last: an error of InfluxDB is there
+TAIL = 1000  # bytes at least, of what came last: an error of InfluxDB is there
 BATCH_LINES = 10_000
 
 
 class Answer:
-    """A file of the bytes that InfluxDB sends. `read` raises SourceError when they are not all there."""
+    """A file of the rows that InfluxDB sends. `read` raises SourceError when they are not all there.
+
+    ends: what the answer to a last statement may look like. InfluxDB gets to it when all before it went well; in CSV it
+    says in no other way that it gave up.
+    """
 
     closed = False
 
-    def __init__(self, raw: Any, url: str) -> None:
+    def __init__(self, raw: Any, url: str, ends: tuple[bytes, ...]) -> None:
         self._raw = raw
         self._url = url
-        self._tail = b""
+        self._ends = ends
+        self._held = b""  # of the end, until it is seen what it is
+        self._hold = max(TAIL, *(len(end) + 1 for end in ends))
+        self._over = False
 
     def read(self, size: int = -1) -> bytes:
-        try:
-            block: bytes = self._raw.read(size)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise self.broke_off() from error
-        if not block and self._tail and not self._tail.endswith(b"\n"):
+        while not self._over:
+            try:
+                block: bytes = self._raw.read(size)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise self.broke_off() from error
+            self._held += block
+            if not block:
+                self._over = True
+                return self._rest()
+            if len(self._held) > self._hold:
+                block, self._held = self._held[: -self._hold], self._held[-self._hold :]
+                return block
+        return b""
+
+    def _rest(self) -> bytes:
+        """The rows before the end; SourceError when it did not come."""
+        for end in self._ends:
+            if self._held == end:
+                return b""
+            if self._held.endswith(b"\n" + end):
+                return self._held[: -len(end) - 1]
+        if self._held and not self._held.endswith(b"\n"):
             raise self.broke_off()
-        self._tail = block[-TAIL:] or self._tail
-        return block
+        said = self._held.rpartition(b"\nerror\n")
+        why = said[2].decode(errors="replace").strip()[:300] if said[1] else "its answer stops before its end"
+        raise SourceError(
+            f"InfluxDB at {self._url} gave up: {why}: see its log and its limits of a query ([coordinator])"
+        )
 
     def close(self) -> None:
         pass
@@ -49,10 +76,6 @@ class Answer:
         return SourceError(f"InfluxDB at {self._url} broke off: see its log")
 
     def unreadable(self, why: str) -> SourceError:
-        """Of what cannot be read as CSV: the error that InfluxDB put between the rows, else `why`."""
-        said = self._tail.rpartition(b"\nerror\n")
-        if said[1]:
-            return SourceError(f"InfluxDB at {self._url} gave up: {said[2].decode(errors='replace').strip()[:300]}")
         return SourceError(f"InfluxDB at {self._url} sent what cannot be read ({why})")
 
 
@@ -84,6 +107,7 @@ class InfluxDB:
             self._where = f"bucket {source.database!r} of organisation {source.org!r}"
             self._credentials = "INFLUXDB_TOKEN and INFLUXDB_ORG"
         self._measurement = quoted(source.measurement)
+        self._show = f"SHOW MEASUREMENTS WITH MEASUREMENT = {self._measurement}"
 
     def check(self) -> None:
         """Reachable, authenticates, and has the measurement; else SourceError."""
@@ -95,7 +119,7 @@ class InfluxDB:
                     f"InfluxDB at {source.url} has no database {source.database!r} that user {source.user!r} may read"
                     f" (it may read: {', '.join(readable) or 'none'}): check INFLUXDB_DATABASE"
                 )
-        if not self._rows(f"SHOW MEASUREMENTS WITH MEASUREMENT = {self._measurement}"):
+        if not self._rows(self._show):
             raise SourceError(
                 f"no measurement {source.measurement!r} in {self._where} at {source.url}: check INFLUXDB_MEASUREMENT"
             )
@@ -151,10 +175,12 @@ class InfluxDB:
     @contextlib.contextmanager
     def answer(self, columns: Sequence[Column], start: int, end: int) -> Iterator[Answer]:
         """Points in order of time as CSV: a header, then InfluxDB's own two columns, `time` in ns, and the columns."""
-        query = self.query(columns, start, end)
+        query = f"{self.query(columns, start, end)}; {self._show}"
         response = self._query(query, chunked="true", chunk_size=str(CHUNK_ROWS), stream=True, csv=True)
+        name = self.source.measurement
+        ends = [f"name,tags,name\nmeasurements,,{shown}\n".encode() for shown in (name, _in_csv(name))]
         with response:
-            yield Answer(response.raw, self.source.url)
+            yield Answer(response.raw, self.source.url, tuple(ends))
 
     def write(self, lines: Iterable[str]) -> int:
         """Write line protocol with times in s, in batches; the number of points written."""
@@ -232,6 +258,10 @@ def _counted(columns: Sequence[Column]) -> tuple[str, dict[str, str]]:
     """What selects the count of each field, and the fields by the names that their counts have in the answer."""
     names = {f"n{number}": name for number, name in enumerate(c.name for c in columns if c.kind != TAG)}
     return ", ".join(f"count({quoted(name)}::field) AS {quoted(label)}" for label, name in names.items()), names
+
+
+def _in_csv(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))
 
 
 def _window(start: int, end: int) -> str:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import zipfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Sequence
 
@@ -83,7 +83,7 @@ def ingest(database: InfluxDB, wanted: Wanted) -> Version:
     the same machine left behind is deleted by the next. Windows that were read whole stay on disk, and the next run
     goes on from there. Raises SourceError, ServerError, DiskError.
     """
-    _give_back()
+    give_back()
     with alone() as base, orderly_end():
         database.check()
         columns = choose(database.fields(), database.tags(), wanted.fields, wanted.tags)
@@ -124,7 +124,7 @@ def read_new(
         # Points that come late are looked for behind the newest one, not behind the end of the window
         end = newest["time"] + 1
         narrow = grain(oldest["time"], end)
-        # One field is enough to cut by; each window is counted whole just before it is read
+        # One field is enough to cut by
         sample = [next(column for column in columns if column.kind != TAG and newest[column.name] is not None)]
         windows += cut(start, end, oldest["time"], database.counts(sample, start, end, narrow), narrow)
     _tidy(folder, windows, wanted.format)
@@ -163,9 +163,7 @@ def _read_all(
     def work() -> None:
         try:
             while True:
-                window = todo.get_nowait()
-                window = replace(window, counts=database.totals(columns, window.start, window.end))
-                done.put(read_part(database, columns, window, folder, wanted.format, progress.add))
+                done.put(read_part(database, columns, todo.get_nowait(), folder, wanted.format, progress.add))
         except queue.Empty:
             return
         except BaseException as error:
@@ -391,7 +389,7 @@ def _tidy(folder: Path, windows: Sequence[Window], kind: str) -> None:
             path.unlink()
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """Have glibc give freed memory back at once: pieces of some MiB come and go, and it would keep tens of MiB."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

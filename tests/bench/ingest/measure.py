@@ -1,4 +1,4 @@
-"""Run a command and print what it took: seconds, and the largest resident set in KiB of its process.
+"""Run a command and print what it took: s, s of the processor, and the largest resident set in KiB of its process.
 
     python -I -S measure.py COMMAND…
 
@@ -12,5 +12,5 @@ import time
 began = time.monotonic()
 pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
 _, status, usage = os.wait4(pid, 0)
-print(time.monotonic() - began, usage.ru_maxrss)
+print(time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
 raise SystemExit(os.waitstatus_to_exitcode(status))

@@ -10,8 +10,9 @@ It starts an influxd of its own, writes as many points of 10 fields and 2 tags (
 - dataset: `testbed-workload ingest` from the query to a finalized dataset, on a clearml_lite of its own.
 
 MiB are the largest resident set of the process that works. What counts is the ratio to the floor: the seconds are those
-of the machine. The documents' way needs some GiB of memory for each million points: above 2 million it is left out
-unless --all is given.
+of the machine. The processor's seconds are those of who reads and those of influxd meanwhile: they depend least on what
+else the machine does. The documents' way needs some GiB of memory for each million points: above 2 million it is left
+out unless --all is given.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from tests.integration.conftest import LiteServer
 from tests.integration.workload.conftest import DATABASE, PASSWORDS, Influx, environment
@@ -44,8 +46,9 @@ import sys, tempfile
 from pathlib import Path
 from workload.columns import choose
 from workload.influx import InfluxDB
-from workload.ingest import Wanted, read_new
+from workload.ingest import Wanted, give_back, read_new
 from workload.settings import load_settings, source
+give_back()
 database = InfluxDB(source(load_settings()))
 columns = choose(database.fields(), database.tags())
 wanted = Wanted("bench", "bench", {start}, {end}, at_once={at_once})
@@ -70,15 +73,24 @@ class Run:
 
     seconds: float
     mib: float
+    own: float  # s of the processor
+    database: float  # s of the processor that influxd took meanwhile
 
 
-def measured(command: list[str], env: dict[str, str], cwd: Path) -> Run:
-    """Run a command and wait for it; what it took. Raises CalledProcessError."""
+def measured(command: list[str], env: dict[str, str], cwd: Path, influxd: int) -> Run:
+    """Run a command and wait for it; what it took. influxd: its process ID. Raises CalledProcessError."""
+    before = _processor(influxd)
     done = subprocess.run(
         [sys.executable, "-I", "-S", str(MEASURE), *command], env=env, cwd=cwd, stdout=subprocess.PIPE, check=True
     )
-    seconds, kib = done.stdout.split()
-    return Run(float(seconds), int(kib) / 1024)
+    seconds, own, kib = done.stdout.split()
+    return Run(float(seconds), int(kib) / 1024, float(own), _processor(influxd) - before)
+
+
+def _processor(pid: int) -> float:
+    """s of the processor that a process took so far."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 def lines(points: int) -> Iterator[str]:
@@ -163,13 +175,17 @@ def main() -> None:
                         continue
                     if number and name in ("dataset", "documents"):
                         continue  # a second dataset has nothing new; the documents' way takes minutes
-                    found.setdefault(name, []).append(measured(command, env, folder))
+                    found.setdefault(name, []).append(measured(command, env, folder, influx.process.pid))
                     print(f"round {number + 1}: {name} {found[name][-1].seconds:.1f} s", flush=True)
             floor = statistics.median(run.seconds for run in found["floor"])
             for name, runs in found.items():
                 seconds = statistics.median(run.seconds for run in runs)
                 mib = max(run.mib for run in runs)
-                print(f"{name:<18} {seconds:8.1f} s {mib:7.0f} MiB {seconds / floor:6.2f} of the floor")
+                own, database = (statistics.median(getattr(run, of) for run in runs) for of in ("own", "database"))
+                print(
+                    f"{name:<18} {seconds:8.1f} s {mib:7.0f} MiB {seconds / floor:6.2f} of the floor,"
+                    f" processor {own:.1f} s, of influxd {database:.1f} s"
+                )
     finally:
         server.stop()
         influx.process.terminate()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.integration.workload.conftest import environment, refusal, results
 from workload.fill import fill
 from workload.generator import DAY
 
+MEASURE = Path(__file__).parents[2] / "bench" / "ingest" / "measure.py"
 READ_BACK = """
 import json
 from pathlib import Path
@@ -84,6 +86,15 @@ def test_what_came_late_where_there_was_nothing_is_read(influx, server, conf, wo
     (third,) = results(workload(*command, conf=conf))
     assert (third["rows"], third["new_rows"]) == (4, 1)
     assert sum(read_back(server, conf, "late").values()) == 4
+
+
+def test_an_ingest_to_its_dataset_takes_less_than_200_mb(influx, conf, filled, tmp_path):
+    """The SDK, pyarrow and two windows at a time: how many windows there are makes no difference."""
+    influx.env_file(tmp_path, INFLUXDB_MEASUREMENT=filled)
+    command = [sys.executable, MEASURE, sys.executable, "-m", "workload.ingest", "--dataset=memory"]
+    done = subprocess.run(command, env=environment(tmp_path, conf), cwd=tmp_path, stdout=subprocess.PIPE, timeout=300)
+    assert done.returncode == 0
+    assert int(done.stdout.split()[-1]) * 1024 < 200_000_000
 
 
 @pytest.mark.parametrize(

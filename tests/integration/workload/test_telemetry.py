@@ -113,6 +113,6 @@ def test_every_field_is_counted_as_it_is_sent_and_an_empty_string_is_a_value(inf
     assert list(hours.values()) == [{"a": 2, "b": 0, "note": 2}, {"a": 0, "b": 1, "note": 0}]
     totals = database.totals(chosen, begin, end)
     assert totals == {"a": 2, "b": 1, "note": 2}
-    part = parts.read_part(database, chosen, windows.Window(begin, end, totals), tmp_path, "csv", lambda rows: None)
+    part = parts.read_part(database, chosen, windows.Window(begin, end), tmp_path, "csv", lambda rows: None)
     assert (part.rows, part.columns["note"]["count"]) == (3, 1)
     assert parts.lacking(part, chosen, totals) == ""

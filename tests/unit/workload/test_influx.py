@@ -10,6 +10,7 @@ from workload.columns import Column
 from workload.errors import SourceError
 
 HEADER = b"name,tags,time,a,ue_slice\n"
+END = b"\nname,tags,name\nmeasurements,,randata\n"
 ROWS = [b"randata,,%d,%d.5,1\n" % (1_700_000_000_000_000_000 + number, number) for number in range(5)]
 MEASUREMENTS = {"results": [{"series": [{"name": "measurements", "columns": ["name"], "values": [["randata"]]}]}]}
 
@@ -39,10 +40,13 @@ def test_2x_is_written_to_by_its_own_endpoint(server, two):
 
 
 def test_points_are_asked_for_as_csv_in_chunks_with_times_in_ns(server, two):
-    server.answer = (200, "application/csv", [HEADER, *ROWS])
+    server.answer = (200, "application/csv", [HEADER, *ROWS, END])
     assert export(two) == HEADER + b"".join(ROWS)
     ((_, _, query, headers),) = server.requests
-    assert query["q"] == ['SELECT "a"::field, "ue_slice"::field FROM "randata" WHERE time >= 1 AND time < 3']
+    assert query["q"] == [
+        'SELECT "a"::field, "ue_slice"::field FROM "randata" WHERE time >= 1 AND time < 3;'
+        ' SHOW MEASUREMENTS WITH MEASUREMENT = "randata"'
+    ]
     assert (query["chunked"], query["epoch"], headers["Accept"]) == (["true"], ["ns"], "application/csv")
 
 
