@@ -31,6 +31,8 @@ from provision.spec import Testbed
 
 BACKUP = ("Look at the server", "Archive the data", "Verify the backup")
 RESTORE = ("Look at the server", "Bring the data to the server")
+# the server's host starts the server again when nothing was taken of its data for so long
+PATIENCE_S = 60
 # beside the data: the manifest, checksums of many files
 SPARE_BYTES = 200 << 20
 
@@ -122,7 +124,11 @@ def _server_host(session: Session) -> str:
 
 def _receive(session: Session, place: dict[str, Any], path: Path, stage: Stage) -> tuple[dict[str, Any], str, float]:
     """Archive the data into `path`; return what the host said of them, the archive's SHA-256, and the downtime in s."""
-    asked = {"action": "archive", **{key: place[key] for key in ("path", "version", "server")}}
+    asked = {
+        "action": "archive",
+        "patience_s": PATIENCE_S,
+        **{key: place[key] for key in ("path", "version", "server")},
+    }
     with volume.opened(session, _server_host(session), asked) as remote:
         found = remote.event("found")
         free = shutil.disk_usage(path.parent).free

@@ -3,7 +3,8 @@
 The argument is a JSON object; `action` is one of these. What happens is told on stderr, a JSON object a line.
 
 archive   stops the server, writes its folder to stdout as a tar archive, and starts it again, also when it is stopped
-          by a signal or nobody reads on. First it tells how much there is, and awaits a line on stdin.
+          by a signal or nobody reads on. First it tells how much there is, and awaits a line on stdin. It gives up
+          when a store had to be killed to stop, or nothing was taken for `patience_s` seconds.
 unpack    makes the folder `PATH.restored-ID` of an archive on stdin, checked against the checksums in it.
 compare   compares files below the folder with checksums on stdin; `under`: only those below this one.
 
@@ -26,7 +27,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +37,8 @@ CHUNK = 1 << 20
 # beside what is in it, so much of a filesystem stays free
 SPARE_BYTES = 200 << 20
 SUPERVISOR_CONF = "/etc/supervisor/supervisord.conf"
+STORES = ("redis", "mongo", "elasticsearch")
+KILLED = 137  # the exit code of a container that was ended by SIGKILL, as who does not stop in time is
 # who ends what a killed command left does not interrupt a process of this name (see leftovers_on_host)
 MUST_END = "testbed-server"
 
@@ -82,6 +85,40 @@ class Hashing:
         data = self._stream.read(size)
         self.digest.update(data)
         return data
+
+
+class Awaited:
+    """A stream that is written to as long as somebody takes what is written. Raises VolumeError, and is deaf then."""
+
+    def __init__(self, stream: IO[bytes], patience_s: int) -> None:
+        self._stream, self._patience_s, self._left = stream, patience_s, False
+        signal.signal(signal.SIGALRM, self._give_up)
+
+    def _give_up(self, _number: int, _frame: Any) -> None:
+        raise VolumeError(
+            f"nobody took the data for {self._patience_s} s, as when the machine that asked for them sleeps or has "
+            "lost its network. The backup was given up, and the server started again"
+        )
+
+    def write(self, data: bytes) -> int:
+        """Write all of it."""
+        if not self._left:
+            self._watched(lambda: self._stream.write(data))
+        return len(data)
+
+    def flush(self) -> None:
+        """Have all of it taken."""
+        self._watched(self._stream.flush)
+
+    def _watched(self, act: Callable[[], Any]) -> None:
+        signal.alarm(self._patience_s)
+        try:
+            act()
+        except BaseException:
+            self._left = True  # tarfile writes what it holds as it is closed
+            raise
+        finally:
+            signal.alarm(0)
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -150,6 +187,31 @@ def manage(server: dict[str, Any], action: str) -> None:
         raise VolumeError(f"{' '.join(command)}: {said[-1000:]}")
 
 
+def refuse_killed(server: dict[str, Any]) -> None:
+    """Raise VolumeError where a store was killed as it stopped, for then its data are not as it writes them."""
+    if "compose" not in server:
+        return
+    compose = ["docker", "compose", "--file", server["compose"], "ps", "--all", "--quiet"]
+    form = '{{index .Config.Labels "com.docker.compose.service"}} {{.State.ExitCode}}'
+    states = said_by(["docker", "inspect", "--format", form, *said_by(compose).split()])
+    ended = dict(line.rsplit(" ", 1) for line in states.splitlines())
+    killed = [store for store in STORES if ended.get(store) == str(KILLED)]
+    if killed:
+        raise VolumeError(
+            f"{' and '.join(killed)} did not stop in time or ran out of memory, and was killed: what it had not "
+            "written is missing in its data. No backup was made, and the server was started again. See its log, and "
+            "try when less is being written"
+        )
+
+
+def said_by(command: list[str]) -> str:
+    """Return what a command prints. Raises VolumeError with its words where it fails."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, start_new_session=True, check=False)
+    if done.returncode != 0:
+        raise VolumeError(f"{' '.join(command[:3])}: {done.stderr.decode(errors='replace').strip()[-1000:]}")
+    return done.stdout.decode()
+
+
 def answers(url: str) -> bool:
     """Tell whether a server answers there, whatever it says but that it is broken."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -213,9 +275,11 @@ def archive(asked: dict[str, Any]) -> None:
     try:
         Path("/proc/self/comm").write_text(MUST_END)
         manage(server, "stop")
+        refuse_killed(server)
         Path("/proc/self/comm").write_text("testbed-archive")
-        write_archive(folder, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
+        out = Awaited(sys.stdout.buffer, asked["patience_s"])
+        write_archive(folder, out)  # type: ignore[arg-type]
+        out.flush()
     finally:
         ignore_signals()
         Path("/proc/self/comm").write_text(MUST_END)

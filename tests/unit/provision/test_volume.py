@@ -192,6 +192,7 @@ class Server:
         port = self.process.stdout.readline().split(" port ")[1].split()[0]
         server = {"service": "testbed-x", "answers": f"http://127.0.0.1:{port}/", "wait_s": 20}
         self.asked = {"action": "archive", "path": str(data), "version": ["echo", "0.1.0", "1"], "server": server}
+        self.asked["patience_s"] = 60
 
     @property
     def said(self):
@@ -251,6 +252,19 @@ def test_the_server_is_started_when_nobody_reads_on(server):
     assert server.said == ["stop", "start"]
 
 
+def test_the_server_is_started_when_a_reader_stops_and_stays(server):
+    process = server.archive(patience_s=1)
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+    assert process.stdout.read(10)  # and no more, as on a machine that sleeps
+    assert process.wait(30) == 1
+    assert server.said == ["stop", "start"]
+    told = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert told[-1]["event"] == "failed"
+    assert "nobody took the data for 1 s" in told[-1]["message"]
+    assert "the server started again" in told[-1]["message"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_the_server_is_started_when_a_signal_comes(server, number):
     process = server.archive()
@@ -293,6 +307,50 @@ def test_compose_is_asked_for_containers(tmp_path, monkeypatch):
     docker.write_text("#!/bin/sh\necho no such file >&2\nexit 1\n")
     with pytest.raises(VolumeError, match="no such file"):
         volume_on_host.manage({"compose": "/etc/testbed/clearml/compose.yaml"}, "stop")
+
+
+DOCKER = """#!/bin/sh
+case "$*" in
+  *" stop") echo stop >>"$(dirname "$0")/said" ;;
+  *" start") echo start >>"$(dirname "$0")/said" ;;
+  "compose --file c.yaml ps --all --quiet") printf '1\n2\n3\n' ;;
+  inspect*" 1 2 3") cat "$(dirname "$0")/states" ;;
+  *) echo "no such command: $*" >&2; exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def compose(server):
+    """The server under Compose, and how its containers ended."""
+    (server.folder / "docker").write_text(DOCKER)
+    (server.folder / "docker").chmod(0o755)
+    server.asked["server"] = {**server.asked["server"], "compose": "c.yaml"}
+    return lambda states: (server.folder / "states").write_text(states)
+
+
+def test_of_a_store_that_was_killed_as_it_stopped_there_is_no_backup(server, compose):
+    compose("redis 0\nmongo 137\napiserver 0\n")
+    out, told = server.archive().communicate(b"go\n")
+    message = json.loads(told.splitlines()[-1])["message"]
+    assert "mongo did not stop in time or ran out of memory, and was killed" in message
+    assert out == b""
+    assert server.said == ["stop", "start"]
+
+
+@pytest.mark.parametrize("states", ["redis 0\nmongo 0\nelasticsearch 143\n", "redis 0\nfileserver 137\n"])
+def test_of_stores_that_stopped_there_is(server, compose, data, states):
+    compose(states)
+    out, told = server.archive().communicate(b"go\n")
+    assert json.loads(told.splitlines()[-1])["event"] == "archived"
+    assert out == _archived(data)
+    assert server.said == ["stop", "start"]
+
+
+def test_where_docker_does_not_tell_how_they_ended_there_is_none(server, compose):
+    _, told = server.archive().communicate(b"go\n")
+    assert "docker inspect --format: " in json.loads(told.splitlines()[-1])["message"]
+    assert server.said == ["stop", "start"]
 
 
 def test_what_is_on_disk_here_is_compared_with_what_the_host_read(data, tmp_path):
