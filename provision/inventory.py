@@ -348,7 +348,7 @@ def _docker(testbed: Testbed, machines: Sequence[Machine]) -> dict[str, Any]:
     if server.backend != "docker":
         return {}
     stores = {
-        name: store.model_dump(exclude_none=True, exclude={"password_file", "ca_file"})
+        name: store.model_dump(mode="json", exclude_none=True, exclude={"password_file", "ca_file"})
         for name, store in server.stores
         if store is not None
     }

@@ -61,6 +61,8 @@ class Mongo(Section):
 
     host: HostName
     """Its name or address."""
+    further_hosts: tuple[HostName, ...] = ()
+    """Further members of its replica set, on the same port; `query` has the set's name."""
     port: Port = 27017
     """Its port."""
     username: str | None = None
@@ -75,6 +77,12 @@ class Mongo(Section):
     @model_validator(mode="after")
     def _has_whole_credentials(self) -> Self:
         _refuse_half(self.username, self.password_file)
+        return self
+
+    @model_validator(mode="after")
+    def _names_its_replica_set(self) -> Self:
+        if self.further_hosts and "replicaSet=" not in (self.query or ""):
+            raise ValueError("further_hosts are members of a replica set: name it, as in query: replicaSet=rs0")
         return self
 
 

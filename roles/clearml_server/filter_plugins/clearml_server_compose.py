@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 # of MiB: what the system itself needs, and at least an eighth of the memory
 SYSTEM_MB = 1024
@@ -107,9 +108,20 @@ def clearml_path(name: str, folder: str) -> dict[str, str]:
 def clearml_store_hosts(stores: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return `store`, `host` and `port` of each place where a store that somebody else runs listens."""
     return [
-        {"store": name, "host": store["host"], "port": store.get("port", STORE_PORTS[name])}
+        {"store": name, "host": host, "port": store.get("port", STORE_PORTS[name])}
         for name, store in stores.items()
+        for host in (store["host"], *store.get("further_hosts", []))
     ]
+
+
+def clearml_mongo_url(store: Mapping[str, Any], password: str, query: str) -> str:
+    """Return MongoDB's connection string for all hosts of a replica set. `password`: empty where nobody logs in."""
+    who = ":".join(quote(word, safe="") for word in (store.get("username", ""), password) if word)
+    hosts = [
+        f"[{each['host']}]" if ":" in each["host"] else each["host"] for each in clearml_store_hosts({"mongo": store})
+    ]
+    where = ",".join(f"{host}:{store.get('port', STORE_PORTS['mongo'])}" for host in hosts)
+    return f"mongodb://{who}{'@' if who else ''}{where}/{'?' if query else ''}{query}"
 
 
 class FilterModule:
@@ -125,4 +137,5 @@ class FilterModule:
             "clearml_hocon": clearml_hocon,
             "clearml_path": clearml_path,
             "clearml_store_hosts": clearml_store_hosts,
+            "clearml_mongo_url": clearml_mongo_url,
         }

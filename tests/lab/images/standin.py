@@ -211,7 +211,7 @@ def mongo(words: str) -> str:
     """Return MongoDB's answer to a line."""
     string = os.environ.get("CLEARML_MONGODB_SERVICE_CONNECTION_STRING")
     if string:
-        host, _, port = string.split("://", 1)[-1].split("@")[-1].split("/")[0].partition(":")
+        host, _, port = string.split("://", 1)[-1].split("@")[-1].split("/")[0].split(",")[0].partition(":")
         there = (host, int(port or 27017))
     else:
         there = address("MONGODB", 27017)

@@ -424,17 +424,18 @@ def test_each_port_of_the_official_server_is_its_containers():
 
 
 def test_stores_elsewhere_are_no_services_here_and_their_passwords_are_not_in_the_inventory(tmp_path):
-    stores = "mongo: {host: m, username: u, password_file: pw, ca_file: ca.pem, query: a=b}, redis: {host: r}"
-    testbed, found = _build(f"server: {{backend: docker, stores: {{{stores}}}}}\n")
+    mongo = "host: m, further_hosts: [n, o], username: u, password_file: pw, ca_file: ca.pem, query: replicaSet=b"
+    testbed, found = _build(f"server: {{backend: docker, stores: {{mongo: {{{mongo}}}, redis: {{host: r}}}}}}\n")
     names = {name for _, name in inventory.services(testbed, found)}
     assert {"testbed-clearml-mongo", "testbed-clearml-redis"} & names == set()
     assert "testbed-clearml-elasticsearch" in names
     assert found["all"]["children"]["server"]["vars"]["clearml_server_stores"] == {
         "mongo": {
             "host": "m",
+            "further_hosts": ["n", "o"],
             "port": 27017,
             "username": "u",
-            "query": "a=b",
+            "query": "replicaSet=b",
             "ca_file": str(Path("ca.pem").absolute()),
         },
         "redis": {"host": "r", "port": 6379},

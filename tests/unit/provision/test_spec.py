@@ -405,6 +405,7 @@ def test_machines_of_a_testbed_get_the_official_server_unless_the_file_says_othe
         ("backend: docker, images: {mongo: 'a b'}", "`server.images.mongo` must be [REGISTRY/]NAME:TAG or"),
         ("backend: docker, agent_services: true", "agent_services needs images.agent_services"),
         ("backend: docker, stores: {mongo: {host: m, username: u}}", "username and password_file go together"),
+        ("backend: docker, stores: {mongo: {host: m, further_hosts: [n]}}", "name it, as in query: replicaSet=rs0"),
         ("backend: docker, stores: {redis: {port: 1}}", "`server.stores.redis.host` is missing"),
         ("backend: docker, stores: {mongo: {host: m, query: 'a b'}}", "must be options, such as authSource=admin"),
         ("backend: docker, engine: {source: docker}", "source docker needs `key_file`"),

@@ -149,7 +149,7 @@ def test_a_store_elsewhere_that_does_not_answer_is_named_before_anything_changes
                 "elasticsearch": {"host": "127.0.0.1", "port": good},
                 "redis": {"host": "localhost", "port": bad},
             },
-            "unknown": {"mongo": {"host": "no.such.invalid"}},
+            "unknown": {"mongo": {"host": "127.0.0.1", "port": good, "further_hosts": ["no.such.invalid"]}},
             "none": {},
         }
         hosts = {name: {**here, "clearml_server_stores": told} for name, told in stores.items()}
@@ -157,6 +157,6 @@ def test_a_store_elsewhere_that_does_not_answer_is_named_before_anything_changes
     assert (found["well"], found["none"]) == ([], [])
     [closed], [unknown] = found["closed"], found["unknown"]
     assert f"server.stores.redis in testbed.yaml: localhost:{bad} does not answer closed" in closed
-    assert "server.stores.mongo in testbed.yaml: no.such.invalid:27017 does not answer unknown" in unknown
+    assert f"server.stores.mongo in testbed.yaml: no.such.invalid:{good} does not answer unknown" in unknown
     assert "Look at its name and port" in closed
     assert closed.endswith("Nothing was changed.")

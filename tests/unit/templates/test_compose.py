@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
@@ -97,6 +98,12 @@ CASES: dict[str, dict[str, Any]] = {
         "clearml_server_store_passwords": {"mongo": ODD, "elasticsearch": "SECRET-e", "redis": "SECRET-r"},
     },
     "mongo outside": {"clearml_server_stores": {"mongo": {"host": "m.example", "ca_file": str(ROLE / "README.md")}}},
+    "replica set": {
+        "clearml_server_stores": {
+            "mongo": {**OUTSIDE["mongo"], "further_hosts": ["m2.example", "2001:db8::3"], "query": "replicaSet=rs0"}
+        },
+        "clearml_server_store_passwords": {"mongo": ODD + "/@:%"},
+    },
     "small limits": capacity(24000, memlock=False, nofile=20000),
     "no memlock": {"clearml_server_memlock": False},
     "16": capacity(15900),
@@ -464,6 +471,18 @@ class TestStoresElsewhere:
         )
         assert found.files["config/mongo-ca.crt"].startswith("# clearml_server")
         assert f"{FOLDER}/config:/opt/clearml/config:ro" in found.services["apiserver"]["volumes"]
+
+    def test_all_members_of_a_replica_set_are_named(self, cases: dict[str, Rendered]) -> None:
+        for service in ("apiserver", "async_delete"):
+            told = cases["replica set"].environment(service)
+            [(name, url)] = [(name, value) for name, value in told.items() if name.startswith("CLEARML_MONGODB_")]
+            assert name == "CLEARML_MONGODB_SERVICE_CONNECTION_STRING"
+            found = urlsplit(url)
+            user, _, where = found.netloc.rpartition("@")
+            assert where == "m.example:27018,m2.example:27018,[2001:db8::3]:27018"
+            assert [unquote(word) for word in user.split(":")] == ["clearml", ODD + "/@:%"]
+            assert (found.scheme, found.path, found.query) == ("mongodb", "/", "replicaSet=rs0")
+        assert "CONNECTION_STRING" not in cases["replica set"].files["fileserver.env"]
 
     def test_whoever_asks_them_can_leave_the_host(self, cases: dict[str, Rendered]) -> None:
         assert cases["outside"].services["async_delete"]["networks"] == ["backend", "frontend"]
