@@ -4,14 +4,15 @@ Entities are JSON documents in one table a collection, queried through expressio
 `synchronous=FULL` syncs the log at every commit, so that what was acknowledged survives a kill and a power cut.
 """
 
-import json
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from clearml_lite.encoding import decode, encode
 from clearml_lite.errors import DataError
 from clearml_lite.migrations import MIGRATIONS, json_path, path_expression
 from clearml_lite.patterns import Matcher
@@ -29,7 +30,7 @@ class Transaction:
     def get(self, collection: str, identifier: str) -> Document | None:
         """The document with this ID."""
         row = self.execute(f"SELECT doc FROM {collection} WHERE id = ?", (identifier,)).fetchone()  # noqa: S608
-        return json.loads(row[0]) if row else None
+        return decode(row[0]) if row else None
 
     def first(self, collection: str, **equal: Any) -> Document | None:
         """The oldest document whose fields have these values."""
@@ -54,13 +55,13 @@ class Transaction:
             f"SELECT doc FROM {collection} WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
             (*params, limit, offset),
         )
-        return [json.loads(row[0]) for row in rows]
+        return [decode(row[0]) for row in rows]
 
     def put(self, collection: str, document: Mapping[str, Any]) -> None:
         """Adds a document, or replaces the one with its ID."""
         self.execute(
             f"INSERT INTO {collection} (id, doc) VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET doc = excluded.doc",  # noqa: S608
-            (document["id"], json.dumps(document, separators=(",", ":"))),
+            (document["id"], encode(document)),
         )
 
     def values(self, collection: str, path: Sequence[str], where: str, params: Sequence[Any]) -> list[Any]:
@@ -112,8 +113,18 @@ class Transaction:
         self.executemany(f"DELETE FROM {collection} WHERE id = ?", [(identifier,) for identifier in identifiers])  # noqa: S608
 
 
+class _Group:
+    """Transactions that are committed together."""
+
+    def __init__(self) -> None:
+        self.ended = threading.Event()
+        self.error: BaseException | None = None  # which has undone all of it
+
+
 class Storage:
     """The database file. Readers run side by side, writers one after the other.
+
+    Writers that wait for each other are committed together, with one wait for the disk; none of them is told so before.
 
     Args:
         path: the file; made when it is not there, migrated when it is older.
@@ -124,9 +135,12 @@ class Storage:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._local = threading.local()
-        self._writer = threading.Lock()
         self._connections: list[sqlite3.Connection] = []
+        self._reader = threading.local()
+        self._writer, self._matcher = self._connected()
+        self._writing = threading.Lock()
+        self._arriving: deque[None] = deque()  # a place for each writer that waits for `_writing`
+        self._group: _Group | None = None  # what `_writer` has not committed yet
         self._migrate()
 
     @contextmanager
@@ -136,12 +150,14 @@ class Storage:
         Raises:
             ApiError: a regular expression took too long.
         """
-        connection = self._connection()
-        self._local.matcher.reset()
+        if not hasattr(self._reader, "connection"):
+            self._reader.connection, self._reader.matcher = self._connected()
+        connection, matcher = self._reader.connection, self._reader.matcher
+        matcher.reset()
         connection.execute("BEGIN")
         try:
             yield Transaction(connection)
-            self._local.matcher.require_time()
+            matcher.require_time()
         finally:
             connection.execute("ROLLBACK")
 
@@ -152,37 +168,80 @@ class Storage:
         Raises:
             ApiError: a regular expression took too long.
         """
-        connection = self._connection()
-        self._local.matcher.reset()
-        with self._writer:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield Transaction(connection)
-                self._local.matcher.require_time()
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        self._arriving.append(None)
+        with self._writing:
+            self._arriving.pop()
+            with self._in_group() as group:
+                self._matcher.reset()
+                yield Transaction(self._writer)
+                self._matcher.require_time()
+        group.ended.wait()
+        if group.error:
+            raise group.error
 
     def close(self) -> None:
         """Closes the file; no transaction may be open."""
         for connection in self._connections:
             connection.close()
 
-    def _connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            self._local.matcher = Matcher()
-            connection.create_function("regexp", 2, self._local.matcher.search, deterministic=True)
-            connection.create_function("as_number", 1, _as_number, deterministic=True)
-            self._local.connection = connection
-            self._connections.append(connection)
-        return connection
+    @contextmanager
+    def _in_group(self) -> Iterator[_Group]:
+        """A part of the group's transaction that an error undoes; the last of those who wait commits all of it."""
+        if first := self._group is None:
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._group = _Group()
+        group = self._group
+        try:
+            if not first:
+                self._writer.execute("SAVEPOINT member")
+            yield group
+            if not first:
+                self._writer.execute("RELEASE member")
+        except BaseException as error:
+            if first or not self._undo_member():
+                self._undo(error)
+            raise
+        finally:
+            if self._group and not self._arriving:
+                self._commit()
+
+    def _undo_member(self) -> bool:
+        """Undoes what came after the savepoint; SQLite may have undone all by itself, as when the disk is full."""
+        try:
+            self._writer.execute("ROLLBACK TO member")
+            self._writer.execute("RELEASE member")
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _undo(self, error: BaseException) -> None:
+        if self._writer.in_transaction:
+            self._writer.execute("ROLLBACK")
+        self._end(error)
+
+    def _commit(self) -> None:
+        try:
+            self._writer.execute("COMMIT")
+        except BaseException as error:
+            self._undo(error)
+        else:
+            self._end()
+
+    def _end(self, error: BaseException | None = None) -> None:
+        group, self._group = self._group, None
+        if group:
+            group.error = error
+            group.ended.set()
+
+    def _connected(self) -> tuple[sqlite3.Connection, Matcher]:
+        connection = sqlite3.connect(self._path, isolation_level=None, timeout=30, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        matcher = Matcher()
+        connection.create_function("regexp", 2, matcher.search, deterministic=True)
+        connection.create_function("as_number", 1, _as_number, deterministic=True)
+        self._connections.append(connection)
+        return connection, matcher
 
     def _migrate(self) -> None:
         with self.write() as transaction:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from clearml_lite.dispatch import Call
+from clearml_lite.encoding import decode, encode
 from clearml_lite.errors import ApiError, validation_error
 from clearml_lite.services.entities import require
 from clearml_lite.services.event_batch import IMAGE
@@ -79,7 +80,7 @@ def select(
         f"SELECT doc FROM events WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?",  # noqa: S608
         (*params, limit, offset),
     )
-    return [json.loads(row[0]) for row in rows]
+    return [decode(row[0]) for row in rows]
 
 
 def image_urls(transaction: Transaction, task: str) -> list[str]:
@@ -119,4 +120,4 @@ def scroll_state(call: Call) -> Document:
 
 def scroll_id(state: Document) -> str:
     """A scroll ID that holds this."""
-    return _STATE + base64.urlsafe_b64encode(json.dumps(state, separators=(",", ":")).encode()).decode()
+    return _STATE + base64.urlsafe_b64encode(encode(state).encode()).decode()

@@ -1,9 +1,9 @@
 """events.*: plots and debug images: the latest, those before them, one sample after the other."""
 
-import json
 from typing import Any
 
 from clearml_lite.dispatch import Call, endpoint
+from clearml_lite.encoding import decode
 from clearml_lite.errors import validation_error
 from clearml_lite.query import new_scroll_id, scroll_offset
 from clearml_lite.services.entities import require
@@ -101,7 +101,7 @@ def _last_iterations(
             WHERE age <= ? ORDER BY metric, variant, iter DESC LIMIT ?""",  # noqa: S608
         (*params, *names, count, -1 if most is None else most),
     )
-    return [json.loads(row[0]) for row in rows]
+    return [decode(row[0]) for row in rows]
 
 
 def _by_iterations(call: Call, kind: str) -> Document:

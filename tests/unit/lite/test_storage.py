@@ -2,6 +2,9 @@
 
 import sqlite3
 import threading
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,10 +59,83 @@ def test_writers_lose_no_update(storage: Storage) -> None:
         assert transaction.get("tasks", "1") == {"id": "1", "count": 100}
 
 
-def test_a_commit_waits_for_the_disk(storage: Storage) -> None:
+def in_threads(*acts: Callable[[], None]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=act) for act in acts]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def put_side_by_side(storage: Storage, *documents: dict[str, str]) -> list[str]:
+    """Puts each in a transaction of its own, all of which wait for one that is open; IDs of those that failed."""
+    failed: list[str] = []
+
+    def put(document: dict[str, str]) -> None:
+        try:
+            with storage.write() as transaction:
+                transaction.put("tasks", document)
+                if document["name"] == "wrong":
+                    raise RuntimeError
+        except (RuntimeError, sqlite3.Error):
+            failed.append(document["id"])
+
+    def put_first() -> None:
+        with storage.write() as transaction:
+            transaction.put("tasks", {"id": "first"})
+            threads.extend(in_threads(*(partial(put, document) for document in documents)))
+            while len(storage._arriving) < len(documents):
+                time.sleep(0.001)
+
+    threads: list[threading.Thread] = []
+    try:
+        put_first()
+    except sqlite3.Error:
+        failed.append("first")
+    for thread in threads:
+        thread.join()
+    return sorted(failed)
+
+
+def identifiers(storage: Storage) -> set[str]:
     with storage.read() as transaction:
-        assert transaction.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert transaction.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        return {task["id"] for task in transaction.all("tasks")}
+
+
+def test_writers_that_wait_for_each_other_are_committed_together(storage: Storage) -> None:
+    statements: list[str] = []
+    storage._writer.set_trace_callback(statements.append)
+    assert not put_side_by_side(storage, *({"id": f"{number}", "name": "right"} for number in range(4)))
+    assert statements.count("COMMIT") == 1
+    assert identifiers(storage) == {"first", "0", "1", "2", "3"}
+
+
+def test_an_error_undoes_no_transaction_but_its_own(storage: Storage) -> None:
+    names = ("right", "wrong", "right", "wrong")
+    documents = [{"id": f"{number}", "name": name} for number, name in enumerate(names)]
+    assert put_side_by_side(storage, *documents) == ["1", "3"]
+    assert identifiers(storage) == {"first", "0", "2"}
+
+
+def test_all_that_were_to_be_committed_together_are_told_when_that_fails(storage: Storage) -> None:
+    for statement in (
+        "PRAGMA foreign_keys = ON",
+        "CREATE TABLE one (id TEXT PRIMARY KEY)",
+        "CREATE TABLE refers (id TEXT REFERENCES one DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TRIGGER breaks AFTER INSERT ON tasks WHEN new.id = '1' BEGIN INSERT INTO refers VALUES ('none'); END",
+    ):
+        storage._writer.execute(statement)
+    documents = [{"id": f"{number}", "name": "right"} for number in range(3)]
+    assert put_side_by_side(storage, *documents) == ["0", "1", "2", "first"]
+    assert identifiers(storage) == set()
+    assert not put_side_by_side(storage, {"id": "2", "name": "right"})
+    assert identifiers(storage) == {"first", "2"}
+
+
+def test_a_commit_waits_for_the_disk(storage: Storage) -> None:
+    for opened in (storage.read, storage.write):
+        with opened() as transaction:
+            assert transaction.execute("PRAGMA synchronous").fetchone() == (2,)
+            assert transaction.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_an_older_file_is_migrated_and_a_failed_migration_leaves_it(
