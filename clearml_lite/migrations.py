@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+SINGLE_VALUE_ITERATION = -(2**31)  # the iteration of a value that has none
 _FIELD_PART = re.compile(r"[^\"'\\\x00]*")
 
 _DOCUMENTS = ("users", "projects", "tasks", "models", "queues", "workers")
@@ -113,4 +114,13 @@ def _third_migration() -> str:
     )
 
 
-MIGRATIONS = (_first_migration(), _second_migration(), _third_migration())
+# Points come in any order of iterations, and with the iteration in the index each would change another page of it:
+# a batch is written side by side, and the few who read in the order of iterations sort.
+_POINTS_AS_THEY_COME = f"""
+DROP INDEX scalars_series;
+CREATE INDEX scalars_series ON scalars (series);
+CREATE INDEX scalars_single ON scalars (series) WHERE iter = {SINGLE_VALUE_ITERATION}
+"""
+
+
+MIGRATIONS = (_first_migration(), _second_migration(), _third_migration(), _POINTS_AS_THEY_COME.strip())

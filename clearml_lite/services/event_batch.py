@@ -1,15 +1,16 @@
 """A batch of events on its way into the storage, with what it changes on tasks and models."""
 
 import hashlib
-import json
 import math
 import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
+from clearml_lite.encoding import encode
 from clearml_lite.query import now
 from clearml_lite.services.entities import active_duration
 from clearml_lite.storage import Document, Transaction
@@ -27,7 +28,11 @@ REPLACED = frozenset({PLOT, IMAGE})
 LARGEST_INTEGER = 2**62
 LATEST_MILLISECOND = 253402300799999  # of the year 9999
 
-_INSERT_SCALAR = "INSERT INTO scalars (series, iter, timestamp, value, worker) VALUES (?, ?, ?, ?, ?)"
+_ROW = "(?, ?, ?, ?, ?)"
+_INSERT_SCALAR = f"INSERT INTO scalars (series, iter, timestamp, value, worker) VALUES {_ROW}"  # noqa: S608
+# So many at once: other threads may run between two steps of SQLite, and each row by itself is a step.
+_ROWS = 100
+_INSERT_SCALARS = _INSERT_SCALAR + f", {_ROW}" * (_ROWS - 1)
 _INSERT_EVENT = "INSERT INTO events (task, type, metric, variant, iter, timestamp, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DELETE_EVENT = "DELETE FROM events WHERE task = ? AND type = ? AND metric = ? AND variant = ? AND iter IS ?"
 
@@ -92,12 +97,19 @@ class EventBatch:
 
     def save(self) -> None:
         """Writes scalars, and what changed on tasks and models."""
-        self._transaction.executemany(_INSERT_SCALAR, self._scalars)
+        self._insert_scalars()
         stamp = {"last_update": now(), "last_change": now()}
         for (collection, identifier), owner in self._touched.items():
             # As on the official server these are the statistics of the last batch only.
             statistics = {"metric_stats": self._statistics[identifier]} if collection == "tasks" else {}
             self._transaction.put(collection, owner | stamp | statistics | active_duration(owner))
+
+    def _insert_scalars(self) -> None:
+        rest = len(self._scalars) % _ROWS
+        self._transaction.executemany(_INSERT_SCALAR, self._scalars[:rest])
+        for first in range(rest, len(self._scalars), _ROWS):
+            rows = self._scalars[first : first + _ROWS]
+            self._transaction.execute(_INSERT_SCALARS, list(chain.from_iterable(rows)))
 
     def _owner(self, key: tuple[str, str]) -> Document | None:
         if key not in self._owners:
@@ -141,7 +153,7 @@ class EventBatch:
         series = (event["task"], event["type"], event["metric"], event["variant"], event.get("iter"))
         if event["type"] in REPLACED:
             self._transaction.execute(_DELETE_EVENT, series)
-        text = json.dumps(document, separators=(",", ":"))
+        text = encode(document)
         self._transaction.execute(_INSERT_EVENT, (*series, event["timestamp"], text))
 
     def _statistics_of(self, task: str, metric: str, kind: str) -> Document:

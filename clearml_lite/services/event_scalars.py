@@ -1,20 +1,20 @@
 """events.*: scalars as curves, raw points and single values, vectors; one task or many."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from clearml_lite.dispatch import Call, endpoint
+from clearml_lite.encoding import decode
 from clearml_lite.errors import validation_error
+from clearml_lite.migrations import SINGLE_VALUE_ITERATION
 from clearml_lite.query import new_scroll_id, scroll_offset
 from clearml_lite.services.entities import require
 from clearml_lite.services.event_batch import SCALAR, VECTOR
 from clearml_lite.services.event_queries import LARGEST_TOTAL, collection, of_metrics, of_type, owner
 from clearml_lite.storage import Document, Transaction
 
-SINGLE_VALUE_ITERATION = -(2**31)
 DEFAULT_SAMPLES = 6000
 DEFAULT_POINTS, MOST_POINTS = 10_000, 200_000
 MOST_TASKS = 100
@@ -115,16 +115,15 @@ def get_task_latest_scalar_values(call: Call) -> Document:
 @endpoint("events.get_task_single_value_metrics")
 def get_task_single_value_metrics(call: Call) -> Document:
     """The latest of each value that has no iteration."""
-    latest = (
-        "SELECT value, timestamp FROM scalars WHERE series = ? AND iter = ? ORDER BY timestamp DESC, rowid DESC LIMIT 1"
-    )
+    latest = f"""SELECT value, timestamp FROM scalars WHERE series = ? AND iter = {SINGLE_VALUE_ITERATION}
+        ORDER BY timestamp DESC, rowid DESC LIMIT 1"""  # noqa: S608
     tasks = []
     for identifier in call.data["tasks"]:
         task = call.transaction.get(collection(call), identifier)
         values = [
             {"metric": metric, "variant": variant, "value": value, "timestamp": timestamp}
             for series, metric, variant in series_of(call.transaction, identifier)
-            for value, timestamp in call.transaction.execute(latest, (series, SINGLE_VALUE_ITERATION))
+            for value, timestamp in call.transaction.execute(latest, (series,))
         ]
         if task and values:
             tasks.append({"task": identifier, "task_name": task["name"], "values": values})
@@ -154,7 +153,7 @@ def vector_metrics_iter_histogram(call: Call) -> Document:
         f"SELECT iter, doc FROM events WHERE {condition} AND metric = ? AND variant = ? ORDER BY iter, id",  # noqa: S608
         (*params, metric, variant),
     ).fetchall()
-    vectors = [json.loads(doc).get("values") or [] for _, doc in rows]
+    vectors = [decode(doc).get("values") or [] for _, doc in rows]
     return {"metric": metric, "variant": variant, "iterations": [row[0] for row in rows], "vectors": vectors}
 
 

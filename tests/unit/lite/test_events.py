@@ -1,11 +1,14 @@
 """events.*: what was reported is read back in every shape that the SDK's schemas name."""
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from clearml_lite.storage import Transaction
 
 Call = Callable[..., Any]
 
@@ -69,6 +72,44 @@ def test_a_curve_is_thinned_out_unless_every_point_is_asked_for(call: Call, send
     assert (length(), length(samples=10), length(samples=0)) == (50, 10, 50)
     by_time = call("events.scalar_metrics_iter_histogram", task=task, key="timestamp", samples=0)["m"]["v"]
     assert by_time["x"][:3] == [1000, 2000, 3000]
+
+
+@pytest.mark.parametrize("count", [1, 99, 100, 101, 250])
+def test_points_come_in_batches_of_any_size_and_in_any_order(call: Call, send: Send, task: str, count: int) -> None:
+    values = [number / 7 for number in range(count)]
+    send(points(task, "loss", "train", values)[::-1])
+    curve = call("events.scalar_metrics_iter_histogram", task=task, samples=0)["loss"]["train"]
+    assert curve == {"name": "train", "x": list(range(count)), "y": values}
+
+
+def test_blanks_around_an_event_are_no_part_of_it(client: Any, call: Call, task: str) -> None:
+    lines = (
+        f' {{"type": "log", "task": "{task}", "msg": "one"}} \r\n{{"type": "log", "task": "{task}", "msg": "two"}}\t'
+    )
+    assert client.post("/events.add_batch", content=lines).json()["data"]["added"] == 2
+
+
+def test_a_single_value_is_found_without_reading_the_curve(call: Call, send: Send, task: str, storage: Any) -> None:
+    send(points(task, "loss", "train", [1, 2, 3]))
+    send([{"iter": -(2**31), "value": 4.5, "timestamp": 9}], type=SCALAR, task=task, metric="loss", variant="train")
+    plans: list[str] = []
+
+    class Explained(Transaction):
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            super().__init__(connection)
+
+            def explained(sql: str, *given: Any) -> sqlite3.Cursor:
+                if "FROM scalars" in sql:
+                    plans.extend(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {sql}", *given))
+                return connection.execute(sql, *given)
+
+            self.execute = explained  # type: ignore[assignment]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("clearml_lite.storage.Transaction", Explained)
+        (found,) = call("events.get_task_single_value_metrics", tasks=[task])["tasks"]
+    assert [value["value"] for value in found["values"]] == [4.5]
+    assert any("scalars_single" in plan for plan in plans), plans
 
 
 def test_curves_of_many_tasks_side_by_side(call: Call, send: Send, task: str) -> None:
