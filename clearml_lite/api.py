@@ -8,20 +8,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs
 
-from starlette.applications import Starlette
 from starlette.datastructures import FormData
+from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from clearml_lite import bodies
 from clearml_lite import services as _services  # noqa: F401  registers the endpoints
 from clearml_lite.auth import API_VERSION, COOKIE, Authenticator, Identity
 from clearml_lite.config import Config
 from clearml_lite.dispatch import ENDPOINTS, Call, Endpoint
+from clearml_lite.encoding import encode
 from clearml_lite.errors import ApiError
 from clearml_lite.storage import Document, Storage, Transaction
 
@@ -31,9 +32,11 @@ TOO_MANY = 429
 LARGEST_BODY = 256 * 1024 * 1024
 _PATH = re.compile(r"/(?:v(?P<version>\d+(?:\.\d+)?)/)?(?P<name>\w+\.\w+)/?")
 _MALFORMED = "The browser (or proxy) sent a request that this server could not understand."
+_METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
 _NOBODY = Identity("", "", "")
 
 Ask = Callable[..., Document]
+Result = TypeVar("Result")
 
 
 class ApiServer:
@@ -47,9 +50,15 @@ class ApiServer:
         self._authenticator = authenticator
         self._threads = threads
         self._secure_cookie = config.urls.api.startswith("https://")
-        self.app = Starlette(
-            routes=[Route("/{path:path}", self._handle, methods=["GET", "POST", "PUT", "DELETE", "PATCH"])]
-        )
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application; there is one handler for all paths, so that it needs no router."""
+        request = Request(scope, receive)
+        if request.method in _METHODS:
+            response = await self._handle(request)
+        else:
+            response = PlainTextResponse("Method Not Allowed", 405, headers={"Allow": ", ".join(sorted(_METHODS))})
+        await response(scope, receive, send)
 
     async def _handle(self, request: Request) -> Response:
         encoding = request.headers.get("content-encoding", "identity")
@@ -64,14 +73,7 @@ class ApiServer:
             endpoint = ENDPOINTS.get(name)
             if endpoint is None:
                 raise ApiError(404, 0, f"Unable to find endpoint for name {name} and version {API_VERSION}")
-            # before the body: nobody unknown takes memory or time with it
-            identity = await self._identified(request, endpoint)
-            is_form = _is_form(request)
-            body = await bodies.read(request, bodies.SMALL_BODY if endpoint.anonymous or is_form else LARGEST_BODY)
-            form = await request.form() if is_form else None
-            data, call = await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._call, request, endpoint, identity, version, body, form
-            )
+            data, call = await self._answered(request, endpoint, version)
             cookie = call.cookie
             response = _attached(*call.attachment) if call.attachment else _envelope(name, version, 200, 0, "OK", data)
         except ApiError as error:
@@ -91,6 +93,22 @@ class ApiServer:
                 COOKIE, token, max_age=life, httponly=True, samesite="strict", secure=self._secure_cookie
             )
         return response
+
+    async def _answered(self, request: Request, endpoint: Endpoint, version: str) -> tuple[Document, Call]:
+        """What the endpoint answers to whoever may ask it."""
+        is_form = _is_form(request)
+        identity: Identity | None = None
+        if is_form or not _is_small(request):
+            # before the body: nobody unknown takes memory or time with it
+            identity = await self._identified(request, endpoint)
+        body = await bodies.read(request, bodies.SMALL_BODY if endpoint.anonymous or is_form else LARGEST_BODY)
+        form = await _form(request) if is_form else None
+
+        def answer() -> tuple[Document, Call]:
+            caller = self._identify(request, endpoint) if identity is None else identity
+            return self._call(request, endpoint, caller, version, body, form)
+
+        return await self._in_thread(answer)
 
     @contextmanager
     def asking(self, identity: Identity, address: str, *, writes: bool = False) -> Iterator[Ask]:
@@ -117,19 +135,21 @@ class ApiServer:
 
     async def _identified(self, request: Request, endpoint: Endpoint) -> Identity:
         """Who calls; whoever may not has the body read away, so that the answer gets through."""
-
-        def identify() -> Identity:
-            identity = self._authenticator.identify(request.headers, request.cookies, _address(request))
-            _require_role(endpoint, identity)
-            return identity
-
-        if endpoint.anonymous:
-            return _NOBODY
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, identify)
+            return await self._in_thread(self._identify, request, endpoint)
         except ApiError:
             await bodies.read_away(request)
             raise
+
+    def _identify(self, request: Request, endpoint: Endpoint) -> Identity:
+        if endpoint.anonymous:
+            return _NOBODY
+        identity = self._authenticator.identify(request.headers, request.cookies, _address(request))
+        _require_role(endpoint, identity)
+        return identity
+
+    async def _in_thread(self, act: Callable[..., Result], *arguments: Any) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, act, *arguments)
 
     def _call(
         self,
@@ -188,10 +208,29 @@ def _handled(call: Call) -> Document:
         raise ApiError(400, 12, "Validation error (a number is too large)") from error
 
 
+async def _form(request: Request) -> FormData:
+    try:
+        return await request.form()
+    except (
+        MultiPartException,
+        LookupError,
+        ValueError,
+    ) as error:  # also a charset that is none, or not that of the text
+        raise ApiError(400, 0, _MALFORMED) from error
+
+
 def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").startswith(
         ("application/x-www-form-urlencoded", "multipart/form-data")
     )
+
+
+def _is_small(request: Request) -> bool:
+    """Whether the body is so small that it may be read before it is known who sends it."""
+    length = request.headers.get("content-length", "")
+    if not length:
+        return "transfer-encoding" not in request.headers
+    return length.isdecimal() and len(length) <= 6 and int(length) <= bodies.SMALL_BODY
 
 
 def _address(request: Request) -> str:
@@ -241,4 +280,4 @@ def _envelope(name: str, version: str, code: int, subcode: int, message: str, da
         },
         "data": data,
     }
-    return Response(json.dumps(content, separators=(",", ":")), status_code=code, media_type="application/json")
+    return Response(encode(content), status_code=code, media_type="application/json")

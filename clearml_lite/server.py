@@ -91,8 +91,8 @@ async def _serve_all(apps: list[ASGIApp], sockets: list[socket.socket], config: 
     servers = [
         _Server(
             uvicorn.Config(
-                app, http=Connection, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none",
-                timeout_graceful_shutdown=STOP_WITHIN_SECONDS, proxy_headers=behind_proxy,
+                app, interface="asgi3", http=Connection, ws="none", lifespan="off", log_config=None, access_log=False,
+                server_header=False, timeout_graceful_shutdown=STOP_WITHIN_SECONDS, proxy_headers=behind_proxy,
             )
         )
         for app in apps

@@ -55,6 +55,33 @@ def test_what_is_no_request(client: Any, request_: dict[str, Any], code: int, su
     assert (meta["result_code"], meta["result_subcode"]) == (code, subcode)
 
 
+def test_other_methods_are_none_of_the_apis(client: Any) -> None:
+    answer = client.request("OPTIONS", "/debug.ping")
+    assert answer.status_code == 405
+    assert "POST" in answer.headers["Allow"]
+    assert client.request("HEAD", "/debug.ping").status_code == 200
+
+
+def test_who_is_not_known_learns_nothing_of_a_body_that_is_wrong(client: Any) -> None:
+    for content in ("{", "[]", '{"task": 1}'):
+        answer = client.post("/tasks.get_by_id", content=content, headers={"Authorization": "Bearer x"})
+        assert answer.json()["meta"]["result_subcode"] == 30, content
+
+
+@pytest.mark.parametrize("settings", ["", "; boundary=x", "; boundary=x; charset=none"])
+def test_a_form_that_is_none_is_refused(client: Any, settings: str) -> None:
+    content = (
+        b'--x\r\nContent-Disposition: form-data; name="task"\r\n\r\n\xff\r\n--x--'
+        if "=none" in settings
+        else b"--x\r\nno"
+    )
+    answer = client.post(
+        "/tasks.get_by_id", content=content, headers={"Content-Type": f"multipart/form-data{settings}"}
+    )
+    assert answer.status_code == 400
+    assert answer.json()["meta"]["result_code"] == 400
+
+
 def test_a_body_of_nobodys_is_not_kept(client: Any) -> None:
     taken = 0
 
