@@ -29,7 +29,7 @@ from clearml_lite.storage import Document, Storage, Transaction
 LOG = logging.getLogger(__name__)
 
 TOO_MANY = 429
-LARGEST_BODY = 256 * 1024 * 1024
+LARGEST_BODY = 32 * 1024 * 1024  # the SDK sends batches of at most 15 MB (api.http.max_req_size)
 _PATH = re.compile(r"/(?:v(?P<version>\d+(?:\.\d+)?)/)?(?P<name>\w+\.\w+)/?")
 _MALFORMED = "The browser (or proxy) sent a request that this server could not understand."
 _METHODS = frozenset({"DELETE", "GET", "HEAD", "PATCH", "POST", "PUT"})
@@ -157,7 +157,7 @@ class ApiServer:
         endpoint: Endpoint,
         identity: Identity,
         version: str,
-        body: bytes,
+        body: bodies.Body,
         form: FormData | None,
     ) -> tuple[Document, Call]:
         lines = endpoint.lines(body) if endpoint.lines else []
@@ -237,7 +237,7 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _parameters(request: Request, endpoint: Endpoint, body: bytes, form: FormData | None) -> Document:
+def _parameters(request: Request, endpoint: Endpoint, body: bodies.Body, form: FormData | None) -> Document:
     data: Document = {}
     for name, values in parse_qs(request.url.query, keep_blank_values=True).items():
         data[name] = endpoint.validator.from_text(name, values)
@@ -246,7 +246,7 @@ def _parameters(request: Request, endpoint: Endpoint, body: bytes, form: FormDat
             data[name] = endpoint.validator.from_text(
                 name, [value for value in form.getlist(name) if isinstance(value, str)]
             )
-    elif body.strip():
+    elif body and not body.isspace():
         try:
             content = json.loads(body, parse_constant=_no_json)
         except (ValueError, RecursionError) as error:

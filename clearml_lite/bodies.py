@@ -1,7 +1,7 @@
 """Bodies of requests: read up to a limit, and what is refused read away."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 from starlette.requests import Request
 
@@ -14,6 +14,8 @@ REFUSED = 16 * 1024 * 1024
 # so long nothing of a body may come
 IDLE_SECONDS = 60.0
 TOO_SLOW = 408
+
+Body = bytes | bytearray
 
 
 async def chunks(request: Request) -> AsyncIterator[bytes]:
@@ -34,8 +36,8 @@ async def chunks(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def read(request: Request, most: int) -> bytes:
-    """The whole body, which `request.form()` finds, too.
+async def read(request: Request, most: int) -> Body:
+    """The whole body; a small one `request.form()` finds, too.
 
     Raises:
         ApiError: 413 when it has more than `most` bytes; it has been read away then. 408 when it stops coming.
@@ -52,8 +54,20 @@ async def read(request: Request, most: int) -> bytes:
             break
     if size > most:
         raise ApiError(413, 0, f"Request body is larger than {most} bytes")
+    if size > SMALL_BODY:
+        return content  # a copy of it would be as large again
     request._body = bytes(content)
     return request._body
+
+
+def lines(body: Body) -> Iterator[str]:
+    """The lines of a body, one after the other, so that they are never all there at once; at least one."""
+    begin = 0
+    while (end := body.find(b"\n", begin)) >= 0:
+        yield body[begin:end].decode("utf-8", "replace")
+        begin = end + 1
+    if begin < len(body) or not body:
+        yield body[begin:].decode("utf-8", "replace")
 
 
 async def read_away(request: Request) -> None:

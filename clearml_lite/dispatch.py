@@ -1,9 +1,10 @@
 """Endpoints: what a service registers, and what its handlers get."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from clearml_lite.auth import Authenticator, Identity
+from clearml_lite.bodies import Body
 from clearml_lite.config import Config
 from clearml_lite.schema import Schema, Validator, request_schema
 from clearml_lite.storage import Document, Transaction
@@ -15,7 +16,7 @@ class Call:
 
     Attributes:
         data: the parameters; whatever the schema does not know is there too.
-        lines: what an endpoint that takes lines made of its body.
+        lines: what an endpoint that takes lines makes of its body, to be read once.
         version: API level that the client asked for, e.g. (2, 23).
         nulls: the parameters that were sent as null, which mostly means the same as not to send them.
         cookie: token to set as the client's cookie, with its life in seconds; empty and 0 to remove it.
@@ -29,7 +30,7 @@ class Call:
     authenticator: Authenticator
     endpoint: "Endpoint"
     version: tuple[int, int]
-    lines: list[Document]
+    lines: Iterable[Document]
     address: str
     worker: str
     nulls: frozenset[str] = frozenset()
@@ -38,7 +39,7 @@ class Call:
 
 
 Handler = Callable[[Call], Document]
-Lines = Callable[[bytes], list[Document]]
+Lines = Callable[[Body], Iterable[Document]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -252,7 +252,7 @@ class _Upload:
         self._complete = True
 
 
-def _names(body: bytes) -> list[str]:
+def _names(body: bodies.Body) -> list[str]:
     """The files that a request names; none when it is malformed."""
     try:
         content = json.loads(body)

@@ -32,6 +32,7 @@ _ROW = "(?, ?, ?, ?, ?)"
 _INSERT_SCALAR = f"INSERT INTO scalars (series, iter, timestamp, value, worker) VALUES {_ROW}"  # noqa: S608
 # So many at once: other threads may run between two steps of SQLite, and each row by itself is a step.
 _ROWS = 100
+_MOST_HELD = 10_000
 _INSERT_SCALARS = _INSERT_SCALAR + f", {_ROW}" * (_ROWS - 1)
 _INSERT_EVENT = "INSERT INTO events (task, type, metric, variant, iter, timestamp, doc) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _DELETE_EVENT = "DELETE FROM events WHERE task = ? AND type = ? AND metric = ? AND variant = ? AND iter IS ?"
@@ -110,6 +111,7 @@ class EventBatch:
         for first in range(rest, len(self._scalars), _ROWS):
             rows = self._scalars[first : first + _ROWS]
             self._transaction.execute(_INSERT_SCALARS, list(chain.from_iterable(rows)))
+        self._scalars.clear()
 
     def _owner(self, key: tuple[str, str]) -> Document | None:
         if key not in self._owners:
@@ -122,6 +124,8 @@ class EventBatch:
         value = float(event["value"])
         curve = self._curves.get(key) or self._curve(owner, key)
         self._scalars.append((curve.series, iteration, timestamp, value, str(event.get("worker") or self._worker)))
+        if len(self._scalars) >= _MOST_HELD:
+            self._insert_scalars()
         last = curve.last
         if not last["count"]:
             last["first_value"] = value

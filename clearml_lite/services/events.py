@@ -4,8 +4,10 @@ import contextlib
 import json
 import re
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
+from clearml_lite.bodies import Body, lines
 from clearml_lite.dispatch import Call, endpoint
 from clearml_lite.errors import ApiError
 from clearml_lite.query import new_scroll_id, scroll_offset
@@ -24,6 +26,7 @@ from clearml_lite.services.event_queries import (
 from clearml_lite.services.event_scalars import scalar_events, series_of
 from clearml_lite.storage import Document
 
+PARSED_AT_ONCE = 1024 * 1024
 LINE_FORMAT = "{asctime} {worker} {level} {msg}"
 # NaN and the like, which are no JSON, count as missing values.
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)
@@ -37,9 +40,10 @@ def add(call: Call) -> Document:
     return _saved(batch)
 
 
-def _events(body: bytes) -> list[Document]:
-    lines = body.decode("utf-8", "replace").removesuffix("\n").split("\n")
-    return [_parsed(number, line) for number, line in enumerate(lines, 1)]
+def _events(body: Body) -> Iterable[Document]:
+    """The events of a small batch before the transaction begins; of a large one as they are taken, one by one."""
+    events = (_parsed(number, line) for number, line in enumerate(lines(body), 1))
+    return events if len(body) > PARSED_AT_ONCE else list(events)
 
 
 @endpoint("events.add_batch", writes=True, lines=_events)

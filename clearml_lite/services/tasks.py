@@ -3,6 +3,7 @@
 import json
 
 from clearml_lite.auth import COMPANY
+from clearml_lite.bodies import Body, lines
 from clearml_lite.dispatch import Call, endpoint
 from clearml_lite.errors import ApiError, validation_error
 from clearml_lite.query import now
@@ -100,9 +101,9 @@ def update(call: Call) -> Document:
     return _update(call, call.data)
 
 
-def _updates(body: bytes) -> list[Document]:
+def _updates(body: Body) -> list[Document]:
     updates = []
-    for number, line in enumerate(body.decode("utf-8", "replace").removesuffix("\n").split("\n"), 1):
+    for number, line in enumerate(lines(body), 1):
         try:
             updates.append(json.loads(line))
         except (ValueError, RecursionError) as error:

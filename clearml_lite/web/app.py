@@ -267,7 +267,7 @@ class WebServer:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
-def _fields(body: bytes) -> FormData:
+def _fields(body: bodies.Body) -> FormData:
     """A form's fields: not by Starlette's parser, which calls a function for every `&`, and counts no empty fields.
 
     Raises:

@@ -1,6 +1,7 @@
 """The process: start, configuration, stop, and what it gives away."""
 
 import http.client
+import json
 import re
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from clearml_lite.api import LARGEST_BODY
 
 
 def run(server: Any) -> subprocess.CompletedProcess[str]:
@@ -199,6 +202,25 @@ def test_a_client_that_goes_away_does_no_harm(lite: Any) -> None:
     connection.close()
     assert httpx.get(f"{lite.urls['api']}/debug.ping").status_code == 200
     assert "Traceback" not in lite.log.read_text()
+
+
+@pytest.mark.long
+def test_the_largest_batch_takes_little_more_memory_than_itself(make_server: Callable[[], Any]) -> None:
+    server = make_server()
+    server.start()
+    task = server.call("tasks.create", {"name": "scalars", "type": "training"})["id"]
+    event = {"type": "training_stats_scalar", "task": task, "metric": "loss", "variant": "train", "value": 0.123456789}
+    lines, size = [], 0
+    while size < LARGEST_BODY - 1000:
+        lines.append(json.dumps(event | {"iter": len(lines), "timestamp": 1767225600000}))
+        size += len(lines[-1]) + 1
+    with httpx.Client(base_url=server.urls["api"], timeout=300) as client:
+        client.headers["Authorization"] = f"Bearer {server.token()}"
+        answer = client.post("/events.add_batch", content="\n".join(lines))
+        assert answer.json()["data"] == {"added": len(lines), "errors": 0, "errors_info": {}}
+        assert client.post("/events.add_batch", content=b" " * (LARGEST_BODY + 1)).status_code == 413
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    assert int(re.findall(r"VmHWM:\s+(\d+)", status)[0]) < 150 * 1024
 
 
 def test_what_it_writes_is_its_own(lite: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from clearml_lite.services.events import PARSED_AT_ONCE
 from clearml_lite.storage import Transaction
 
 Call = Callable[..., Any]
@@ -87,6 +88,19 @@ def test_blanks_around_an_event_are_no_part_of_it(client: Any, call: Call, task:
         f' {{"type": "log", "task": "{task}", "msg": "one"}} \r\n{{"type": "log", "task": "{task}", "msg": "two"}}\t'
     )
     assert client.post("/events.add_batch", content=lines).json()["data"]["added"] == 2
+
+
+def test_a_large_batch_is_taken_whole_or_not_at_all(client: Any, call: Call, task: str) -> None:
+    event = {"type": SCALAR, "task": task, "metric": "loss", "variant": "train", "worker": "w" * 60}
+    lines = [json.dumps(event | {"iter": number, "value": number / 7}) for number in range(PARSED_AT_ONCE // 150)]
+    for wrong in ("", "{", "[]"):
+        answer = client.post("/events.add_batch", content="\n".join([*lines, wrong, lines[0]])).json()["meta"]
+        assert (answer["result_subcode"], f"line {len(lines) + 1} " in answer["result_msg"]) == (131, True)
+    assert call("events.scalar_metrics_iter_histogram", task=task) == {}
+    assert client.post("/events.add_batch", content="\n".join(lines) + "\n").json()["data"]["added"] == len(lines)
+    curve = call("events.scalar_metrics_iter_histogram", task=task, samples=0)["loss"]["train"]
+    assert curve["y"] == [number / 7 for number in range(len(lines))]
+    assert call("tasks.get_by_id", task=task)["task"]["last_iteration"] == len(lines) - 1
 
 
 def test_a_single_value_is_found_without_reading_the_curve(call: Call, send: Send, task: str, storage: Any) -> None:
