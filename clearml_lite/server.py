@@ -21,6 +21,7 @@ from clearml_lite.connections import Connection
 from clearml_lite.errors import ConfigError
 from clearml_lite.files import FileServer
 from clearml_lite.folder import DATABASE, alone_in, forget_restore, require_whole
+from clearml_lite.kept import keep_older
 from clearml_lite.services.queues import ensure_default_queue
 from clearml_lite.storage import Storage
 from clearml_lite.web import WebServer
@@ -36,7 +37,8 @@ def serve(config: Config) -> None:
 
     Raises:
         ConfigError: a port is taken, an address is not this machine's, or the data folder cannot be used.
-        DataError: a newer version has written the data, or a restore was cut off.
+        DataError: a newer version has written the data, an older one has and there is no room for a copy, or a restore
+            was cut off.
     """
     with contextlib.ExitStack() as stack:
         sockets = [
@@ -48,6 +50,7 @@ def serve(config: Config) -> None:
             stack.enter_context(alone_in(config.data_dir))
             require_whole(config.data_dir)
             forget_restore(config.data_dir)
+            keep_older(config.data_dir / DATABASE)
             storage = stack.enter_context(contextlib.closing(Storage(config.data_dir / DATABASE)))
             threads = stack.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="call"))
             files = FileServer(config.data_dir, authenticator := Authenticator(config, storage), threads)

@@ -92,7 +92,7 @@ def check(testbed: Testbed, wanted: str, *, stores_backed_up: bool = False) -> s
     if server.backend != "docker":
         raise UpgradeError(
             f"backend {server.backend} has no version of its own to upgrade",
-            "`testbed up` brings what this toolkit has.",
+            "Make a backup; then `testbed up` brings this toolkit's server. The way back is in docs/operations.md.",
         )
     if former and former.wanted != wanted:
         raise UpgradeError(
