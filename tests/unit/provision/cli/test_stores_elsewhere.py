@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from provision import archive, backup, session
+from provision import archive, backup, session, spec
 from provision.archive import Manifest
 from provision.cli import main
 from provision.errors import Exit
@@ -79,6 +80,14 @@ def test_an_upgrade_wants_to_be_told_that_they_were_backed_up_and_says_what_stay
     assert "Upgrade of testbed" not in said
     said = asked("upgrade", "--server", "2.4.0", "--stores-backed-up")[1]
     assert f"what it changed in {WORDS} stays, and is yours to restore" in said
+
+
+def test_the_runbook_shows_what_an_upgrade_says_before_it_asks(asked, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_DATA_HOME", "/home/ada/.local/share")
+    said = asked("upgrade", "--server", "2.4.0", stores="")[1].partition(" testbed: there is no terminal")[0]
+    runbook = (Path(spec.__file__).parents[1] / "docs/operations.md").read_text()
+    assert said.startswith("Upgrade of testbed lab from server 2.3.0 to 2.4.0: - ")
+    assert said in " ".join(runbook.split())
 
 
 def test_the_manifest_names_them_and_one_of_before_that_has_none_is_read():
