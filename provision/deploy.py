@@ -18,7 +18,7 @@ from provision.machines import described, resolved
 from provision.plays import play
 from provision.secrets import KeyPair, Secrets
 from provision.session import Session
-from provision.spec import ExternalTelemetry, ManagedTelemetry, Server, TelemetryCredentials, Testbed
+from provision.spec import ExternalTelemetry, ManagedTelemetry, Server, TelemetryCredentials, Testbed, bracketed
 
 DOWN = ("Remove the testbed",)
 
@@ -83,6 +83,11 @@ def describe(testbed: Testbed) -> list[str]:
         + "agents, training (TensorFlow, about 2 GB), one for each user",
         f"Linux accounts with a clearml.conf each: {', '.join(user.name for user in testbed.users)}",
     ]
+    if testbed.inference is not None:
+        bind, port = testbed.inference.bind, testbed.inference.port
+        lines.insert(
+            2, f"Predictions on {bracketed(bind)}:{port} by the newest published model of {testbed.inference.project}"
+        )
     telemetry = testbed.telemetry
     if isinstance(telemetry, ManagedTelemetry):
         filled = f"at least {telemetry.points:,} synthetic points of {telemetry.measurement}"

@@ -42,6 +42,7 @@ PORT_SERVICES = {"api": "apiserver", "web": "webserver", "files": "fileserver"}
 SHARED_MEMORY = 50  # percent of a host's memory for a server that shares it with agents
 TLS_PROXY = "testbed-tls-proxy"
 EXPIRY = "testbed-expiry"
+INFERENCE = "testbed-inference"
 HSTS_S = 30 * 24 * 3600  # short enough to go back to plain HTTP one day
 PASSWORD_IN_URL = re.compile(r"[^/\s]*@")
 
@@ -198,8 +199,8 @@ def build(
         },
     }
     watched = _watchdogs(testbed, machines)
-    if with_group(machines, "inference"):
-        groups["inference"] = {}
+    groups["inference"] = _inference(testbed)
+    groups["former_inference"] = {}
     groups["watchdogs"] = {}
     # hosts that are not to have a server of the testbed's own any longer
     groups["former_servers"] = {}
@@ -239,7 +240,7 @@ def build(
                     "hosts": {
                         machine.name: {}
                         for machine in machines
-                        if name in _groups(machine)
+                        if name in _groups(machine, testbed)
                         or (name == "watchdogs" and machine.name in watched)
                         or (name == "former_servers" and testbed.server.is_external)
                     },
@@ -251,9 +252,12 @@ def build(
     }
 
 
-def _groups(machine: Machine) -> set[str]:
-    # whoever uses models needs what a client has
-    return {*machine.groups} | ({"clients"} if "inference" in machine.groups else set())
+def _groups(machine: Machine, testbed: Testbed) -> set[str]:
+    if "inference" not in machine.groups:
+        return {*machine.groups}
+    # whoever uses models needs what a client has; the service runs where testbed.yaml asks for it
+    service = "inference" if testbed.inference else "former_inference"
+    return {*machine.groups} - {"inference"} | {"clients", service}
 
 
 def names(machines: Sequence[Machine]) -> dict[str, str]:
@@ -314,6 +318,15 @@ def _ports(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
             }
             for key, bind in binds.items()
         ]
+    if "inference" in machine.groups and testbed.inference:
+        found.append(
+            {
+                "port": testbed.inference.port,
+                "bind": testbed.inference.bind,
+                "service": INFERENCE,
+                "setting": "inference.port",
+            }
+        )
     return found
 
 
@@ -442,6 +455,19 @@ def _influxdb(testbed: Testbed) -> dict[str, Any]:
     }
 
 
+def _inference(testbed: Testbed) -> dict[str, Any]:
+    wanted = testbed.inference
+    if wanted is None:
+        return {}
+    return {
+        "inference_project": wanted.project,
+        "inference_model": wanted.model or "",
+        "inference_bind": wanted.bind,
+        "inference_port": wanted.port,
+        "inference_keep_days": wanted.keep_days,
+    }
+
+
 def _workers(testbed: Testbed, machine: Machine) -> list[dict[str, Any]]:
     return [
         {"name": worker.name, "queues": list(worker.queues), "prepared": worker.environment == "prepared"}
@@ -481,4 +507,5 @@ def services(testbed: Testbed, inventory: dict[str, Any]) -> list[tuple[str, str
     if isinstance(testbed.telemetry, ManagedTelemetry):
         found += [(host, "testbed-influxdb") for host in hosts(inventory, "telemetry")]
     found += [(host, f"testbed-agent-{worker.name}") for host, worker in workers(testbed, inventory)]
+    found += [(host, INFERENCE) for host in hosts(inventory, "inference")]
     return found + [(host, "testbed-watchdog") for host in hosts(inventory, "watchdogs")]

@@ -55,8 +55,7 @@ class Console:
 
 def local(account: str) -> tuple[Machine, ...]:
     """Return this machine, which `account` manages, as the only host of a testbed."""
-    everything: tuple[Group, ...] = ("server", "agents", "clients", "telemetry")
-    return (Machine(LOCAL, everything, address=None, internal="127.0.0.1", user=account),)
+    return (Machine(LOCAL, GROUPS, address=None, internal="127.0.0.1", user=account),)
 
 
 def described(hosts: Hosts) -> tuple[Machine, ...]:

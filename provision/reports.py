@@ -497,7 +497,9 @@ class RenewReport(Report):
 
     testbed: str = Field(description="The testbed's name.")
     healthy: bool = Field(description="Whether all checks passed.")
-    renewed: list[str] = Field(description="Whose keys are new: user/NAME, agent/HOST/WORKER, watchdog/HOST, toolkit.")
+    renewed: list[str] = Field(
+        description="Whose keys are new: user/NAME, agent/HOST/WORKER, inference/HOST, watchdog/HOST, toolkit."
+    )
     issued: int = Field(description="Keys that were issued.")
     revoked: int = Field(description="Keys that were revoked, when the new ones were on the hosts and worked.")
     checks: list[Check] = Field(description="What was checked.")

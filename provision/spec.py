@@ -30,9 +30,11 @@ from provision.spec_types import (
     Gpus,
     HostName,
     Identifier,
+    ModelName,
     Name,
     OpenUrl,
     Port,
+    ProjectName,
     PublicKeys,
     QueueName,
     Registry,
@@ -51,7 +53,9 @@ AGENT_USER = "testbed-agent"
 ADMIN_USER = "testbed-admin"
 Service = Literal["api", "web", "files"]
 URL_SERVICES: tuple[Service, ...] = ("api", "web", "files")
-RESERVED_USERS = frozenset({AGENT_USER, ADMIN_USER, "root", "clearml-agent", "clearml-lite", "influxdb"})
+RESERVED_USERS = frozenset(
+    {AGENT_USER, ADMIN_USER, "root", "clearml-agent", "clearml-inference", "clearml-lite", "influxdb"}
+)
 
 
 class Loader(yaml.SafeLoader):
@@ -73,6 +77,13 @@ def bracketed(host: str) -> str:
 def is_everywhere(address: str) -> bool:
     """Return whether who listens on `address` listens on every interface."""
     return ipaddress.ip_address(address).is_unspecified
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        raise ValueError("must be an IP address of this machine, such as 127.0.0.1") from None
 
 
 class Ports(Section):
@@ -165,10 +176,7 @@ class Server(Section):
     @field_validator("bind")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        try:
-            return str(ipaddress.ip_address(value))
-        except ValueError:
-            raise ValueError("must be an IP address of this machine, such as 127.0.0.1") from None
+        return _address(value)
 
     @model_validator(mode="after")
     def _has_use_for_ports(self) -> Self:
@@ -379,6 +387,26 @@ class Agents(Section):
         return [queue for worker in self.workers if worker.environment == "task" for queue in worker.queues]
 
 
+class Inference(Section):
+    """A service on the hosts of group `inference` that answers predictions over HTTP by the newest published model."""
+
+    project: ProjectName = "rapp_examples"
+    """The ClearML project whose newest published model answers."""
+    model: ModelName | None = None
+    """Only models of this name; default: all of the project."""
+    bind: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface. It asks for no password: whoever reaches it is answered."""
+    port: Port = 8090
+    """TCP port."""
+    keep_days: Annotated[int, Field(strict=True, ge=1, le=3650)] = 30
+    """For so many days, what was asked and answered is kept there."""
+
+    @field_validator("bind")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        return _address(value)
+
+
 class User(Section):
     """A person who gets credentials, a Linux account and a client environment."""
 
@@ -490,6 +518,8 @@ class Testbed(Section):
     """Where telemetry comes from; without it, a managed InfluxDB."""
     agents: Agents = Agents()
     """Who runs tasks."""
+    inference: Inference | None = None
+    """Who answers predictions; without it, nobody."""
     users: Annotated[tuple[User, ...], Field(min_length=1)]
     """Who works with the testbed: each gets a Linux account, an environment and a key."""
     administrators: tuple[Administrator, ...] = ()
@@ -588,6 +618,8 @@ class Testbed(Section):
             ports += self.server.upstream[1].values()
         if isinstance(self.telemetry, ManagedTelemetry):
             ports += [self.telemetry.port, self.telemetry.rpc_port]
+        if self.inference is not None:
+            ports.append(self.inference.port)
         refuse_duplicates("port", ports)
         self._refuse_workers_elsewhere()
         return self

@@ -12,6 +12,13 @@ MEANINGS = {
     (NAME := r"^[a-z][a-z0-9-]{0,31}$"): "lower-case letters, digits and hyphens, a letter first, at most 32",
     (USER_NAME := r"^[a-z][a-z0-9_-]{2,31}$"): "a Linux account name: 3 to 32 of a-z, 0-9, _ and -, a letter first",
     (QUEUE_NAME := r"^[A-Za-z0-9][A-Za-z0-9_.-]{2,63}$"): "3 to 64 letters, digits, '.', '_' and '-'",
+    (
+        MODEL_NAME := r"^[A-Za-z0-9_.-][A-Za-z0-9_. -]+[A-Za-z0-9_.-]$"
+    ): "3 or more letters, digits, '.', '_', '-' and ' '",
+    (
+        PROJECT_NAME
+        := r"^[A-Za-z0-9_.-][A-Za-z0-9_. -]+[A-Za-z0-9_.-](/[A-Za-z0-9_.-][A-Za-z0-9_. -]+[A-Za-z0-9_.-])*$"
+    ): "3 or more letters, digits, '.', '_', '-' and ' ', such parts after one another with '/' between",
     (IDENTIFIER := r"^[A-Za-z_][A-Za-z0-9_-]*$"): "letters, digits, '_' and '-', a letter first",
     (ABSOLUTE_PATH := r"^/[A-Za-z0-9._/-]*[A-Za-z0-9_-]$"): "an absolute path of letters, digits, '.', '_' and '-'",
     (HOST := r"^[A-Za-z0-9.:-]+$"): "a host name or an address",
@@ -31,6 +38,8 @@ MEANINGS = {
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 UserName = Annotated[str, StringConstraints(pattern=USER_NAME)]
 QueueName = Annotated[str, StringConstraints(pattern=QUEUE_NAME)]
+ModelName = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
+ProjectName = Annotated[str, StringConstraints(pattern=PROJECT_NAME)]
 Identifier = Annotated[str, StringConstraints(pattern=IDENTIFIER)]
 AbsolutePath = Annotated[str, StringConstraints(pattern=ABSOLUTE_PATH)]
 HostName = Annotated[str, StringConstraints(pattern=HOST)]

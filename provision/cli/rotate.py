@@ -66,8 +66,8 @@ def rotate(
     """Replace USER's key for one purpose: the new one is proven and written before the old one is revoked.
 
     The clearml.conf or bundle of `credentials issue` is replaced, where it is here. With --purpose client it is the key
-    in ~/clearml.conf on the testbed's hosts, and with --all those of all users, agents and watchdogs there, and the
-    toolkit's own: the new ones are written, read back and proven before an old one is revoked. As agents then start
+    in ~/clearml.conf on the testbed's hosts, and with --all those of all users and services there, and the toolkit's
+    own: the new ones are written, read back and proven before an old one is revoked. As agents then start
     anew, nothing is done while a task runs (exit code 4). What was killed half way, the next `testbed up` tidies.
 
     \b

@@ -1,4 +1,4 @@
-"""Who needs a key: each user, each agent service, each watchdog, and the toolkit. Pure."""
+"""Who needs a key: each user, each agent, inference service and watchdog, and the toolkit. Pure."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ __all__ = ["TOOLKIT"]
 
 WORKER = "agent@"  # beginning of the purpose of a worker's key
 WATCHDOG = "watchdog@"  # and of a watchdog's
+INFERENCE = "inference@"  # and of an inference service's
 LABEL = re.compile(r"testbed:(\S+) user:(\S+) purpose:(\S+)")
 
 
@@ -27,8 +28,8 @@ class Identity:
 
     @property
     def is_service(self) -> bool:
-        """Whether it is a service on an agent host: a worker, or a watchdog."""
-        return self.purpose.startswith((WORKER, WATCHDOG))
+        """Whether it is a service on a host: a worker, a watchdog, or an inference service."""
+        return self.purpose.startswith((WORKER, WATCHDOG, INFERENCE))
 
     def label(self, testbed: str) -> str:
         """Return the label that the key carries on the server."""
@@ -43,8 +44,9 @@ def of_label(label: str, testbed: str) -> Identity | None:
     user, purpose = found[2], found[3]
     if purpose.startswith(WORKER):
         return Identity(f"agent/{purpose.removeprefix(WORKER)}", user, purpose)
-    if purpose.startswith(WATCHDOG):
-        return Identity(f"watchdog/{purpose.removeprefix(WATCHDOG)}", user, purpose)
+    for kind in (WATCHDOG, INFERENCE):
+        if purpose.startswith(kind):
+            return Identity(f"{kind.removesuffix('@')}/{purpose.removeprefix(kind)}", user, purpose)
     return Identity(f"user/{user}", user, purpose)
 
 
@@ -55,8 +57,9 @@ def of(testbed: Testbed, hosts: dict[str, Any]) -> list[Identity]:
         Identity(f"agent/{host}/{worker.name}", testbed.agent_user, f"{WORKER}{host}/{worker.name}")
         for host, worker in inventory.workers(testbed, hosts)
     ]
-    watchdogs = [
-        Identity(f"watchdog/{host}", testbed.agent_user, f"{WATCHDOG}{host}")
-        for host in inventory.hosts(hosts, "watchdogs")
+    others = [
+        Identity(f"{kind.removesuffix('@')}/{host}", testbed.agent_user, f"{kind}{host}")
+        for kind, group in ((INFERENCE, "inference"), (WATCHDOG, "watchdogs"))
+        for host in inventory.hosts(hosts, group)
     ]
-    return [Identity(TOOLKIT, testbed.admin_user, TOOLKIT), *people, *agents, *watchdogs]
+    return [Identity(TOOLKIT, testbed.admin_user, TOOLKIT), *people, *agents, *others]

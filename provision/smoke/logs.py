@@ -16,7 +16,7 @@ MOST = 4  # a check of all agents is not told with all their logs
 
 
 def concerned(session: Session, kinds: Iterable[str]) -> list[HostService]:
-    """Return the services that are meant by `api`, `files`, `web`, `agents`, `telemetry`, `watchdogs`."""
+    """Return the services that are meant by `api`, `files`, `web`, `agents`, `telemetry`, `inference`, `watchdogs`."""
     testbed = session.testbed
     there = inventory.services(testbed, session.inventory)
     api = inventory.api_service(testbed)
@@ -25,7 +25,11 @@ def concerned(session: Session, kinds: Iterable[str]) -> list[HostService]:
     for kind in kinds:
         if kind in inventory.PORT_SERVICES:
             wanted.append(inventory.container(inventory.PORT_SERVICES[kind]) if docker else api)
-        wanted += {"telemetry": ["testbed-influxdb"], "watchdogs": ["testbed-watchdog"]}.get(kind, [])
+        wanted += {
+            "telemetry": ["testbed-influxdb"],
+            "inference": [inventory.INFERENCE],
+            "watchdogs": ["testbed-watchdog"],
+        }.get(kind, [])
         if kind == "agents":
             wanted += [name for _, name in there if name.startswith(AGENT)]
     return [each for each in there if each[1] in wanted][:MOST]

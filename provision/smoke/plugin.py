@@ -125,13 +125,15 @@ class StackPlugin:
         """Check every service, worker, user and queue by name."""
         found: dict[str, tuple[Sequence[object], Sequence[str]]] = {
             "queue": (self.server.queues, self.server.queues),
-            **dict.fromkeys(("service", "user", "task_queue", "watchdog", "worker"), ((), ())),
+            **dict.fromkeys(("inference_host", "service", "user", "task_queue", "watchdog", "worker"), ((), ())),
         }
         if self.session_of_testbed is not None:
             testbed, machines = self.session_of_testbed.testbed, self.session_of_testbed.inventory
             services, workers = inventory.services(testbed, machines), inventory.workers(testbed, machines)
             users, watchdogs = [user.name for user in testbed.users], inventory.hosts(machines, "watchdogs")
+            inference = inventory.hosts(machines, "inference")
             found |= {
+                "inference_host": (inference, inference),
                 "service": (services, [f"{name} on {host}" for host, name in services]),
                 "user": (users, users),
                 "task_queue": (testbed.agents.task_queues, testbed.agents.task_queues),

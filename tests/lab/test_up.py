@@ -30,6 +30,7 @@ SERVICES = [
         "testbed-influxdb",
         "testbed-agent-default",
         "testbed-agent-prepared",
+        "testbed-inference",
         "testbed-watchdog",
     ),
 ]

@@ -87,7 +87,7 @@ def test_conf_names_the_servers_urls(on, stack):
 
 
 def test_no_key_is_shared(on, stack, secrets):
-    """No two holders have the same key: the toolkit, each worker, the watchdogs, each user."""
+    """No two holders have the same key: the toolkit, each worker, inference service and watchdog, each user."""
     holders = {secrets.toolkit.access_key: "toolkit"}
     confs = _confs(on, stack)
     confs += [
@@ -106,6 +106,10 @@ def _confs(on, stack) -> list[tuple[str, str, str]]:
     confs = [
         (host, f"/etc/testbed/agent-{worker.name}.conf", f"{host}: worker {worker.name}")
         for host, worker in inventory.workers(stack.testbed, stack.inventory)
+    ]
+    confs += [
+        (host, "/etc/testbed/inference.conf", f"{host}: inference service")
+        for host in inventory.hosts(stack.inventory, "inference")
     ]
     for host in inventory.hosts(stack.inventory, "clients"):
         users = [user.name for user in stack.testbed.users]

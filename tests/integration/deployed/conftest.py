@@ -78,7 +78,7 @@ def keys_in_use(testbed) -> Callable[[], dict[str, KeyPair]]:
     def read() -> dict[str, KeyPair]:
         confs = {f"user {user.name}": Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users}
         confs |= {f"agent {w.name}": Path(f"/etc/testbed/agent-{w.name}.conf") for w in testbed.agents.workers}
-        confs["watchdog"] = Path("/etc/testbed/watchdog.json")
+        confs |= {"inference": Path("/etc/testbed/inference.conf"), "watchdog": Path("/etc/testbed/watchdog.json")}
         found = {name: parse_key(path.read_text()) for name, path in confs.items()}
         assert all(found.values()), found.keys()
         return {**found, "toolkit": Vault(testbed.name).load().toolkit}
@@ -129,7 +129,7 @@ def find_secret_values(testbed) -> Callable[[], list[bytes]]:
         values = set(_values(secrets.model_dump(exclude={"id": True, "tls": certificates})))
         confs = [Path(f"~{user.name}/clearml.conf").expanduser() for user in testbed.users]
         confs += [Path(f"/etc/testbed/agent-{worker.name}.conf") for worker in testbed.agents.workers]
-        for conf in [*confs, Path("/etc/testbed/watchdog.json")]:
+        for conf in [*confs, Path("/etc/testbed/inference.conf"), Path("/etc/testbed/watchdog.json")]:
             key = parse_key(conf.read_text())
             assert key is not None, conf
             values.add(key.secret_key)

@@ -66,6 +66,7 @@ def test_status_tells_scripts_that_all_is_well(command, testbed):
         "testbed-influxdb",
         "testbed-agent-default",
         "testbed-agent-prepared",
+        "testbed-inference",
         "testbed-watchdog",
     }
     assert {"default", "prepared"} <= {queue["name"] for queue in found["queues"]}

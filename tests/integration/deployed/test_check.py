@@ -12,7 +12,9 @@ pytestmark = pytest.mark.deployed
 
 AGENTS = {"testbed-agent-default", "testbed-agent-prepared"}
 WATCHDOG, ITS_CONF = "testbed-watchdog", "/etc/testbed/watchdog.json"
+INFERENCE = "testbed-inference"
 CONFS = {"~researcher/clearml.conf", "/etc/testbed/agent-default.conf", "/etc/testbed/agent-prepared.conf", ITS_CONF}
+CONFS |= {"/etc/testbed/inference.conf"}
 
 
 @pytest.fixture
@@ -60,8 +62,18 @@ def test_another_user_brings_an_account_a_home_an_environment_files_and_a_key(ch
 def test_another_port_changes_every_conf_and_restarts_what_reads_it(check):
     assert check("  # ports: {api: 8008", "  ports: {api: 8018") == {
         ("file", "change"): {"/etc/testbed/clearml-lite.yaml", *CONFS},
-        ("service", "restart"): {"testbed-clearml-lite", *AGENTS, WATCHDOG},
+        ("service", "restart"): {"testbed-clearml-lite", *AGENTS, INFERENCE, WATCHDOG},
     }
+
+
+@pytest.mark.long
+def test_without_its_section_the_inference_service_and_its_key_go(check):
+    section = spec.EXAMPLE.read_text().partition("\ninference:")[2].partition("\n\n")[0]
+    found = check(f"\ninference:{section}\n", "\n")
+    [key] = found.pop(("key", "revoke"))
+    assert key.startswith("inference/local ")
+    assert "/etc/testbed/inference.conf" in found.pop(("file", "remove"))  # and those of the service manager
+    assert found == {("service", "remove"): {INFERENCE}}
 
 
 @pytest.mark.long
@@ -88,6 +100,6 @@ def test_down_says_what_would_go(command):
     changes = json.loads(done.stdout)["changes"]
     assert {change["action"] for change in changes} == {"remove"}
     gone = {kind: {change["name"] for change in changes if change["kind"] == kind} for kind in ("service", "account")}
-    assert gone["service"] == {"testbed-clearml-lite", "testbed-influxdb", *AGENTS, WATCHDOG}
-    assert gone["account"] == {"clearml-agent", "clearml-lite", "influxdb", "researcher"}
+    assert gone["service"] == {"testbed-clearml-lite", "testbed-influxdb", *AGENTS, INFERENCE, WATCHDOG}
+    assert gone["account"] == {"clearml-agent", "clearml-inference", "clearml-lite", "influxdb", "researcher"}
     assert command("status", "--json").returncode == 0, "and nothing went"

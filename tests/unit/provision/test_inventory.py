@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from provision import inventory, machines, spec
+from provision import deploy, inventory, machines, spec
 from provision.credentials import identities
 from provision.errors import SpecError
 from provision.inventory import Wheels
@@ -28,6 +28,8 @@ def test_the_local_host_is_in_every_group():
     assert list(found["all"]["hosts"]) == ["local"]
     assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
         **{group: ["local"] for group in ("server", "telemetry", "agents", "clients", "watchdogs")},
+        "inference": [],
+        "former_inference": ["local"],
         "former_servers": [],
     }
 
@@ -248,7 +250,9 @@ def _hosts(text, more="", environment=None):
 def test_what_no_machine_has_lives_on_the_servers():
     _, found = _hosts(ONE)
     assert {group: inventory.hosts(found, group) for group in found["all"]["children"]} == {
-        **{group: ["one"] for group in ("server", "telemetry", "agents", "clients", "inference", "watchdogs")},
+        **{group: ["one"] for group in ("server", "telemetry", "agents", "clients", "watchdogs")},
+        "inference": [],
+        "former_inference": ["one"],
         "former_servers": [],
     }
 
@@ -260,7 +264,8 @@ def test_each_host_has_its_groups_its_way_there_and_its_ports():
         "telemetry": ["server"],
         "agents": ["gpu"],
         "clients": ["desk", "try"],
-        "inference": ["try"],
+        "inference": [],
+        "former_inference": ["try"],
         "watchdogs": ["gpu", "server"],
         "former_servers": [],
     }
@@ -496,3 +501,50 @@ def test_a_watchdog_of_a_host_that_is_gone_is_known_by_its_key():
     assert identities.of_label(watchdog.label("lab"), "lab") == watchdog
     assert watchdog.is_service
     assert not identities.of(testbed, found)[0].is_service
+
+
+INFERENCE = "inference: {project: lab/models, model: rapp_model, bind: '::', port: 9090, keep_days: 7}\n"
+
+
+def test_the_inference_service_runs_where_its_group_lives_and_testbed_yaml_asks_for_it():
+    testbed, found = _hosts(SPLIT, INFERENCE)
+    assert (inventory.hosts(found, "inference"), inventory.hosts(found, "former_inference")) == (["try"], [])
+    assert "try" in inventory.hosts(found, "clients")
+    assert found["all"]["children"]["inference"]["vars"] == {
+        "inference_project": "lab/models",
+        "inference_model": "rapp_model",
+        "inference_bind": "::",
+        "inference_port": 9090,
+        "inference_keep_days": 7,
+    }
+    assert [entry["port"] for entry in found["all"]["hosts"]["try"]["common_ports"]] == [9090]
+    assert [host for host, name in inventory.services(testbed, found) if name == "testbed-inference"] == ["try"]
+    said = "Predictions on [::]:9090 by the newest published model of lab/models"
+    assert said in deploy.describe(testbed)
+    assert said not in deploy.describe(_hosts(SPLIT)[0])
+
+
+def test_the_inference_service_has_a_key_of_its_own_that_is_known_when_it_is_gone():
+    testbed, found = _hosts(SPLIT, INFERENCE)
+    [service] = [identity for identity in identities.of(testbed, found) if identity.name == "inference/try"]
+    assert service.user == "testbed-agent"
+    assert identities.of_label(service.label("lab"), "lab") == service
+    assert service.is_service
+    without, found = _hosts(SPLIT)
+    assert "inference/try" not in [identity.name for identity in identities.of(without, found)]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("inference: {port: 8008}\n", "port 8008 is there 2 times"),
+        ("inference: {project: ab}\n", "`inference.project` must be 3 or more letters"),
+        ("inference: {project: lab//x}\n", "`inference.project` must be 3 or more letters"),
+        ("inference: {bind: localhost}\n", "must be an IP address"),
+        ("inference: {keep_days: 0}\n", "`inference.keep_days`"),
+        ("inference: {queue: x}\n", "`inference.queue` is unknown"),
+    ],
+)
+def test_an_inference_service_that_cannot_be_is_refused(text, message):
+    with pytest.raises(SpecError, match=message):
+        _hosts(SPLIT, text)
