@@ -14,7 +14,7 @@ AGENTS = {"testbed-agent-default", "testbed-agent-prepared"}
 WATCHDOG, ITS_CONF = "testbed-watchdog", "/etc/testbed/watchdog.json"
 INFERENCE = "testbed-inference"
 CONFS = {"~researcher/clearml.conf", "/etc/testbed/agent-default.conf", "/etc/testbed/agent-prepared.conf", ITS_CONF}
-CONFS |= {"/etc/testbed/inference.conf"}
+CONFS |= {"/etc/testbed/expiry.json", "/etc/testbed/inference.conf"}
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_another_user_brings_an_account_a_home_an_environment_files_and_a_key(ch
 def test_another_port_changes_every_conf_and_restarts_what_reads_it(check):
     assert check("  # ports: {api: 8008", "  ports: {api: 8018") == {
         ("file", "change"): {"/etc/testbed/clearml-lite.yaml", *CONFS},
-        ("service", "restart"): {"testbed-clearml-lite", *AGENTS, INFERENCE, WATCHDOG},
+        ("service", "restart"): {"testbed-clearml-lite", "testbed-expiry", *AGENTS, INFERENCE, WATCHDOG},
     }
 
 
@@ -100,6 +100,13 @@ def test_down_says_what_would_go(command):
     changes = json.loads(done.stdout)["changes"]
     assert {change["action"] for change in changes} == {"remove"}
     gone = {kind: {change["name"] for change in changes if change["kind"] == kind} for kind in ("service", "account")}
-    assert gone["service"] == {"testbed-clearml-lite", "testbed-influxdb", *AGENTS, INFERENCE, WATCHDOG}
+    assert gone["service"] == {
+        "testbed-clearml-lite",
+        "testbed-expiry",
+        "testbed-influxdb",
+        *AGENTS,
+        INFERENCE,
+        WATCHDOG,
+    }
     assert gone["account"] == {"clearml-agent", "clearml-inference", "clearml-lite", "influxdb", "researcher"}
     assert command("status", "--json").returncode == 0, "and nothing went"
