@@ -149,14 +149,15 @@ def test_a_store_elsewhere_that_does_not_answer_is_named_before_anything_changes
                 "elasticsearch": {"host": "127.0.0.1", "port": good},
                 "redis": {"host": "localhost", "port": bad},
             },
-            "unknown": {"mongo": {"host": "127.0.0.1", "port": good, "further_hosts": ["no.such.invalid"]}},
+            "unknown": {"mongo": {"host": "no.such.invalid", "port": bad, "further_hosts": ["localhost"]}},
+            "one-away": {"mongo": {"host": "no.such.invalid", "port": good, "further_hosts": ["127.0.0.1"]}},
             "none": {},
         }
         hosts = {name: {**here, "clearml_server_stores": told} for name, told in stores.items()}
         found = ask(tmp_path, TASKS[at : at + 2], hosts)
-    assert (found["well"], found["none"]) == ([], [])
+    assert (found["well"], found["none"], found["one-away"]) == ([], [], [])
     [closed], [unknown] = found["closed"], found["unknown"]
     assert f"server.stores.redis in testbed.yaml: localhost:{bad} does not answer closed" in closed
-    assert f"server.stores.mongo in testbed.yaml: no.such.invalid:{good} does not answer unknown" in unknown
+    assert f"server.stores.mongo in testbed.yaml: no.such.invalid:{bad} and localhost:{bad} does not answer" in unknown
     assert "Look at its name and port" in closed
     assert closed.endswith("Nothing was changed.")
