@@ -105,6 +105,7 @@ KEYS = {
     "Clock": {"of", "offset"},
     "CertificateState": {"url", "ends", "problem", "remedy"},
     "MirrorState": {"host", "key", "url", "problem"},
+    "StoreState": {"name", "host", "port", "problem"},
     "StatusProblem": {"message", "remedy"},
 }
 
