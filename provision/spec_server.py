@@ -147,7 +147,7 @@ def in_words(stores: Sequence[str]) -> str:
 
 
 class Engine(Section):
-    """The Docker Engine of the server's host; one that is there already is used as it is, but for its settings."""
+    """The Docker Engine of the server's host; one that is there keeps its settings but for what is named here."""
 
     source: Literal["distribution", "docker"] = "distribution"
     """`distribution`: the packages docker.io and docker-compose-v2. `docker`: those of Docker's own repository."""
@@ -156,9 +156,10 @@ class Engine(Section):
     key_file: Path | None = None
     """A file here with the key that signs it, as Docker publishes it; needed with source `docker`."""
     registry_mirrors: tuple[OpenUrl, ...] = ()
-    """Mirrors of Docker Hub that are asked first."""
+    """Mirrors of Docker Hub that are asked first. Default: those that the Engine has."""
     address_pools: tuple[Network, ...] = ()
-    """Networks, such as 10.213.0.0/16, that containers get addresses from. Default: one that the host does not use."""
+    """Networks, such as 10.213.0.0/16, that containers get addresses from. Default: those that the Engine
+    has, else one that the host does not use."""
 
     @field_validator("address_pools")
     @classmethod

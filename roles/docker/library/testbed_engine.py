@@ -170,7 +170,7 @@ def through_a_kill(written: dict, now: dict, then: dict) -> dict:
 
 def site_pools(site: dict) -> list[str]:
     """Return the IPv4 networks for containers that the site has chosen."""
-    return [pool["base"] for pool in site.get(POOLS, []) if ":" not in pool["base"]]
+    return [pool["base"] for pool in site.get(POOLS) or [] if ":" not in pool["base"]]
 
 
 def drop_in(environment: dict, own: dict) -> str:
@@ -229,7 +229,7 @@ def look(module: AnsibleModule) -> dict:
     now = read_settings(module)
     site = of_the_site(now, recorded(load(), now))
     theirs = [] if given["pools"] else site_pools(site)
-    pools = [] if theirs else choose_pools(given["pools"], given["candidates"], taken)
+    chosen = choose_pools(given["pools"], [] if site.get(POOLS) else given["candidates"], taken)
     problems = []
     if not systemd and not answers():
         problems.append(
@@ -256,11 +256,11 @@ def look(module: AnsibleModule) -> dict:
         for pool, others in ((pool, overlapping(pool, addresses(given["reached"]))) for pool in theirs)
         if others
     ]
-    if not pools and not theirs:
+    if not chosen and not site.get(POOLS):
         problems.append("every network for containers that is known is in use here. Set server.engine.address_pools")
     if problems:
         module.fail_json(msg=". ".join(problems) + ". Nothing was changed.", problems=problems)
-    return {"engine": there, "compose": is_new_enough(compose), "pools": pools, "systemd": systemd}
+    return {"engine": there, "compose": is_new_enough(compose), "pools": chosen, "systemd": systemd}
 
 
 def write_down(module: AnsibleModule) -> None:

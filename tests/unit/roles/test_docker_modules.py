@@ -427,6 +427,8 @@ class TestEngine:
         found = self.look(monkeypatch, candidates=[], reached=["172.30.4.5", "server.example"])
         assert "172.30.0.0/16 covers up 172.30.4.5, a host of the testbed. Set server.engine" in found["msg"]
         assert self.look(monkeypatch, candidates=[], reached=["192.0.2.5"])["pools"] == []
+        engine.SETTINGS.write_text(json.dumps({engine.POOLS: [{"base": "fd00:1::/64", "size": 80}]}))
+        assert self.look(monkeypatch, reached=["192.0.2.5"])["pools"] == [], "it has chosen"
 
     def test_an_engine_that_runs_with_the_settings_is_left_alone(
         self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
