@@ -15,7 +15,11 @@ from provision.paths import TEMPLATES
 from provision.secrets import KeyPair, Vault
 from tests.integration.tls_front import TlsFront, make_certificates
 
-HOSTS = {"all": {"children": {"agents": {"hosts": {"gpu": {}}}, "watchdogs": {"hosts": {"gpu": {}}}}}}
+HOSTS = {
+    "all": {
+        "children": {"agents": {"hosts": {"gpu": {}}}, "watchdogs": {"hosts": {"gpu": {}}}, "inference": {"hosts": {}}}
+    }
+}
 ALICE, BOTH = "[{name: alice}]", "[{name: alice}, {name: robert, full_name: Bob}]"
 
 
