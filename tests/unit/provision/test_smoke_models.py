@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from provision.smoke import models
+from provision.smoke.problem import Broken
 
 ANSWERS = {"rows": [{"a": 1.0}], "predictions": [{"loss": 80.0}]}
 TASK = {
@@ -138,3 +139,70 @@ def test_the_service_is_asked_on_its_host_until_another_model_answers(check):
     assert found == [{"503 None": 1, "200 m1": 2, "200 m2": 1}, {"model": {"id": "m2"}}, None]
     assert asked[0] == ("/predict?project=smoke%2Fa", {"rows": [{"a": 1.0}]})
     assert health == [200, {"problem": None}]
+
+
+def _record(key, value):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "wrong"),
+    [
+        ([200, {"model": {"id": "m1"}, "problem": None}], None),
+        ([503, {"model": None, "problem": "no published model yet"}], None),
+        ([200, {"model": {"id": "m1"}, "problem": "the file of model m2 is not what was registered"}], "the file of m"),
+        ([503, {"model": None, "problem": "cannot log in to the ClearML server"}], "cannot log in"),
+        ([0, {"error": "Connection refused"}], "Connection refused"),
+    ],
+)
+def test_a_service_that_cannot_follow_is_found(check, answer, wrong):
+    if wrong is None:
+        check.test_inference_follows_the_server(lambda host: answer, "h1", _record)
+        return
+    with pytest.raises(Broken, match=wrong):
+        check.test_inference_follows_the_server(lambda host: answer, "h1", _record)
+
+
+FOUND = models.Trained("m1", **ANSWERS)
+
+
+def _published(first=None, second=None):
+    said = {"model": {"id": "m1"}, "predictions": ANSWERS["predictions"], "milliseconds": 1.0}
+    first = first or [{"200 m1": 1}, said, None]
+    second = second or [{"200 m1": 3, "200 m2": 1}, {**said, "model": {"id": "m2"}}, None]
+    return FOUND, "m2", {"h1": first}, {"h1": second}
+
+
+def test_a_service_that_answers_and_swaps_as_it_should_passes(check):
+    check.test_inference_answers_as_the_training_host(_published(), "h1", _record)
+    check.test_inference_swaps_without_dropping_a_request(_published(), "h1", _record)
+
+
+@pytest.mark.parametrize(
+    ("first", "wrong"),
+    [
+        (
+            [{"503 None": 9}, {"error": "no model yet"}, "Keras cannot load x"],
+            "after model m1 was published: Keras cann",
+        ),
+        (
+            [{}, {"model": {"id": "m1"}, "predictions": [{"loss": 80.1}], "milliseconds": 1.0}, None],
+            "differ from the training host's by 1.0e-01",
+        ),
+    ],
+)
+def test_other_answers_than_the_training_hosts_are_found(check, first, wrong):
+    with pytest.raises(Broken, match=wrong):
+        check.test_inference_answers_as_the_training_host(_published(first), "h1", _record)
+
+
+@pytest.mark.parametrize(
+    ("second", "wrong"),
+    [
+        ([{"200 m1": 9}, {"model": {"id": "m1"}}, "cannot get model m2"], "after model m2 was published: cannot get"),
+        ([{"200 m1": 3, "0 None": 2, "200 m2": 1}, {"model": {"id": "m2"}}, None], "'0 None': 2"),
+    ],
+)
+def test_a_request_that_was_dropped_and_a_swap_that_did_not_come_are_found(check, second, wrong):
+    with pytest.raises(Broken, match=wrong):
+        check.test_inference_swaps_without_dropping_a_request(_published(second=second), "h1", _record)
