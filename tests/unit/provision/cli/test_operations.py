@@ -1,17 +1,20 @@
-"""What is in existing clusters is in no backup: every command that could be taken to have it says so before it asks."""
+"""What a backup, a restore and an upgrade say, above all of stores elsewhere, which no backup of the toolkit's has."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
-from provision import archive, backup, session, spec
+from provision import archive, backup, session, spec, upgrade, upgrade_begun
 from provision.archive import Manifest
-from provision.cli import main
+from provision.cli import main, operations
 from provision.errors import Exit
+from provision.reports import UpReport
 
 SERVER = """\
 name: lab
@@ -80,6 +83,57 @@ def test_an_upgrade_wants_to_be_told_that_they_were_backed_up_and_says_what_stay
     assert "Upgrade of testbed" not in said
     said = asked("upgrade", "--server", "2.4.0", "--stores-backed-up")[1]
     assert f"what it changed in {WORDS} stays, and is yours to restore" in said
+
+
+@pytest.fixture
+def done(asked, tmp_path, monkeypatch):
+    """Run a command to its end, with a testbed that does what it is told; what it said."""
+
+    @contextlib.contextmanager
+    def opened(*_, **__):
+        yield SimpleNamespace(vault=SimpleNamespace(password_source="file"), log=tmp_path / "log")  # noqa: S106
+
+    up = UpReport.model_construct(healthy=True, checks=[], log="log")
+    monkeypatch.setattr(session, "open_session", opened)
+    monkeypatch.setattr(session, "need_root", lambda _: None)
+    monkeypatch.setattr(backup, "make", lambda *_: backup.Made(tmp_path, MANIFEST))
+    monkeypatch.setattr(backup, "open_secrets", lambda *_: None)
+    monkeypatch.setattr(operations, "put_back", lambda *_: operations.PutBack(up, 1, None, None))
+    monkeypatch.setattr(upgrade, "run", lambda *_: (up, tmp_path))
+
+    def run(*words):
+        code, said = asked(*words, "--yes")
+        assert code == 0, said
+        return said
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["backup"], f"Nor what is in {WORDS}."),
+        (["restore", "lab"], f"Not restored, for it was not in the backup: {WORDS}."),
+    ],
+)
+def test_the_end_of_a_command_says_so_too(done, words, told):
+    assert told in done(*words)
+
+
+@pytest.mark.parametrize(
+    "words", [["backup"], ["restore", "lab"], ["upgrade", "--server", "2.4.0", "--stores-backed-up"]]
+)
+def test_a_script_is_told_of_them(done, words):
+    said = done(*words, "--json")
+    assert json.loads(said[said.index("{ ") :])["elsewhere"] == ["mongo", "elasticsearch"]
+
+
+def test_who_goes_on_with_an_upgrade_is_told_what_going_back_loses(asked):
+    begun = "it was begun before: where 2.4.0 has the data already, no other backup is made"
+    assert begun not in asked("upgrade", "--server", "2.4.0", stores="")[1]
+    upgrade_begun.write("lab", upgrade_begun.Begun("2.3.0", "2.4.0", "/b", 1_800_000_000.0))
+    said = asked("upgrade", "--server", "2.4.0", stores="")[1]
+    assert f"{begun}, and to go back loses what came after 2027-01-15 08:00 UTC" in said
 
 
 def test_the_runbook_shows_what_an_upgrade_says_before_it_asks(asked, tmp_path, monkeypatch):
