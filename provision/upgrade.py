@@ -103,6 +103,11 @@ def check(testbed: Testbed, wanted: str, *, stores_backed_up: bool = False) -> s
     check_hop(current, wanted, known_versions())
     if current == wanted:
         raise UpgradeError(f"the server is {current} already", "`testbed status` shows how it is; nothing was changed.")
+    if current not in known_versions():
+        raise UpgradeError(
+            f"version {current} of the server, which runs now, is not known here, so there is no way back to it",
+            "Upgrade with a toolkit that knows both versions; nothing was changed.",
+        )
     refuse_kept_images(server, current, wanted)
     elsewhere = server.stores.elsewhere
     if elsewhere and not stores_backed_up:

@@ -99,6 +99,14 @@ def test_one_that_was_begun_goes_on_from_where_it_came(state):
         upgrade.check(testbed, "2.3.0")
 
 
+def test_from_a_version_whose_images_are_not_known_there_is_no_way_back():
+    with pytest.raises(
+        UpgradeError, match=r"version 2\.2\.0 of the server, which runs now, is not known here"
+    ) as error:
+        upgrade.check(spec.parse(SPEC + "  version: 2.2.0\n", "t.yaml"), "2.4.0")
+    assert "a toolkit that knows both versions" in error.value.remedy
+
+
 def test_the_embedded_server_has_none():
     with pytest.raises(UpgradeError, match="backend lite has no version"):
         upgrade.check(spec.load(None), "2.4.0")
