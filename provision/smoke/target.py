@@ -54,7 +54,7 @@ def of_testbed(session: Session, key: KeyPair) -> Target:
         urls={service: testbed.server.url(service) for service in URL_SERVICES},
         key=key,
         theirs=testbed.server.is_external,
-        queues=tuple(dict.fromkeys([testbed.agents.prepared_queue, *testbed.agents.task_queues])),
+        queues=tuple(dict.fromkeys(queue for worker in testbed.agents.workers for queue in worker.queues)),
     )
 
 

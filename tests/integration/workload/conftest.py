@@ -167,9 +167,9 @@ def conf(server: LiteServer) -> Path:
 
 
 @contextlib.contextmanager
-def running_agent(server: LiteServer, home: Path) -> Iterator[str]:
+def running_agent(server: LiteServer, home: Path, name: str = "workload") -> Iterator[str]:
     """The queue of a real agent that runs tasks in the environment of these tests, without building one."""
-    conf = server.client_conf("agent", f'agent {{ worker_name: "tests-workload", venvs_dir: "{home}/venvs" }}')
+    conf = server.client_conf(f"agent-{name}", f'agent {{ worker_name: "tests-{name}", venvs_dir: "{home}/venvs" }}')
     prepared = {"CLEARML_AGENT_SKIP_PYTHON_ENV_INSTALL": "1", "CLEARML_AGENT_SKIP_PIP_VENV_INSTALL": sys.executable}
     settings = environment(home, conf, **prepared)
     command = [str(Path(sys.executable).with_name("clearml-agent")), "daemon", "--foreground"]
