@@ -28,6 +28,7 @@ VERSION_COMMANDS = {
 # a worker that has not reported for so long is gone, as ClearML's server sees it
 WORKER_TIMEOUT_S = 600
 AT_ONCE = 16
+UNASKED = "cannot be asked"  # a service on a host that SSH does not reach
 ANSWER_S = 10.0
 PINGS: dict[Literal["api", "web", "files"], str] = {"api": "/debug.ping", "web": "/", "files": "/"}
 # what fills up beside the data: packages and environments, logs, users' files, what is unpacked
@@ -56,7 +57,7 @@ def collect(session: Session) -> StatusReport:
     seen = Seen(away=away(session))
     for host, name in inventory.services(testbed, session.inventory):
         found = None if host in seen.away else hosts.connect(session.inventory_file, host)
-        state = "cannot be asked" if found is None else hosts.service_state(found, name)
+        state = UNASKED if found is None else hosts.service_state(found, name)
         seen.services.append(Service(host=host, name=name, running=state == hosts.RUNS, state=state))
     seen.wanted = [(host, worker.name) for host, worker in inventory.workers(testbed, session.inventory)]
     _look_at_urls(testbed, seen)

@@ -165,7 +165,7 @@ def _asked(hosts: Callable[[], list[HostCard]]) -> list[HostCard]:
 
 def _hosts(session: Session, found: Outcome) -> list[HostCard]:
     from provision import status
-    from provision.smoke import page
+    from provision.smoke import page, versions
 
     groups = ("server", "agents", "clients", "telemetry", "inference")
     roles = {
@@ -174,4 +174,5 @@ def _hosts(session: Session, found: Outcome) -> list[HostCard]:
         ]
         for host in session.hosts
     }
-    return page.of_testbed(status.collect(session), roles, found.checks)
+    seen = status.collect(session)
+    return page.of_testbed(seen, roles, found.checks, versions.of_services(session, seen.services))

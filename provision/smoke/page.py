@@ -8,6 +8,7 @@ from typing import Any
 
 from provision.paths import TEMPLATES
 from provision.reports import Check, StatusReport
+from provision.smoke.problem import HostService
 from provision.spec import Service
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 480, 260, 44, 30, 12
@@ -32,12 +33,24 @@ class HostCard:
     note: str = ""
 
 
-def of_testbed(status: StatusReport, groups: Mapping[str, Sequence[str]], checks: Sequence[Check]) -> list[HostCard]:
-    """Return every host with its services, the programs, and the URLs; `groups`: what each host is, by host."""
+def of_testbed(
+    status: StatusReport,
+    groups: Mapping[str, Sequence[str]],
+    checks: Sequence[Check],
+    versions: Mapping[HostService, str],
+) -> list[HostCard]:
+    """Return every host with its services, the programs, and the URLs.
+
+    `groups`: what each host is, by host; `versions`: of each service on each host.
+    """
     cards = [
         HostCard(
             host,
-            [Row(each.name, each.state, each.running) for each in status.services if each.host == host],
+            [
+                Row(each.name, each.state, each.running, versions.get((host, each.name), ""))
+                for each in status.services
+                if each.host == host
+            ],
             ", ".join(roles),
         )
         for host, roles in groups.items()
@@ -118,6 +131,31 @@ def _cell(value: float | None, most: float) -> dict[str, Any]:
     return {"text": f"{float(value):g}", "share": abs(float(value)) / most}
 
 
+def heatmap(found: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """Return a map of values in dB as an SVG with its title and range, north up; None where there is none.
+
+    The stronger the colour, the larger the value; what is below zero has another one. A cell without a value is empty.
+    """
+    rows = (found or {}).get("rows") or []
+    values = [float(cell) for row in rows for cell in row if cell is not None]
+    if found is None or not values:
+        return None
+    low, high, most = min(values), max(values), max(map(abs, values)) or 1
+    least = low if low > 0 else 0.0
+    across = max(len(row) for row in rows)
+    edge = WIDTH / across
+    parts = [f'<svg viewBox="0 0 {WIDTH} {edge * len(rows):.1f}" role="img" aria-label="{_plain(found["title"])}">']
+    for number, row in enumerate(reversed(rows)):
+        for column, cell in enumerate(row):
+            if cell is not None:
+                share = 0.1 + 0.9 * (abs(float(cell)) - least) / ((most - least) or 1)
+                parts.append(
+                    f'<rect class="{"m1" if cell < 0 else "m0"}" x="{edge * column:.1f}" y="{edge * number:.1f}"'
+                    f' width="{edge:.1f}" height="{edge:.1f}" fill-opacity="{share:.2f}"/>'
+                )
+    return {"title": found["title"], "range": f"{low:.1f} to {high:.1f} dB", "svg": "".join([*parts, "</svg>"])}
+
+
 def _verdict(what: str, checks: Sequence[Check], only: str) -> str:
     """Return it in words; it says no more than the checks that ran."""
     failed = [check.name for check in checks if check.result == "failed"]
@@ -142,7 +180,7 @@ def render(
 ) -> str:
     """Return the page of the checks; of those with `only` in their names, where that is given.
 
-    `figures` are what the checks have seen: `loss`, `confusion`, `maps`, `latency`.
+    `figures` are what the checks have seen: `loss`, `confusion`, `maps`, `latency`, `ran`.
     """
     import jinja2
     import markupsafe
@@ -168,6 +206,11 @@ def render(
         left_out=left_out,
         losses=markupsafe.Markup(curves(figures.get("loss") or {})),  # noqa: S704 (made here, of numbers and letters)
         confusion=matrix(figures.get("confusion"), "Confusion matrix: label by row, predicted by column"),
-        maps=[matrix(found, found["title"]) for found in figures.get("maps", [])],
+        maps=[
+            drawn | {"svg": markupsafe.Markup(drawn["svg"])}  # noqa: S704 (as above)
+            for found in figures.get("maps", [])
+            if (drawn := heatmap(found))
+        ],
         latency=figures.get("latency") or {},
+        ran=figures.get("ran", []),
     )

@@ -54,10 +54,12 @@ def curves(api: ClearmlApi, task: str) -> dict[str, dict[str, list[float]]]:
     return {part: {"x": found["x"], "y": found["y"]} for part, found in scalars.get("loss", {}).items()}
 
 
-def matrix(api: ClearmlApi, task: str, name: str = "Confusion matrix") -> dict[str, Any] | None:
+def matrix(
+    api: ClearmlApi, task: str, name: str = "Confusion matrix", variant: str | None = None
+) -> dict[str, Any] | None:
     """Return a plot of a task that is a matrix: its values, the labels of columns and rows. Raises `ApiError`."""
     for plot in api.call("events.get_task_plots", task=task)["plots"]:
-        if plot["metric"] == name:
+        if plot["metric"] == name and variant in (None, plot["variant"]):
             data = json.loads(plot["plot_str"])["data"][0]
             return {"rows": data["z"], "x": list(data.get("x") or []), "y": list(data.get("y") or [])}
     return None

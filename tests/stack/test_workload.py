@@ -1,6 +1,7 @@
-"""The whole chain, as a researcher runs it: telemetry, dataset, prepare, train, evaluate, and a model that predicts.
+"""Both workloads, as a researcher runs them: data, dataset, prepare, train, evaluate, and a model that predicts.
 
-The workload runs once; each check looks at one result of it, read back through the API.
+Each runs once, the classifier on telemetry and the radio map on a small floor that is generated; each check looks at
+one result, read back through the API.
 """
 
 from __future__ import annotations
@@ -21,6 +22,11 @@ pytestmark = [pytest.mark.full, pytest.mark.hosts, pytest.mark.of("agents")]
 STEPS = ("ingest", "prepare", "train", "evaluate", "consume")
 # clearly above a linear model, as a share of correct predictions
 MARGIN = 0.1
+# places of the radio map: few, for it is there to be seen at work, and still clearly better than the mean
+RADIO_POINTS = 1000
+# the error of its network, as a share of the mean's
+LARGEST_RATIO = 0.6
+MAPS = ("measured", "predicted", "error")
 # a package that the prepared environment does not have, and small
 PROBE_PACKAGE = "humanize==4.9.0"
 
@@ -93,15 +99,21 @@ def chain(workload, stack, refuse_drained):
     return workload("chain", "--queue", queue, "--json-lines")
 
 
-@pytest.fixture
-def step(chain, record_property):
+@pytest.fixture(scope="module")
+def radio_chain(workload, stack, refuse_drained):
+    queue = stack.testbed.agents.prepared_queue
+    refuse_drained(queue)
+    return workload("radio", "--queue", queue, "--points", str(RADIO_POINTS), "--json-lines")
+
+
+def _finder(chain, what: str, record_property):
     """A function from a step's name to its record; fails with what stopped the chain when it did not get there."""
 
     def find(name: str) -> dict:
         record, reason = chain.get(name), chain.get("error", {}).get("message", "no reason given")
         expected, remedy = f"{name} completes", "The step's console in the web app, and the agent's log, say more."
         if record is None:
-            raise Broken(f"the chain did not get to {name}: {reason}", expected=expected, remedy=remedy)
+            raise Broken(f"{what} did not get to {name}: {reason}", expected=expected, remedy=remedy)
         record_property("reference", record["id"])
         need(
             record["status"] == "completed",
@@ -114,13 +126,28 @@ def step(chain, record_property):
     return find
 
 
+@pytest.fixture
+def step(chain, record_property):
+    """From a step's name to its record, of the classifier."""
+    return _finder(chain, "the chain", record_property)
+
+
+@pytest.fixture
+def radio_step(radio_chain, record_property):
+    """From a step's name to its record, of the radio map."""
+    return _finder(radio_chain, "the radio map", record_property)
+
+
+def _completed(record, name: str, api, drawn, record_property) -> None:
+    record_property("seconds", record["seconds"])
+    if not name.endswith("ingest") and (waited := latency(api, record["id"])) is not None:
+        drawn.setdefault("latency", {})[name] = waited
+
+
 @pytest.mark.parametrize("name", STEPS)
 def test_workload_completes(step, name, record_property, api, drawn):
     """Each step of the workload completes, as the first user of testbed.yaml runs it."""
-    record = step(name)
-    record_property("seconds", record["seconds"])
-    if name != "ingest" and (waited := latency(api, record["id"])) is not None:
-        drawn.setdefault("latency", {})[name] = waited
+    _completed(step(name), name, api, drawn, record_property)
 
 
 def test_tasks_have_visible_parents(step, api):
@@ -220,3 +247,48 @@ def test_task_with_requirements_of_its_own_completes(workload, task_queue, refus
     record_property("reference", found["probe"]["id"])
     record_property("seconds", found["probe"]["seconds"])
     need(found["probe"]["status"] == "completed", f"it {found['probe']['status']}", expected=expected, remedy=remedy)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_radio_map_completes(radio_step, name, record_property, api, drawn):
+    """Each step of the radio map completes, as the first user of testbed.yaml runs it."""
+    _completed(radio_step(name), f"radio {name}", api, drawn, record_property)
+
+
+def test_radio_map_is_drawn(radio_step, api, drawn, record_property):
+    """Maps of the measured path loss, of the predicted, and of the error are on the server, with values in them."""
+    task = radio_step("evaluate")["id"]
+    found = {name: matrix(api, task, "Path loss map", name) for name in MAPS}
+    empty = [name for name, each in found.items() if not each or not any(any(row) for row in each["rows"])]
+    need(not empty, f"task {task} has no map of: {', '.join(empty)}", expected=f"maps: {', '.join(MAPS)}")
+    drawn["maps"] = [{"title": f"Path loss, {name}", **each} for name, each in found.items()]
+    values = single_values(api, task)
+    record_property("reference", f"RMSE {values['Test RMSE (dB)']:.1f} dB, MAE {values['Test MAE (dB)']:.1f} dB")
+
+
+def test_radio_map_predicts_the_same_and_beats_the_mean(radio_step, api, record_property):
+    """The network, loaded from the server by another task, predicts as recorded, and clearly better than the mean."""
+    values = single_values(api, radio_step("consume")["id"])
+    network, mean = values["Network RMSE"], values["Mean Predictor RMSE"]
+    record_property("reference", f"RMSE {network:.3f}, of the mean {mean:.3f}")
+    need(values["Largest Difference"] <= 1e-5, f"they differ by {values['Largest Difference']:.1e}", expected="≤ 1e-5")
+    need(
+        network <= LARGEST_RATIO * mean,
+        f"RMSE {network:.3f}, of the mean {mean:.3f}",
+        expected=f"at most {LARGEST_RATIO} of the mean's",
+    )
+
+
+@pytest.mark.of("files")
+@pytest.mark.parametrize("name", ["ingest", "prepare", "train", "evaluate"])
+def test_radio_artifacts_are_what_was_uploaded(radio_step, api, http, name):
+    """The files of the radio map's dataset, prepared data, network and map are as they were uploaded."""
+    artifacts = api.call("tasks.get_by_id", task=radio_step(name)["id"])["task"]["execution"]["artifacts"]
+    need(artifacts, f"{name} has no artifacts", expected=f"{name} has artifacts")
+    need_whole(artifacts, name, api, http)
+
+
+@pytest.mark.of("files")
+def test_radio_model_is_the_one_that_was_trained(radio_step, api, http, record_property):
+    """The registered model's file is that of the artifact, byte by byte."""
+    need_registered(api.call("tasks.get_by_id", task=radio_step("evaluate")["id"])["task"], api, http, record_property)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import io
 import json
 import re
@@ -20,13 +21,16 @@ from provision import console, forward, status
 from provision.cli import smoke as command
 from provision.cli.group import main
 from provision.errors import InputError, TestbedError
+from provision.paths import ROOT
 from provision.reports import Check, Service, StatusReport, Urls
 from provision.secrets import KeyPair
-from provision.smoke import junit, page, project, target
+from provision.smoke import junit, page, project, target, versions
 from provision.smoke import run as smoke
+from provision.smoke.agents import Ran
 from provision.smoke.plugin import Options
 from provision.smoke.problem import told
 from provision.smoke.target import Target
+from provision.version import current
 
 SECRET = "the-secret-of-the-key-" + "x" * 20
 URLS = {"api": "http://api:1", "web": "http://web:1", "files": "http://files:1"}
@@ -47,7 +51,8 @@ def _stage(title):
 @pytest.fixture
 def session(tmp_path):
     server = types.SimpleNamespace(tls=None, is_external=False, url=lambda of: URLS[of])
-    agents = types.SimpleNamespace(prepared_queue="prepared", task_queues=["default", "prepared"])
+    workers = [types.SimpleNamespace(name=name, queues=[name]) for name in ("default", "prepared")]
+    agents = types.SimpleNamespace(workers=workers, task_queues=["default", "prepared"])
     testbed = types.SimpleNamespace(name="local", server=server, agents=agents)
     secrets = types.SimpleNamespace(
         toolkit=KeyPair(access_key="ACCESS", secret_key=SECRET),
@@ -259,8 +264,9 @@ def test_the_page_says_the_verdict_first_and_asks_nobody_for_anything():
         [good, failed],
         loss={"train": {"x": [0, 1], "y": [2, 1]}, "validation": {"x": [0, 1], "y": [2.5, 1.5]}},
         confusion={"rows": [[9, 1], [0, 10]], "x": ["eMBB", "URLLC"], "y": ["eMBB", NASTY]},
-        maps=[{"title": "Path loss, measured", "rows": [[70, 80]], "x": [], "y": []}],
+        maps=[{"title": "Path loss, measured", "rows": [[70, None], [80, -3]], "x": [], "y": []}],
         latency={"prepare": 4.2},
+        ran=[Ran("1" * 32, "train", "gpu", f"agent-7:default {NASTY}", "completed", 1.5)],
     )
     asks = _Asks()
     asks.feed(text)
@@ -268,9 +274,21 @@ def test_the_page_says_the_verdict_first_and_asks_nobody_for_anything():
     assert "url(" not in text
     words = [word for word in asks.words if word]
     assert words.index(f"The testbed is broken: api answers {NASTY}") < words.index("host " + NASTY)
-    for shown in ("e" + NASTY, "r", "a log line " + NASTY, "1.2.3", "4.2 s", "Path loss, measured", "0.2 s"):
+    for shown in (
+        "e" + NASTY,
+        "r",
+        "a log line " + NASTY,
+        "1.2.3",
+        "4.2 s",
+        "Path loss, measured",
+        "-3.0 to 80.0 dB",
+        "0.2 s",
+        "agent-7:default " + NASTY,
+        "gpu",
+    ):
         assert shown in words
     assert text.count("<polyline") == 2
+    assert text.count("<rect") == 3, "a cell without a value is empty"
 
 
 def test_the_page_of_a_good_testbed_says_so():
@@ -290,7 +308,7 @@ def _status(**more):
 
 def test_the_page_says_of_each_url_what_the_checks_said():
     checks = [_check("web answers"), _check("files answer", "failed"), _check("files answer")]
-    cards = page.of_testbed(_status(versions={}), {"server-1": ["server"]}, checks)
+    cards = page.of_testbed(_status(versions={}), {"server-1": ["server"]}, checks, {})
     assert cards[-1] == page.HostCard(
         "URLs",
         [
@@ -309,7 +327,8 @@ def test_the_page_says_of_each_url_what_the_checks_said():
 
 def test_the_page_shows_the_version_of_a_program_once():
     found = _status(versions={"clearml_lite": "1.2", "clearml-agent": "3.0", "tensorflow": None})
-    cards = page.of_testbed(found, {"server-1": ["server"], "agent-1": ["agents"], "agent-2": ["agents"]}, [])
+    groups = {"server-1": ["server"], "agent-1": ["agents"], "agent-2": ["agents"]}
+    cards = page.of_testbed(found, groups, [], {})
     assert [card.name for card in cards] == ["server-1", "agent-1", "agent-2", "Programs", "URLs"]
     assert not any(row.version for card in cards[:3] for row in card.rows)
     assert cards[3].rows == [
@@ -340,6 +359,7 @@ def checked(tmp_path, monkeypatch):
     def run(html, session):
         found = smoke.Outcome([_check("web answers", "failed")])
         monkeypatch.setattr(smoke, "run", lambda *arguments: found)
+        monkeypatch.setattr(versions, "of_services", lambda session, services: {})
         monkeypatch.setattr("provision.session.need_root", lambda testbed: None)
         monkeypatch.setattr(
             "provision.session.open_session", lambda *arguments, **more: contextlib.nullcontext(session)
@@ -390,3 +410,32 @@ def test_a_cell_of_a_map_that_was_not_measured_is_empty():
     found = page.matrix({"rows": [[70, None], [None, -35]], "x": [], "y": []}, "Path loss")
     empty = {"text": "", "share": 0.0}
     assert found["rows"] == [[{"text": "70", "share": 1.0}, empty], [empty, {"text": "-35", "share": 0.5}]]
+
+
+def test_the_page_shows_the_version_of_each_service_on_its_host():
+    known = {("server-1", "testbed-clearml-lite"): "1.2", ("agent-1", "testbed-clearml-lite"): "9.9"}
+    cards = page.of_testbed(_status(versions={}), {"server-1": ["server"]}, [], known)
+    assert cards[0].rows == [page.Row("testbed-clearml-lite", "runs", well=True, version="1.2")]
+
+
+@pytest.mark.parametrize(
+    ("service", "part", "said", "version"),
+    [
+        ("testbed-clearml-lite", "clearml-lite/bin/python", "0.1.0.dev12+g1234567\n", "0.1.0.dev12+g1234567"),
+        ("testbed-agent-default", "clearml-agent/bin/python", "3.0.3\n", "3.0.3"),
+        ("testbed-influxdb", "influxd version", "InfluxDB v1.6.7~rc0 (git: unknown unknown)\n", "1.6.7~rc0"),
+        ("testbed-tls-proxy", "nginx -v", "nginx version: nginx/1.22.1\n", "1.22.1"),
+        ("clearml-mongo", "docker inspect", "mongo:8.0.15\n", "mongo:8.0.15"),
+        ("testbed-watchdog", "sha256sum", "0" * 64 + "  /x\n", "another than this toolkit's (000000000000)"),
+        ("testbed-influxdb", "influxd", "", ""),
+    ],
+)
+def test_a_service_says_its_version_on_its_host(service, part, said, version):
+    assert part in versions.command(service)
+    assert versions.read(service, said) == version
+
+
+def test_the_watchdog_of_this_toolkit_has_its_version():
+    file = ROOT / "roles/clearml_watchdog/files/watchdog.py"
+    said = f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {versions.WATCHDOG}"
+    assert versions.read("testbed-watchdog", said) == current()
