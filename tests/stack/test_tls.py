@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from provision import forward, inventory, tls
+from provision import forward, hosts, inventory, tls
 from provision.inventory import CA_BUNDLE
 from provision.machines import with_group
 from provision.smoke.problem import need
@@ -22,6 +22,7 @@ try:
 except urllib.error.HTTPError as error:
     print(error.code)
 """
+AGENT_ACCOUNT = "clearml-agent"
 PATHS = {"api": "/debug.ping", "web": "/", "files": "/"}
 
 
@@ -31,17 +32,22 @@ PATHS = {"api": "/debug.ping", "web": "/", "files": "/"}
 def test_canonical_url_answers_on_every_host(on, stack, of, record_property):
     """The server, each agent, client and inference host reaches the service by its one URL and trusts it; so does this
     machine by itself, where the testbed is open to it.
+
+    Agents' hosts do so as the account that tasks run as, too: it may have a proxy or a firewall of its own.
     """
     url = stack.testbed.server.url(of)
     record_property("reference", url)
     names = [machine.name for machine in with_group(stack.machines, "server", "agents", "clients", "inference")]
-    for name in dict.fromkeys([*inventory.hosts(stack.inventory, "server"), *names]):
-        done = on(name).run("/usr/bin/python3 -I -c %s %s %s", ASK, url + PATHS[of], CA_BUNDLE)
+    agents = [(name, AGENT_ACCOUNT) for name in inventory.hosts(stack.inventory, "agents")]
+    everywhere = dict.fromkeys([*inventory.hosts(stack.inventory, "server"), *names])
+    for name, account in [*((name, "root") for name in everywhere), *agents]:
+        done = hosts.run_as(on(name), account, "/usr/bin/python3", "-I", "-c", ASK, url + PATHS[of], CA_BUNDLE)
         said = done.stdout.strip() or " ".join(done.stderr.strip().splitlines()[-1:])
+        who = name if account == "root" else f"{name}, as {account},"
         need(
             said == "200",
-            f"{name} does not reach {url}: {said}",
-            expected=f"{name} reaches {url}",
+            f"{who} does not reach {url}: {said}",
+            expected=f"{who} reaches {url}",
             remedy=f"The name in {url} must mean the same on {name} as here, and no firewall may close its port; "
             "`testbed status` tells of its certificate.",
         )

@@ -61,13 +61,66 @@ def test_what_the_commands_say_is_read(checks):
         checks["disk"](_on(0, "     Avail\n1000000000\n"))
 
 
+def _canonical(run, monkeypatch) -> None:
+    canonical = importlib.import_module("tests.stack.test_tls")
+    monkeypatch.setattr(canonical.tls, "is_open_here", lambda testbed, machines: False)
+    inventory = {"all": {"children": {"server": {"hosts": {"h1": {}}}, "agents": {"hosts": {"h2": {}}}}}}
+    server = types.SimpleNamespace(url=lambda of: "http://lab.example:8081")
+    stack = types.SimpleNamespace(testbed=types.SimpleNamespace(server=server), machines=[], inventory=inventory)
+    host = types.SimpleNamespace(run=run)
+    canonical.test_canonical_url_answers_on_every_host(lambda name: host, stack, "files", _record)
+
+
+def test_a_port_that_is_closed_for_the_agents_account_is_told(monkeypatch):
+    def run(command, account, *arguments):
+        refused = account == "clearml-agent"
+        return types.SimpleNamespace(rc=0, stdout="" if refused else "200", stderr="Connection refused")
+
+    with pytest.raises(Broken, match=r"h2, as clearml-agent, does not reach http://lab.example:8081: Connection ref"):
+        _canonical(run, monkeypatch)
+
+
+def test_what_every_host_reaches_is_fine(monkeypatch):
+    _canonical(lambda command, *arguments: types.SimpleNamespace(rc=0, stdout="200", stderr=""), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("versions", "said", "found"),
+    [
+        ("clearml 2.1\ntensorflow-cpu missing\nkeras 3.1\n", "", "h1: the prepared environment has no tensorflow-cpu"),
+        (
+            "clearml 2.1\ntensorflow-cpu 2.21\nkeras 2.13.1\n",
+            "tensorflow-cpu 2.21 has requirement keras>=3, but you have keras 2.13.1.",
+            "h1: the prepared environment: tensorflow-cpu 2.21 has requirement keras>=3, but you have keras 2.13.1.",
+        ),
+        ("clearml 2.1\ntensorflow-cpu 2.21\nkeras 3.1\n", "", ""),
+    ],
+    ids=["missing", "wrong line", "good"],
+)
+def test_a_prepared_environment_that_is_not_whole_is_told(checks, versions, said, found):
+    environments = importlib.import_module("tests.stack.test_environments")
+
+    def run(command, *arguments):
+        check = "pip" in command
+        return types.SimpleNamespace(rc=bool(check and said), stdout=said if check else versions, stderr="")
+
+    on = lambda name: types.SimpleNamespace(run=run)  # noqa: E731
+    if found:
+        with pytest.raises(Broken) as failed:
+            environments.test_prepared_environment_is_whole(on, STACK, _record)
+        assert failed.value.seen == found
+        assert failed.value.remedy
+    else:
+        environments.test_prepared_environment_is_whole(on, STACK, _record)
+
+
 def test_a_name_that_means_nothing_on_this_machine_is_told_although_ssh_leads_there(checks, monkeypatch):
     canonical = importlib.import_module("tests.stack.test_tls")
     said = {"answer": "[Errno -2] Name or service not known"}
     monkeypatch.setattr(canonical, "_answer_here", lambda url: said["answer"])
     monkeypatch.setattr(canonical.tls, "is_open_here", lambda testbed, machines: True)
     server = types.SimpleNamespace(url=lambda of: "https://lab.example:8008")
-    inventory = {"all": {"children": {"server": {"hosts": {"h1": {}}}}}}
+    inventory = {"all": {"children": {"server": {"hosts": {"h1": {}}}, "agents": {"hosts": {}}}}}
     stack = types.SimpleNamespace(testbed=types.SimpleNamespace(server=server), machines=[], inventory=inventory)
     with pytest.raises(Broken, match=r"this machine reaches https://lab.example:8008 through SSH only: .*not known"):
         canonical.test_canonical_url_answers_on_every_host(_on(0, "200"), stack, "api", _record)
