@@ -52,16 +52,19 @@ def fault(name: str, check: str, *words: str, **more: object) -> Callable[[Calla
 
 @fault("wrong files URL: nobody answers", "files answer", "refused", also=("clock agrees", "file round trip"))
 def _(ground):
+    """files_server in the clearml.conf is a port that nobody listens on"""
     yield ground.conf(files=f"http://127.0.0.1:{free_ports(1)[0]}")
 
 
 @fault("wrong files URL: the API's", "files answer", "HTTP 4", also=("file round trip",))
 def _(ground):
+    """files_server in the clearml.conf is the API's URL"""
     yield ground.conf(files=ground.server.urls["api"])
 
 
 @fault("file server read-only", "file round trip", "refuses a file", "HTTP 5")
 def _(ground):
+    """its folders are mounted read-only (bind mounts)"""
     for name in ("arriving", "files"):
         folder = Path(ground.server.config["data_dir"]) / name
         folder.mkdir(exist_ok=True)
@@ -71,57 +74,68 @@ def _(ground):
 
 @fault("API slow by 5 s", "api answers", "took 5.", "quickest of 3", only="api answers")
 def _(ground):
+    """a proxy before the API that waits before each answer"""
     yield ground.conf(api=ground.behind("api", delay_s=5))
 
 
 @fault("API down", "api answers", "refused", also=("",))
 def _(ground):
+    """api_server is a port that nobody listens on"""
     yield ground.conf(api=f"http://127.0.0.1:{free_ports(1)[0]}")
 
 
 @fault("web down", "web answers", "refused", also=("clock agrees",))
 def _(ground):
+    """web_server is a port that nobody listens on"""
     yield ground.conf(web=f"http://127.0.0.1:{free_ports(1)[0]}")
 
 
 @fault("wrong web URL: the file server's", "web answers", "shows no page")
 def _(ground):
+    """web_server in the clearml.conf is the file server's URL"""
     yield ground.conf(web=ground.server.urls["files"])
 
 
 @fault("proxy refuses large uploads", "large file round trip", "32 MiB", "HTTP 413", level="full", only="round trip")
 def _(ground):
+    """a proxy before the file server that answers 413 above 16 MiB"""
     yield ground.conf(files=ground.behind("files", largest=16 << 20))
 
 
 @fault("proxy cuts large uploads", "large file round trip", "http://127.0.0.1", level="full", only="round trip")
 def _(ground):
+    """a proxy before the file server that closes the connection above 16 MiB"""
     yield ground.conf(files=ground.behind("files", largest=16 << 20, cuts=True))
 
 
 @fault("proxy alters what is fetched", "file round trip", "other bytes came back")
 def _(ground):
+    """a proxy before the file server that flips a bit of each file"""
     yield ground.conf(files=ground.behind("files", alters=True))
 
 
 @fault("proxy logs everybody in", "strangers stay out", "answers without a login")
 def _(ground):
+    """a proxy before the API that adds a user's password to calls without a login"""
     basic = base64.b64encode(b"alice:alice-pass-1").decode()
     yield ground.conf(api=ground.behind("api", authorization=f"Basic {basic}"))
 
 
 @fault("proxy gives files to everybody", "file round trip", "takes files without a login")
 def _(ground):
+    """a proxy before the file server that adds a token to calls without one"""
     yield ground.conf(files=ground.behind("files", authorization=f"Bearer {ground.server.token()}"))
 
 
 @fault("clock of the server ahead by 2 h", "clock agrees", "ahead", "s ahead")
 def _(ground):
+    """a proxy before the API with another time in its answers"""
     yield ground.conf(api=ground.behind("api", ahead_s=7200))
 
 
 @fault("key revoked", "key logs in", "does not take the key", also=("",))
 def _(ground):
+    """the key in the clearml.conf is revoked through the API"""
     key = ground.good.read_text().split('access_key: "')[1].partition('"')[0]
     ground.server.call("auth.revoke_credentials", {"access_key": key})
     yield ground.conf()
@@ -129,12 +143,14 @@ def _(ground):
 
 @fault("queue missing", "queue is served: train", "there is no queue train", "other", queue="train")
 def _(ground):
+    """a worker on another queue only, and no such queue"""
     ground.worker("host:other", "other")
     yield ground.conf()
 
 
 @fault("agent on the wrong queue", "queue is served: train", "none listens on it", queue="train")
 def _(ground):
+    """a worker on another queue, and nobody on the one that is asked for"""
     ground.worker("host:other", "other")
     ground.server.call("queues.create", {"name": "train"})
     yield ground.conf()
@@ -142,6 +158,7 @@ def _(ground):
 
 @fault("agent stopped", "queue is served: train", "host:train, silent for", queue="train", also=("no worker is stale",))
 def _(ground):
+    """the only worker of the queue has last reported 400 s ago"""
     ground.worker("host:train", "train")
     ground.silence("host:train", 400)
     yield ground.conf()
@@ -149,6 +166,7 @@ def _(ground):
 
 @fault("stale worker beside one that works", "no worker is stale", "host:second has been silent for 4", queue="train")
 def _(ground):
+    """a second worker of the queue has last reported 400 s ago"""
     ground.worker("host:train", "train")
     ground.worker("host:second", "train")
     ground.silence("host:second", 400)
@@ -172,6 +190,7 @@ def _configured(ground: Ground, **changes: object) -> Iterator[None]:
 
 @fault("public default key", "public default key is dead: apiserver", "anyone can log in with it")
 def _(ground):
+    """the server is configured with the published key of the apiserver"""
     known = PUBLIC_KEYS["apiserver"]
     keys = {"user_key": known.access_key, "user_secret": known.secret_key}
     with _configured(ground, credentials={**ground.server.config["credentials"], "apiserver": keys}):
@@ -180,6 +199,7 @@ def _(ground):
 
 @fault("public token secret", "token forged with the public secret is refused", "that everybody knows")
 def _(ground):
+    """the server is configured with the published token secret"""
     with _configured(ground, token_secret=PUBLIC_TOKEN_SECRET):
         yield ground.conf()
 
@@ -201,21 +221,25 @@ CERTIFICATE = "certificate is good for two weeks"
 
 @fault("expired certificate", f"{CERTIFICATE}: api", "has expired", also=("",))
 def _(ground):
+    """TLS with a certificate that ended five days ago"""
     yield _with_tls(ground, ["127.0.0.1"], 10 * DAY, 5 * DAY)
 
 
 @fault("certificate that ends soon", f"{CERTIFICATE}: files", "ends on", also=(CERTIFICATE,))
 def _(ground):
+    """TLS with a certificate that ends in five days"""
     yield _with_tls(ground, ["127.0.0.1"], 0 * DAY, 5 * DAY)
 
 
 @fault("certificate for another name", f"{CERTIFICATE}: web", "is not for 127.0.0.1", also=("",))
 def _(ground):
+    """TLS with a certificate for clearml.example.org"""
     yield _with_tls(ground, ["clearml.example.org"], 0 * DAY, 90 * DAY)
 
 
 @fault("wrong CA", f"{CERTIFICATE}: api", "from a CA that is not trusted", also=("",))
 def _(ground):
+    """TLS with a certificate from a CA that the clearml.conf does not name"""
     yield _with_tls(ground, ["127.0.0.1"], 0 * DAY, 90 * DAY, trusted=False)
 
 
