@@ -227,9 +227,9 @@ def smoke(
 ) -> None:
     """Check the running testbed from end to end.
 
-    quick: services, ports, TLS, credentials, workers, telemetry, files, disk, clocks. full: that, and the reference
-    workload from telemetry to a model that predicts. It works in a project of its own on the server, which it removes
-    at its end, also when it is stopped.
+    quick: services, ports, TLS, credentials, workers, telemetry, files, disk, clocks. full: that, both reference
+    workloads from data to a model that predicts, and a task for every agent and every queue. It works in a project of
+    its own on the server, which it removes at its end, also when it is stopped.
 
     With --conf: checks any ClearML server from here, with the key in that file. What needs a host is left out. The
     training has generated data, and runs on --queue, else in a Python of this machine, else not.
