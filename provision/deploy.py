@@ -398,6 +398,8 @@ def _secret_variables(testbed: Testbed, secrets: Secrets, served: tls.Served | N
         name: _read_secret(f"server.stores.{name}.password_file", path)
         for name, path in testbed.server.stores.password_files.items()
     }
+    if login := testbed.server.registry_login:
+        found["registry_password"] = _read_secret("server.registry_login.password_file", login.password_file)
     return {"testbed_secrets": found}
 
 

@@ -371,6 +371,7 @@ def _docker(testbed: Testbed, machines: Sequence[Machine]) -> dict[str, Any]:
     return {
         "clearml_server_version": server.version,
         "clearml_server_registry": server.registry or "",
+        "clearml_server_registry_username": server.registry_login.username if server.registry_login else "",
         "clearml_server_images": server.images.by_service,
         "clearml_server_agent_services": server.agent_services,
         "clearml_server_stores": stores,

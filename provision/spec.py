@@ -22,7 +22,7 @@ from provision.errors import SpecError
 from provision.paths import EXAMPLE, write_atomic
 from provision.spec_hosts import Hosts
 from provision.spec_openstack import UNION_TAGS, OpenStack
-from provision.spec_server import DOCKER_KEYS, Engine, Images, Stores
+from provision.spec_server import DOCKER_KEYS, Engine, Images, RegistryLogin, Stores
 from provision.spec_tls import HTTPS_PORT, ServiceNames, Tls
 from provision.spec_types import (
     MEANINGS,
@@ -130,6 +130,8 @@ class Server(Section):
     """Backend `docker`: the version of the official server."""
     registry: Registry | None = None
     """Backend `docker`: where its images come from in place of Docker Hub, as HOST[:PORT][/PREFIX]."""
+    registry_login: RegistryLogin | None = None
+    """Backend `docker`: who logs in at `registry`, where it wants that."""
     images: Images = Images()
     """Backend `docker`: images in place of those that belong to `version`."""
     agent_services: bool = False
@@ -152,6 +154,8 @@ class Server(Section):
         foreign = [key for key in DOCKER_KEYS if key in self.model_fields_set]
         if self.backend != "docker" and foreign:
             raise ValueError(f"backend {self.backend} has no use for `{foreign[0]}`, which is for backend docker")
+        if self.registry_login and not self.registry:
+            raise ValueError("registry_login needs `registry`: where to log in")
         if self.agent_services and self.images.agent_services is None:
             raise ValueError("agent_services needs images.agent_services: its publisher gives it no version")
         return self

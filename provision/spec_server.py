@@ -17,7 +17,7 @@ Query = Annotated[str, StringConstraints(pattern=QUERY)]
 
 SMALLEST_POOL = 22
 # keys of `server` that only the official server heeds
-DOCKER_KEYS = ("version", "registry", "images", "agent_services", "stores", "engine")
+DOCKER_KEYS = ("version", "registry", "registry_login", "images", "agent_services", "stores", "engine")
 AGENT_SERVICES = "agent-services"
 # the services of the Compose project, in the order in which they start
 STORES = ("redis", "mongo", "elasticsearch")
@@ -54,6 +54,15 @@ class Images(Section):
     def by_service(self) -> dict[str, str]:
         """The references that are given, by service of the Compose project."""
         return {name.replace("agent_services", AGENT_SERVICES): image for name, image in self if image is not None}
+
+
+class RegistryLogin(Section):
+    """Who fetches images from `registry`."""
+
+    username: str
+    """Who logs in."""
+    password_file: Path
+    """A file here that holds the password, or a token, and nothing else."""
 
 
 class Mongo(Section):

@@ -23,6 +23,7 @@ options:
   file: {type: str, required: true, description: Its Compose file}
   services: {type: dict, default: {}, description: 'By service, the digest that its container carries as a label'}
   images: {type: list, elements: str, default: [], description: 'Its images, which purge removes again'}
+  config: {type: str, default: "", description: 'Folder of the config.json for docker, if not the user''s'}
   needs: {type: list, elements: str, default: [], description: 'What must be there first, as `kind name`'}
   state:
     type: str
@@ -221,6 +222,7 @@ def main() -> None:
             "file": {"type": "str", "required": True},
             "services": {"type": "dict", "default": {}},
             "images": {"type": "list", "elements": "str", "default": []},
+            "config": {"type": "str", "default": ""},
             "needs": {"type": "list", "elements": "str", "default": []},
             "state": {"type": "str", "choices": ["present", "absent", "fetched", "trimmed"], "default": "present"},
             "timeout": {"type": "int", "default": 600},
@@ -229,6 +231,8 @@ def main() -> None:
         supports_check_mode=True,
     )
     os.chdir(Path("/"))
+    if module.params["config"]:
+        os.environ["DOCKER_CONFIG"] = module.params["config"]
     try:
         steps = {"present": bring_up, "absent": take_down, "fetched": fetch, "trimmed": trim}
         steps[module.params["state"]](module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -445,6 +446,20 @@ def test_stores_elsewhere_are_no_services_here_and_their_passwords_are_not_in_th
         },
         "redis": {"host": "r", "port": 6379},
     }
+
+
+def test_who_logs_in_at_the_registry_is_told_and_the_password_is_not_in_the_inventory(tmp_path):
+    (tmp_path / "pw").write_text("a-registry-password\n")
+    login = f"registry: r.example, registry_login: {{username: robot, password_file: {tmp_path}/pw}}"
+    testbed, found = _build(f"server: {{backend: docker, {login}}}\n")
+    told = found["all"]["children"]["server"]["vars"]
+    assert (told["clearml_server_registry"], told["clearml_server_registry_username"]) == ("r.example", "robot")
+    assert "a-registry-password" not in str(found)
+    secrets = SimpleNamespace(model_dump=lambda **_: {})
+    passed = deploy._secret_variables(testbed, secrets, None)["testbed_secrets"]
+    assert passed["registry_password"] == "a-registry-password"
+    _, found = _build("server: {backend: docker}\n")
+    assert found["all"]["children"]["server"]["vars"]["clearml_server_registry_username"] == ""
 
 
 def test_the_services_agent_is_a_service_when_it_is_asked_for():

@@ -401,6 +401,11 @@ def test_machines_of_a_testbed_get_the_official_server_unless_the_file_says_othe
         ("version: 2.3.0", "`server` backend lite has no use for `version`, which is for backend docker"),
         ("backend: docker, version: latest", "`server.version` must be a version, such as 2.4.0; found 'latest'"),
         ("backend: docker, registry: 'https://r.example'", "`server.registry` must be HOST[:PORT][/PREFIX]"),
+        ("backend: docker, registry_login: {username: u, password_file: p}", "registry_login needs `registry`"),
+        (
+            "backend: docker, registry: r.example, registry_login: {username: u}",
+            "`server.registry_login.password_file` is",
+        ),
         ("backend: docker, images: {mong: mongo:8}", "`server.images.mong` is unknown; did you mean `mongo`?"),
         ("backend: docker, images: {mongo: 'a b'}", "`server.images.mongo` must be [REGISTRY/]NAME:TAG or"),
         ("backend: docker, agent_services: true", "agent_services needs images.agent_services"),

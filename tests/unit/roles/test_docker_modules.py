@@ -825,6 +825,18 @@ class TestCompose:
         assert record.load()["images"] == ["new:2", "used:1"], "what another container uses is tried again later"
         assert result(compose.trim, Module(**module))["changed"] is False
 
+    @pytest.mark.parametrize("config", ["", "/etc/testbed/clearml/docker"])
+    def test_docker_logs_in_with_the_settings_that_are_given_else_with_the_users(
+        self, commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("DOCKER_CONFIG", "the user's")
+        program(commands, "docker", f'echo "$DOCKER_CONFIG" >>{tmp_path}/told')
+        given = Module(**{**self.PARAMS, "state": "fetched", "config": config, "images": ["new:1"]})
+        monkeypatch.setattr(compose, "AnsibleModule", lambda **_: given)
+        result(lambda _: compose.main(), given)
+        assert {*(tmp_path / "told").read_text().splitlines()} == {config or "the user's"}
+
     def test_without_docker_there_is_nothing_to_take_down(self, commands: Path) -> None:
         assert result(compose.take_down, Module(**self.PARAMS))["changed"] is False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -88,6 +89,8 @@ CASES: dict[str, dict[str, Any]] = {
     "registry": {
         "clearml_server_registry": "registry.example:5000/hub",
         "clearml_server_images": {"mongo": f"registry.example/mongo@{DIGEST}"},
+        "clearml_server_registry_username": "robot$lab",
+        "clearml_server_registry_password": ODD,
     },
     "agent": {
         "clearml_server_agent_services": True,
@@ -122,6 +125,7 @@ PLAY = """\
     - ansible.builtin.copy:
         dest: "{{ out }}/{{ inventory_hostname }}.json"
         content: "{{ {'files': clearml_server_file_texts, 'digests': clearml_server_digests_wanted,
+          'folders': clearml_server_folders,
           'compose': lookup('template', 'compose.yaml.j2',
                             template_vars={'clearml_server_digests': clearml_server_digests_wanted})} | to_json }}"
 """
@@ -134,6 +138,7 @@ class Rendered:
     text: str
     files: dict[str, str]
     digests: dict[str, str]
+    folders: list[dict[str, str]]
 
     @property
     def services(self) -> dict[str, Any]:
@@ -183,7 +188,9 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rendered]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = {name: json.loads((folder / f"{name}.json").read_text()) for name in CASES}
-    return {name: Rendered(each["compose"], each["files"], each["digests"]) for name, each in found.items()}
+    return {
+        name: Rendered(each["compose"], each["files"], each["digests"], each["folders"]) for name, each in found.items()
+    }
 
 
 @pytest.fixture(params=CASES)
@@ -432,6 +439,23 @@ class TestInsecureDefaults:
         assert plain.environment("redis") == {"REDISCLI_AUTH": "SECRET-redis"}
         for service in ("apiserver", "fileserver", "async_delete"):
             assert plain.environment(service)["CLEARML_REDIS_SERVICE_PASSWORD"] == "SECRET-redis"  # noqa: S105
+
+
+class TestRegistryLogin:
+    def test_docker_is_told_who_logs_in_where_and_no_service_is(self, cases: dict[str, Rendered]) -> None:
+        found = cases["registry"]
+        [(registry, told)] = json.loads(found.files["docker/config.json"])["auths"].items()
+        assert registry == "registry.example:5000"
+        assert base64.b64decode(told["auth"]).decode() == f"robot$lab:{ODD}"
+        assert not [name for name in found.services if told["auth"] in found.reads(name)]
+        assert "docker/config.json" not in cases["plain"].files
+
+    def test_its_file_is_closed_and_goes_when_nobody_logs_in_any_longer(self, cases: dict[str, Rendered]) -> None:
+        folders = {name: {each["path"]: each for each in cases[name].folders} for name in ("registry", "plain")}
+        assert folders["registry"][f"{FOLDER}/docker"] == {
+            "path": f"{FOLDER}/docker", "mode": "0700", "state": "directory",
+        }  # fmt: skip
+        assert folders["plain"][f"{FOLDER}/docker"]["state"] == "absent"
 
 
 class TestStoresElsewhere:
