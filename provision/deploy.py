@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import secrets as random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from provision import forward, inventory, tls
+from provision import drain, forward, inventory, rotation, tls
 from provision.changes import Change, resolve, staying
 from provision.credentials import ensure, identities
 from provision.credentials import issuer as issuers
@@ -34,10 +34,16 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Renewal:
-    """Keys that an `up` replaces: those of the identities `of`. `check` is called before agents are touched."""
+    """Keys that an `up` replaces: those of the identities `of`.
+
+    Before anything is replaced, the agents among them take no task any more, and `check` is called. `running` tells the
+    tasks that run before old keys are revoked. `force`: whatever runs.
+    """
 
     of: Callable[[identities.Identity], bool]
     check: Callable[[], None]
+    running: Callable[[], list[str]]
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,8 @@ def up(session: Session, proven: Callable[[], None] = lambda: None, renewal: Ren
     with session.stage("Make sure of everybody's key") as current:
         everybody = identities.of(session.testbed, session.inventory)
         url, issuer = session.testbed.server.url("api"), issuers.of(session.testbed, secrets)
-        keys = ensure.ensure_all(url, issuer, session.testbed.name, everybody, _held(session, secrets))
+        held = _held(session, secrets)
+        keys = ensure.ensure_all(url, issuer, session.testbed.name, everybody, held)
         issued = sum(found.issued for found in keys.values())
         # the server answers there, and nobody has been told of it yet: nothing is stored under it before it is kept
         known = secrets.model_copy(
@@ -165,28 +172,53 @@ def up(session: Session, proven: Callable[[], None] = lambda: None, renewal: Ren
         current.result = f"{len(keys)} keys, {issued} issued, {revoked} revoked"
     now = {name: found.key for name, found in keys.items()}
     renewed = [identity for identity in everybody if renewal is not None and renewal.of(identity)]
-    if renewal is not None:
-        with session.stage("Issue new keys") as current:
-            fresh = ensure.issue_anew(url, issuer, session.testbed.name, renewed)
-            current.result = f"{len(fresh)} issued"
-        now, issued = now | fresh, issued + len(fresh)
-        if now[identities.TOOLKIT] != secrets.toolkit:
-            secrets = secrets.model_copy(update={"toolkit": now[identities.TOOLKIT]})
-            session.vault.save(secrets)
-        renewal.check()
-    variables["testbed_keys"] = {name: key.model_dump() for name, key in now.items()}
-    rest = play(session, "hosts", "Bring up agents and clients", told, variables)
-    if renewed:
-        play(session, "held", "Read the new keys back")
-        with session.stage("Revoke the old keys") as current:
-            ensure.check_held(session.work / "held", now)
-            left = ensure.ensure_all(url, issuer, session.testbed.name, renewed, now)
-            current.result = f"{(old := sum(found.revoked for found in left.values()))} revoked"
-        revoked += old
+    waiting = {} if renewal is None or renewal.force else _workers(session, renewed, held)
+    told["clearml_agent_rotation"] = bool(waiting)  # without one, what a killed rotation left is taken away
+    with drain.paused(session, waiting):
+        if renewal is not None:
+            renewal.check()
+            with session.stage("Issue new keys") as current:
+                fresh = ensure.issue_anew(url, issuer, session.testbed.name, renewed)
+                current.result = f"{len(fresh)} issued"
+            now, issued = now | fresh, issued + len(fresh)
+            if now[identities.TOOLKIT] != secrets.toolkit:
+                secrets = secrets.model_copy(update={"toolkit": now[identities.TOOLKIT]})
+                session.vault.save(secrets)
+        variables["testbed_keys"] = {name: key.model_dump() for name, key in now.items()}
+        rest = play(session, "hosts", "Bring up agents and clients", told, variables)
+        if renewal is not None:
+            play(session, "held", "Read the new keys back")
+            with session.stage("Revoke the old keys") as current:
+                ensure.check_held(session.work / "held", now)
+                _require_none_began(renewal)
+                left = ensure.ensure_all(url, issuer, session.testbed.name, renewed, now)
+                current.result = f"{(old := sum(found.revoked for found in left.values()))} revoked"
+            revoked += old
     proven()
     if secrets.changing:
         session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None, "restoring": None}))
     return Outcome(changed=server.changed + rest.changed, issued=issued, revoked=revoked)
+
+
+def _workers(session: Session, renewed: Sequence[identities.Identity], held: Collection[str]) -> dict[str, list[str]]:
+    """Return the workers among `renewed` that are there, by host: those whose keys hosts hold."""
+    names = {identity.name for identity in renewed} & {*held}
+    chosen: dict[str, list[str]] = {}
+    for host, worker in inventory.workers(session.testbed, session.inventory):
+        if f"agent/{host}/{worker.name}" in names:
+            chosen.setdefault(host, []).append(worker.name)
+    return chosen
+
+
+def _require_none_began(renewal: Renewal) -> None:
+    """Raise `TestbedError` where tasks run that may have begun with an old key."""
+    began = [] if renewal.force else renewal.running()
+    if began:
+        raise TestbedError(
+            f"{len(began)} tasks began meanwhile, and may work with old keys, of which none was revoked: "
+            + rotation.told(began),
+            "All else has its new key. When these tasks have ended, `testbed up` revokes the old keys.",
+        )
 
 
 def check_up(session: Session) -> list[Change]:

@@ -1,33 +1,38 @@
 """Drains workers: each finishes what it runs and takes no other task, over `up` and reboots, until it is undrained.
 
 A worker is drained by a file on its host, its order (role clearml_agent, `drain.yml`); its agent answers with the same
-text when it has seen the order, which it looks for only between tasks.
+text when it has seen the order, which it looks for only between tasks. While keys are replaced it has an order of the
+rotation's own, beside that of a person; the next `up` takes away what a rotation left that was killed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import getpass
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from provision import hosts, inventory
 from provision.clearml_api import ClearmlApi
-from provision.errors import ApiError, InputError, TestbedError
+from provision.errors import ApiError, BusyError, InputError, TestbedError
 from provision.plays import play
 from provision.reports import DrainReport, DrainState, WorkerState
 from provision.session import Session
 
 DRAIN = ("Drain the workers",)
 UNDRAIN = ("Undrain the workers",)
+PAUSE, RESUME = "Have the agents take no task", "Have the agents take tasks again"
 ORDERS = "/etc/testbed/drained"
 SERVICE = "testbed-agent-"
+ROTATION = f"rotation.{SERVICE}"
 # an idle agent looks for an order every second or two; one that has no answer from the server, every minute
 ANSWER_S = 15.0
 LOOK_S = 2.0
+ROTATION_S = 90.0  # what to wait for an answer at most before agents start anew with other keys
 
 State = Literal["working", "finishing", "drained"]
 
@@ -70,13 +75,13 @@ def state_of(order: Order | None, *, runs: bool) -> State:
     return "drained" if order.answered or not runs else "finishing"
 
 
-def parse(text: str, data_dir: str) -> dict[str, Order]:
-    """Return the orders in `read`'s lines, by worker."""
+def parse(text: str, data_dir: str, prefix: str = SERVICE) -> dict[str, Order]:
+    """Return the orders in `read`'s lines, by worker; `prefix`: what an order's name has before the worker's."""
     orders, answers = {}, {}
     for line in text.splitlines():
         path, _, said = line.partition(":")
-        if path.startswith(f"{ORDERS}/{SERVICE}"):
-            orders[path.removeprefix(f"{ORDERS}/{SERVICE}")] = said
+        if path.startswith(f"{ORDERS}/{prefix}"):
+            orders[path.removeprefix(f"{ORDERS}/{prefix}")] = said
         else:
             answers[path.removeprefix(f"{data_dir}/agent/tmp/").removesuffix("/drained")] = said
     return {worker: Order(said, answers.get(worker) == said) for worker, said in orders.items()}
@@ -94,13 +99,14 @@ def nobody_takes(queue: str, workers: Iterable[WorkerState]) -> str:
     return f"no worker of queue {queue} takes tasks: {told}. To have them taken again: testbed undrain {names}"
 
 
-def orders(session: Session, host: str) -> dict[str, Order]:
-    """Return the orders on `host`, by worker. Raises `ReachError`."""
+def orders(session: Session, host: str, *, rotation: bool = False) -> dict[str, Order]:
+    """Return the orders on `host`, by worker; `rotation`: where there is none, a rotation's. Raises `ReachError`."""
     folder = session.testbed.data_dir
     done = hosts.connect(session.inventory_file, host).run(
         f"grep --with-filename --no-messages '' {ORDERS}/* {folder}/agent/tmp/*/drained"
     )
-    return parse(done.stdout, folder)
+    found = parse(done.stdout, folder)
+    return parse(done.stdout, folder, ROTATION) | found if rotation else found  # an agent answers the other one first
 
 
 def order_text() -> str:
@@ -118,18 +124,57 @@ def undrain(session: Session, chosen: Mapping[str, Sequence[str]]) -> int:
     return _change(session, "undrain", UNDRAIN[0], chosen, drained=False)
 
 
+@contextlib.contextmanager
+def paused(session: Session, chosen: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Have workers run no task and take none while the block runs. Raises `BusyError` where one runs a task."""
+    if not chosen:
+        yield
+        return
+    told = {"testbed_workers": chosen, "testbed_order": order_text(), "clearml_agent_rotation": True}
+    play(session, "drain", PAUSE, told)
+    try:
+        with session.stage("Wait for the agents' answers"):
+            _require_idle(
+                wait(
+                    lambda: report(session, chosen, 0, drained=True, rotation=True),
+                    ROTATION_S,
+                    lambda _: None,
+                    all_of_it=False,
+                )
+            )
+        yield
+    except BaseException:
+        with contextlib.suppress(TestbedError):  # a host that is gone; the next `up` takes the order back
+            play(session, "undrain", RESUME, told)
+        raise
+    play(session, "undrain", RESUME, told)
+
+
+def _require_idle(found: DrainReport) -> None:
+    busy = [worker for worker in found.workers if worker.state != "drained"]
+    if not busy:
+        return
+    told = [f"{worker.name} " + (f"runs task {worker.task}" if worker.task else "has not answered") for worker in busy]
+    raise BusyError(
+        f"agents start anew with new keys, and tasks that run would fail: {', '.join(told)}",
+        "Let tasks end (`testbed drain --wait`), or say --force. Why an agent does not answer, `testbed status` tells.",
+    )
+
+
 def _change(session: Session, verb: str, title: str, chosen: Mapping[str, Sequence[str]], *, drained: bool) -> int:
     before = {host: orders(session, host) for host in chosen}
     play(session, verb, title, {"testbed_workers": chosen, "testbed_order": order_text()})
     return sum((worker in before[host]) != drained for host, workers in chosen.items() for worker in workers)
 
 
-def report(session: Session, chosen: Mapping[str, Sequence[str]], changed: int, *, drained: bool) -> DrainReport:
-    """Return how far the workers are. Raises `ReachError`."""
+def report(
+    session: Session, chosen: Mapping[str, Sequence[str]], changed: int, *, drained: bool, rotation: bool = False
+) -> DrainReport:
+    """Return how far the workers are; `rotation`: with the orders of a rotation of keys, too. Raises `ReachError`."""
     running = tasks_of_workers(session)
     workers = []
     for host, names in chosen.items():
-        given = orders(session, host)
+        given = orders(session, host, rotation=rotation)
         for worker in names:
             order = given.get(worker)
             found = hosts.connect(session.inventory_file, host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from provision.clearml_api import ClearmlApi
@@ -50,15 +51,18 @@ def running(testbed: Testbed, secrets: Secrets, user: str = "") -> list[str]:
     return [f"{task.get('name')} ({task['id']}, {task.get('last_worker') or 'no agent'})" for task in found]
 
 
+def told(tasks: Sequence[str]) -> str:
+    """Return which tasks there are, the first of them."""
+    more = f" and {len(tasks) - SHOWN_TASKS} more" if len(tasks) > SHOWN_TASKS else ""
+    return ", ".join(tasks[:SHOWN_TASKS]) + more
+
+
 def check_idle(testbed: Testbed, secrets: Secrets, user: str = "") -> None:
     """Raise `BusyError` where a task runs, with `user` one of that user's. `secrets`: those that the server takes."""
-    told = running(testbed, secrets, user)
-    if not told:
+    found = running(testbed, secrets, user)
+    if not found:
         return
-    more = f" and {len(told) - SHOWN_TASKS} more" if len(told) > SHOWN_TASKS else ""
     raise BusyError(
-        f"{len(told)} tasks run, and would fail: their keys end, and agents restart with new ones: "
-        + ", ".join(told[:SHOWN_TASKS])
-        + more,
+        f"{len(found)} tasks run, and would fail: their keys end, and agents restart with new ones: {told(found)}",
         "Let them end (`testbed drain --wait`), or say --force. --tokens-only leaves keys, agents and tasks alone.",
     )

@@ -141,11 +141,14 @@ def _renew(
             if not force:
                 rotation.check_idle(session.testbed, session.vault.load() or secrets, whose)
 
+        def running() -> list[str]:
+            return rotation.running(session.testbed, session.vault.load() or secrets, whose)
+
         check()
         chosen = [each.name for each in identities.of(session.testbed, session.inventory) if wanted(each)]
         if name is None:
             confirm(f"Replace {len(chosen)} keys on the hosts, and start the agents anew?", yes)
-        done = bring_up(session, prove=False, renewal=Renewal(wanted, check))
+        done = bring_up(session, prove=False, renewal=Renewal(wanted, check, running, force=force))
     report = reports.RenewReport(
         testbed=testbed.name,
         healthy=done.healthy,

@@ -4,8 +4,9 @@ The open-source server has no switch for a single worker (`workers.set_runtime_p
 that is stopped at the wrong moment loses the task that it has just taken. So the order is asked for where the agent
 decides: before each look into a queue, and never while it runs a task.
 
-The worker is drained while /etc/testbed/drained/<service> is there. That the agent has seen it, and so runs nothing and
-will take nothing, it says with the file `drained` in its folder for temporary files, with the same text.
+The worker is drained while /etc/testbed/drained/<service> is there, or, as keys are replaced, rotation.<service>. That
+the agent has seen it, and so runs nothing and will take nothing, it says with the file `drained` in its folder for
+temporary files, with the same text.
 """
 
 import os
@@ -28,15 +29,15 @@ def order_of(path):
 class Turn:
     """Decides before each look into a queue, and says so when that changes."""
 
-    def __init__(self, order, answer):
-        """Read orders from the file `order`; answer in the file `answer`."""
-        self.order = order
+    def __init__(self, orders, answer):
+        """Read orders from the files `orders`, of which the first counts that is there; answer in the file `answer`."""
+        self.orders = orders
         self.answer = answer
         self.said = None
 
     def takes_tasks(self):
         """Return whether the agent may take a task now."""
-        order = order_of(self.order)
+        order = next((order for order in map(order_of, self.orders) if order is not None), None)
         if order != self.said:
             try:
                 self.say(order)
@@ -69,7 +70,8 @@ def main():
     from clearml_agent.__main__ import main as clearml_agent
     from clearml_agent.commands.worker import Worker
 
-    have_asked(Worker, Turn(ORDERS / os.environ["TESTBED_SERVICE"], Path(os.environ["TMPDIR"], "drained")))
+    service = os.environ["TESTBED_SERVICE"]
+    have_asked(Worker, Turn([ORDERS / service, ORDERS / f"rotation.{service}"], Path(os.environ["TMPDIR"], "drained")))
     sys.exit(clearml_agent())
 
 

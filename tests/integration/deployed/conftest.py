@@ -42,6 +42,31 @@ def api(testbed, secrets):
         yield api
 
 
+@pytest.fixture
+def enqueue(api, testbed):
+    """A function that has a task sleep so long on the prepared queue; all that is left of them goes afterwards."""
+    made = []
+    queue = api.call("queues.get_all", name=f"^{testbed.agents.prepared_queue}$")["queues"][0]["id"]
+
+    def enqueue(seconds: int) -> str:
+        script = {"binary": "python", "entry_point": "sleep.py", "working_dir": ".", "repository": "", "branch": ""}
+        script |= {"diff": f"import time\ntime.sleep({seconds})\n", "requirements": {"pip": ""}}
+        task = api.call("tasks.create", name=f"sleep {seconds}", type="testing", script=script)["id"]
+        made.append(task)
+        api.call("tasks.enqueue", task=task, queue=queue)
+        return task
+
+    yield enqueue
+    for task in made:
+        api.call("tasks.stop", task=task, force=True)
+        api.call("tasks.delete", task=task, force=True)
+
+
+@pytest.fixture
+def status_of(api):
+    return lambda task: api.call("tasks.get_by_id", task=task)["task"]["status"]
+
+
 @pytest.fixture(scope="session")
 def eventually() -> Callable[..., object]:
     """Ask until there is an answer that is true; fail with what was awaited when `seconds` are over."""

@@ -7,21 +7,32 @@ import json
 import stat
 import subprocess
 import threading
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
+from provision import drain, spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.credentials.conf import parse_key
-from provision.paths import state_dir
+from provision.paths import ROOT, state_dir
 
 pytestmark = [pytest.mark.deployed, pytest.mark.long]
+ORDER = Path(drain.ORDERS, f"{drain.ROTATION}prepared")
 
 
 @pytest.fixture
 def url(testbed):
     return testbed.server.url("api")
+
+
+@pytest.fixture
+def api(testbed, url, secrets):
+    """With the server's own identity, whose key is not replaced here."""
+    with ClearmlApi(url, secrets.clearml.apiserver.pair) as api:
+        yield api
 
 
 @pytest.fixture
@@ -145,6 +156,57 @@ def test_nothing_is_replaced_while_a_task_runs(testbed, command, url, keys_in_us
         finally:
             api.call("tasks.delete", task=task, force=True)
     assert keys_in_use() == before
+
+
+@contextlib.contextmanager
+def _rotation_that_waits():
+    """`rotate --all` from where on agents take no task any more."""
+    words = ["credentials", "rotate", "--all", "--yes", "--json", "--spec", str(spec.EXAMPLE)]
+    begun = psutil.Popen([str(ROOT / "testbed"), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        while begun.poll() is None and not ORDER.exists():
+            time.sleep(0.1)
+        assert ORDER.exists(), begun.communicate()[0]
+        yield begun
+    finally:
+        for process in [*begun.children(recursive=True), begun] if begun.poll() is None else []:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        begun.wait()
+
+
+def test_a_task_that_comes_while_keys_are_replaced_waits_for_the_new_ones(
+    url, keys_in_use, enqueue, status_of, eventually
+):
+    before = keys_in_use()
+    with _rotation_that_waits() as begun:
+        task = enqueue(0)
+        seen = set()
+        while begun.poll() is None:
+            status = status_of(task)
+            if ORDER.exists():
+                seen.add(status)
+            time.sleep(0.1)
+        assert seen == {"queued"}
+        said = begun.stdout.read()
+    assert begun.returncode == 0, said
+    assert json.loads(said)["revoked"] == len(before)
+    eventually("the task is completed", lambda: status_of(task) == "completed", 120)
+    assert [ensure.works(url, key) for key in before.values()] == [False] * len(before)
+
+
+def test_up_lets_agents_work_that_a_killed_rotation_has_stopped(
+    command, url, keys_in_use, enqueue, status_of, eventually
+):
+    with _rotation_that_waits():
+        pass
+    assert ORDER.exists()
+    task = enqueue(0)
+    done = command("up", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(ORDER.parent.glob("rotation.*"))
+    eventually("the task is completed", lambda: status_of(task) == "completed", 120)
+    assert [name for name, key in keys_in_use().items() if not ensure.works(url, key)] == []
 
 
 def test_a_key_and_its_tokens_end_at_once_and_tokens_of_others_go_on(testbed, command, url, tmp_path):

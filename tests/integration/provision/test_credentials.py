@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from provision import deploy, machines, secrets, spec
+from provision import deploy, drain, inventory, machines, secrets, spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure, identities
 from provision.credentials.identities import Identity
@@ -215,6 +216,10 @@ def test_a_username_with_two_underscores_keeps_its_key(tmp_path):
             ensure.check_held(tmp_path, {name: other})
 
 
+def _renewal(of=lambda _: True, check=lambda: None, running=list, **more):
+    return deploy.Renewal(of, check, running, **more)
+
+
 class TestRenewal:
     """`up` with keys to replace: nothing is revoked unless the hosts have the new ones."""
 
@@ -231,6 +236,7 @@ class TestRenewal:
         vault.save(made.model_copy(update={"clearml": made.clearml.model_copy(update={"apiserver": system})}))
         found = Session(testbed, vault, Console(quiet=True), tmp_path, tmp_path, tmp_path / "log")
         found.machines = machines.local("root")
+        monkeypatch.setattr(inventory, "workers", lambda *_: [])
         found.__dict__["inventory"] = {}
         toolkit = Identity(identities.TOOLKIT, "bob", identities.TOOLKIT)
         monkeypatch.setattr(identities, "of", lambda *_: [toolkit, ALICE])
@@ -263,7 +269,7 @@ class TestRenewal:
     def test_all_keys_are_new_and_the_old_ones_are_revoked(self, lite, session, hosts):
         deploy.up(session)
         old, checked = self._keys(session, hosts), []
-        done = deploy.up(session, renewal=deploy.Renewal(lambda _: True, lambda: checked.append(hosts.played[:])))
+        done = deploy.up(session, renewal=_renewal(check=lambda: checked.append(hosts.played[:])))
         new = self._keys(session, hosts)
         assert (done.issued, done.revoked) == (2, 2)
         assert checked == [["server", "hosts", "server"]], "before agents are touched"
@@ -273,7 +279,7 @@ class TestRenewal:
     def test_only_what_is_wanted_is_new(self, session, hosts):
         deploy.up(session)
         (alice, toolkit) = self._keys(session, hosts)
-        deploy.up(session, renewal=deploy.Renewal(lambda each: each == ALICE, lambda: None))
+        deploy.up(session, renewal=_renewal(lambda each: each == ALICE))
         assert self._keys(session, hosts)[0] != alice
         assert self._keys(session, hosts)[1] == toolkit
 
@@ -281,7 +287,7 @@ class TestRenewal:
         deploy.up(session)
         old, hosts.broken = self._keys(session, hosts)[0], True
         with pytest.raises(TestbedError, match="has not got the new key"):
-            deploy.up(session, renewal=deploy.Renewal(lambda each: each == ALICE, lambda: None))
+            deploy.up(session, renewal=_renewal(lambda each: each == ALICE))
         assert ensure.works(lite.urls["api"], old)
         assert deploy.up(session).revoked == 1, "the next `up` revokes the one that nobody has"
         assert ensure.works(lite.urls["api"], old)
@@ -289,13 +295,58 @@ class TestRenewal:
     def test_a_task_that_began_meanwhile_stops_it_before_the_hosts(self, lite, session, hosts):
         deploy.up(session)
         old, played = self._keys(session, hosts)[0], len(hosts.played)
+        there = _labelled(lite, "alice")
 
         def busy():
             raise BusyError("1 tasks run")
 
         with pytest.raises(BusyError):
-            deploy.up(session, renewal=deploy.Renewal(lambda _: True, busy))
+            deploy.up(session, renewal=_renewal(check=busy))
         assert hosts.played[played:] == ["server"]
-        assert ensure.works(lite.urls["api"], old)
+        assert _labelled(lite, "alice") == there, "none was issued"
         deploy.up(session)
         assert self._keys(session, hosts)[0] == old
+
+    def test_old_keys_stay_while_a_task_runs_that_began_meanwhile(self, lite, session, hosts):
+        deploy.up(session)
+        old, began = self._keys(session, hosts), ["train (id, no agent)"]
+        with pytest.raises(TestbedError, match="1 tasks began meanwhile.*train") as caught:
+            deploy.up(session, renewal=_renewal(running=lambda: began))
+        assert "`testbed up` revokes the old keys" in caught.value.remedy
+        new = self._keys(session, hosts)
+        assert [ensure.works(lite.urls["api"], key) for key in (*old, *new)] == [True] * 4
+        began.clear()
+        assert deploy.up(session).revoked == 2
+        assert [ensure.works(lite.urls["api"], key) for key in (*old, *new)] == [False, False, True, True]
+
+    def test_agents_that_get_new_keys_take_no_task_until_they_have_them(self, session, hosts, monkeypatch):
+        agents = {"gpu": ["default", "prepared"], "cpu": ["default"]}
+        monkeypatch.setattr(
+            inventory,
+            "workers",
+            lambda *_: [(host, SimpleNamespace(name=name)) for host, names in agents.items() for name in names],
+        )
+        identity = Identity("agent/gpu/default", "bob", "agent@gpu/default")
+        of = identities.of
+        monkeypatch.setattr(identities, "of", lambda *_: [*of(), identity])
+
+        @contextlib.contextmanager
+        def paused(_, chosen):
+            if chosen:
+                hosts.played.append(chosen)
+            yield
+            if chosen:
+                hosts.played.append("again")
+
+        monkeypatch.setattr(drain, "paused", paused)
+        deploy.up(session)
+        del hosts.played[:]
+        checked = []
+        deploy.up(session, renewal=_renewal(check=lambda: checked.append(hosts.played[:])))
+        assert hosts.played == ["server", {"gpu": ["default"]}, "hosts", "held", "again"]
+        assert checked == [["server", {"gpu": ["default"]}]], (
+            "what runs is looked for when no agent takes a task any more"
+        )
+        del hosts.played[:]
+        deploy.up(session, renewal=_renewal(force=True))
+        assert hosts.played == ["server", "hosts", "held"]

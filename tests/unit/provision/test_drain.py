@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from types import SimpleNamespace
 
 import pytest
 
 from provision import drain
 from provision.drain import Order
-from provision.errors import InputError
+from provision.errors import BusyError, ConvergeError, InputError
 from provision.reports import DrainReport, DrainState, WorkerState
 
 WORKERS = [("agent-1", "default"), ("agent-1", "gpu"), ("agent-2", "default")]
@@ -49,6 +51,18 @@ def test_an_answer_counts_only_for_the_order_that_it_repeats():
     found = drain.parse(text, "/data")
     assert {name: order.answered for name, order in found.items()} == {"one": True, "two": False, "three": False}
     assert found["one"].text == "2026-01-01T00:00:00Z by ada@desk"
+
+
+def test_the_orders_of_a_rotation_are_told_apart_from_those_of_people():
+    text = """\
+/etc/testbed/drained/testbed-agent-one:2026-01-01T00:00:00Z by ada@desk
+/etc/testbed/drained/rotation.testbed-agent-two:2026-01-02T00:00:00Z by ada@desk
+/data/agent/tmp/two/drained:2026-01-02T00:00:00Z by ada@desk
+"""
+    assert {*drain.parse(text, "/data")} == {"one"}
+    assert drain.parse(text, "/data", drain.ROTATION) == {
+        "two": Order("2026-01-02T00:00:00Z by ada@desk", answered=True)
+    }
 
 
 @pytest.mark.parametrize(
@@ -110,6 +124,55 @@ def test_it_waits_for_the_end_of_tasks_or_only_for_answers(monkeypatch, states, 
     last = drain.wait(lambda: next(found), None, told.append, all_of_it=all_of_it)
     assert len(told) == looks
     assert last is told[-1]
+
+
+@pytest.fixture
+def played(monkeypatch):
+    """Playbooks that a rotation runs for its pause, and a function that says what the workers are then."""
+    plays = []
+    monkeypatch.setattr(
+        drain, "play", lambda _, name, _title, told: plays.append((name, told["clearml_agent_rotation"]))
+    )
+
+    def says(*workers):
+        [found] = _reports(workers)
+        monkeypatch.setattr(drain, "report", lambda *_, **__: found)
+        return plays
+
+    return says
+
+
+SESSION = SimpleNamespace(stage=lambda _: contextlib.nullcontext())
+
+
+def test_workers_take_no_task_while_keys_are_replaced(played):
+    plays = played(DONE, DONE)
+    with drain.paused(SESSION, {"h": ["0", "1"]}):
+        assert plays == [("drain", True)]
+    assert plays == [("drain", True), ("undrain", True)]
+
+
+def test_a_task_that_an_agent_has_taken_already_stops_the_rotation(played):
+    plays = played(DONE, BUSY)
+    with pytest.raises(BusyError, match="h:1 runs task id"), drain.paused(SESSION, {"h": ["0", "1"]}):
+        pytest.fail("keys are replaced while a task runs")
+    assert plays == [("drain", True), ("undrain", True)], "agents take tasks again"
+
+
+def test_an_agent_that_does_not_answer_stops_the_rotation(played, monkeypatch):
+    played(DONE, IDLE)
+    clock = itertools.count(0, 30)
+    monkeypatch.setattr(drain.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(drain.time, "sleep", lambda _: None)
+    with pytest.raises(BusyError, match="h:1 has not answered"), drain.paused(SESSION, {"h": ["0", "1"]}):
+        pytest.fail("keys are replaced, and nobody knows what the agent does")
+
+
+def test_agents_take_tasks_again_after_a_rotation_that_failed(played):
+    plays = played(DONE)
+    with pytest.raises(ConvergeError), drain.paused(SESSION, {"h": ["0"]}):
+        raise ConvergeError("a host is gone")
+    assert plays[-1] == ("undrain", True)
 
 
 def test_it_gives_up_when_the_time_is_over(monkeypatch):

@@ -25,7 +25,7 @@ def testbed_agent():
 
 @pytest.fixture
 def turn(testbed_agent, tmp_path):
-    return testbed_agent.Turn(tmp_path / "order", tmp_path / "answer")
+    return testbed_agent.Turn([tmp_path / "order", tmp_path / "rotation.order"], tmp_path / "answer")
 
 
 def test_without_an_order_it_takes_tasks_and_answers_nothing(turn):
@@ -34,30 +34,44 @@ def test_without_an_order_it_takes_tasks_and_answers_nothing(turn):
 
 
 def test_it_answers_an_order_with_its_text_and_takes_the_answer_back(turn, capsys):
-    turn.order.write_text("2026-01-01 by ada\n")
+    turn.orders[0].write_text("2026-01-01 by ada\n")
     assert not turn.takes_tasks()
     assert turn.answer.read_text() == "2026-01-01 by ada\n"
     assert not turn.takes_tasks()
     assert capsys.readouterr().out.count("Drained") == 1, "said once, not at each look"
-    turn.order.unlink()
+    turn.orders[0].unlink()
     assert turn.takes_tasks()
     assert not turn.answer.exists()
 
 
 def test_a_new_order_is_answered_anew(turn):
     for text in ("first\n", "second\n"):
-        turn.order.write_text(text)
+        turn.orders[0].write_text(text)
         assert not turn.takes_tasks()
         assert turn.answer.read_text() == text
+
+
+def test_the_order_of_a_rotation_counts_where_there_is_no_other(turn):
+    order, rotation = turn.orders
+    rotation.write_text("rotation\n")
+    assert not turn.takes_tasks()
+    assert turn.answer.read_text() == "rotation\n"
+    order.write_text("by ada\n")
+    assert not turn.takes_tasks()
+    assert turn.answer.read_text() == "by ada\n"
+    rotation.unlink()
+    assert not turn.takes_tasks(), "what a person has ordered outlives a rotation"
+    order.unlink()
+    assert turn.takes_tasks()
 
 
 def test_an_order_that_cannot_be_read_or_answered_holds_all_the_same(testbed_agent, tmp_path):
     folder = tmp_path / "order"
     folder.mkdir()  # not a file: cannot be read
-    assert not testbed_agent.Turn(folder, tmp_path / "answer").takes_tasks()
+    assert not testbed_agent.Turn([folder], tmp_path / "answer").takes_tasks()
     order = tmp_path / "readable"
     order.write_text("now\n")
-    assert not testbed_agent.Turn(order, tmp_path / "nowhere/answer").takes_tasks()
+    assert not testbed_agent.Turn([order], tmp_path / "nowhere/answer").takes_tasks()
 
 
 def test_the_agent_asks_right_before_each_look_into_a_queue(tmp_path):
@@ -93,7 +107,7 @@ class Agent(worker.Worker):
 worker.get_next_task = lambda *a, **k: {{"entry": {{"task": "t" + str(len(taken))}}}}
 worker.kill_all_child_processes = lambda **k: None
 worker.WorkerParams
-turn = testbed_agent.Turn(order, answer)
+turn = testbed_agent.Turn([order], answer)
 testbed_agent.have_asked(worker.Worker, turn)
 try:
     Agent().run_tasks_loop(["q"], type("P", (), {{"debug": False}})())
