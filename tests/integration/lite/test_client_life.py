@@ -8,6 +8,7 @@ import pytest
 
 from clearml_lite import api  # which registers the endpoints
 from tests.integration.lite.conftest import seen_by
+from tests.integration.lite.test_client_agents import OBJECTIVE
 
 pytestmark = pytest.mark.long
 
@@ -168,6 +169,18 @@ def test_a_pipeline_of_steps_runs_here(lite: Any) -> None:
         "result": "12",
         "metric": [12.0],
         "found": True,
+    }
+
+
+def test_a_search_of_hyper_parameters_runs_here(lite: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (lite.folder / "objective.py").write_text(OBJECTIVE)
+    monkeypatch.setenv("LOCALLY", "1")
+    assert seen_by(lite, "optimizer.py") == {
+        "best": ["2", 0.0],
+        "tried": ["1", "2", "3"],
+        "children": 3,
+        "archived": 1,
+        "tags": ["optimization"],
     }
 
 

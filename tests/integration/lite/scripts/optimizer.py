@@ -1,4 +1,4 @@
-"""A random search of hyper-parameters whose tasks an agent runs."""
+"""A random search of hyper-parameters whose tasks an agent runs, or this process with LOCALLY."""
 
 import json
 import os
@@ -30,7 +30,7 @@ optimizer = HyperParameterOptimizer(
     save_top_k_tasks_only=2,
 )
 optimizer.set_report_period(0.05)
-optimizer.start()
+optimizer.start_locally() if os.environ.get("LOCALLY") else optimizer.start()
 optimizer.wait()
 best = optimizer.get_top_experiments(top_k=1)[0]
 details = optimizer.get_top_experiments_details(top_k=3)
