@@ -37,21 +37,25 @@ wrk.method, wrk.body = "POST", file:read("*a")
 wrk.headers["Authorization"] = "Bearer {token}"
 wrk.headers["Content-Type"] = "{kind}"
 """
-# one client, one call after the other, as the SDK sends them: milliseconds of each
+# one client, one call after the other, as the SDK sends them: milliseconds of each, and of the server's processor
 LATENCIES = """\
-import json, sys, time
+import json, os, sys, time
 from clearml.backend_api import Session
 session, result = Session(), {}
+def processor():
+    fields = open(f"/proc/{sys.argv[1]}/stat").read().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1000
 for name, times, data in json.load(sys.stdin):
     service, _, action = name.partition(".")
-    spent = []
-    for number in range(times + 20):
+    spent, used = [], processor()
+    warm = min(times, 20)
+    for number in range(times + warm):
         body = data[number % len(data)]
         begun = time.perf_counter()
         answer = session.send_request(service, action, **body)
         spent.append((time.perf_counter() - begun) * 1000)
         assert answer.status_code == 200, answer.text
-    result[name] = spent[20:]
+    result[name] = [spent[warm:], (processor() - used) / len(spent)]
 print(json.dumps(result))
 """
 
@@ -118,12 +122,13 @@ def wrk(
     return float(rate[1]), float(slow[1]), used / spent
 
 
-def latencies(server: Server, calls: list[tuple[str, int, list[Any]]]) -> dict[str, list[float]]:
-    """Return the milliseconds of each call, as the SDK's session of one client sees them."""
+def latencies(server: Server, calls: list[tuple[str, int, list[Any]]]) -> dict[str, tuple[list[float], float]]:
+    """Return the milliseconds of each call, as one client sees them, and the server's processor time of one."""
+    assert server.process
     environment = os.environ | {"CLEARML_CONFIG_FILE": str(server.client_conf()), "HOME": str(server.folder)}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", LATENCIES], input=json.dumps(calls), env=environment, cwd=server.folder,
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-P", "-c", LATENCIES, str(server.process.pid)], input=json.dumps(calls), env=environment,
+        cwd=server.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
@@ -211,7 +216,7 @@ def fill_queue(storage: Storage, tasks: list[str], name: str, count: int) -> str
 
 def growth(server: Server, template: dict[str, Any], project: str) -> None:
     """Print how long a call takes one client while the project grows."""
-    rows: list[tuple[Any, ...]] = [("tasks", "call", "median", "p95", "p99")]
+    rows: list[tuple[Any, ...]] = [("tasks", "call", "median", "p95", "p99", "processor of the server")]
     for count in PROJECT_TASKS:
         with server.stopped() as storage:
             tasks = fill_tasks(storage, template, project, count)
@@ -234,8 +239,8 @@ def growth(server: Server, template: dict[str, Any], project: str) -> None:
                 ("events.add_batch", 100, [{"data": json.dumps(event)}]),
             ],
         )
-        for name, spent in found.items():
-            cells = (statistics.median(spent), percentile(spent, 0.95), percentile(spent, 0.99))
+        for name, (spent, used) in found.items():
+            cells = (statistics.median(spent), percentile(spent, 0.95), percentile(spent, 0.99), used)
             rows.append((f"{count:,}", f"`{name}`", *(f"{cell:.1f} ms" for cell in cells)))
     table(*rows)
 
@@ -252,12 +257,17 @@ def curves(server: Server) -> None:
                 "INSERT INTO scalars (series, iter, timestamp, value, worker) VALUES (?, ?, ?, ?, ?)", points
             )
     rows: list[tuple[Any, ...]] = [
-        ("`scalar_metrics_iter_histogram`, 1,000,000 scalars in 10 curves", "median", "longest")
+        (
+            "`scalar_metrics_iter_histogram`, 1,000,000 scalars in 10 curves",
+            "median",
+            "longest",
+            "processor of the server",
+        )
     ]
     for key in ("iter", "timestamp"):
         request = {"task": task, "key": key}
-        spent = latencies(server, [("events.scalar_metrics_iter_histogram", 5, [{"json": request}])]).popitem()[1]
-        rows.append((f"by {key}", f"{statistics.median(spent):,.0f} ms", f"{max(spent):,.0f} ms"))
+        spent, used = latencies(server, [("events.scalar_metrics_iter_histogram", 5, [{"json": request}])]).popitem()[1]
+        rows.append((f"by {key}", f"{statistics.median(spent):,.0f} ms", f"{max(spent):,.0f} ms", f"{used:,.0f} ms"))
     table(*rows)
 
 
