@@ -17,11 +17,18 @@ from provision.smoke.problem import HostService
 AT_ONCE = 16
 OF_PACKAGE = "import sys, importlib.metadata as m; print(m.version(sys.argv[1]))"
 WATCHDOG = "/opt/testbed/watchdog/watchdog.py"
+# services that are one file of this toolkit's
+OURS = {
+    "testbed-watchdog": ROLES / "clearml_watchdog" / "files" / "watchdog.py",
+    inventory.EXPIRY: ROLES / "clearml_expiry" / "files" / "expire.py",
+}
 COMMANDS = {
     inventory.LITE: f"/opt/testbed/venvs/clearml-lite/bin/python -I -c {shlex.quote(OF_PACKAGE)} clearml-lite",
     inventory.TLS_PROXY: "/usr/sbin/nginx -v 2>&1",
     "testbed-influxdb": "influxd version",
+    inventory.INFERENCE: f"/opt/testbed/venvs/prepared/bin/python -I -c {shlex.quote(OF_PACKAGE)} testbed-workload",
     "testbed-watchdog": f"sha256sum {WATCHDOG}",
+    inventory.EXPIRY: "sha256sum /opt/testbed/expiry/expire.py",
 }
 AGENT = f"/opt/testbed/venvs/clearml-agent/bin/python -I -c {shlex.quote(OF_PACKAGE)} clearml-agent"
 NUMBER = re.compile(r"\d+\.\d[\w.~+-]*")
@@ -37,13 +44,13 @@ def command(service: str) -> str:
 def read(service: str, said: str) -> str:
     """Return the version in what `command` printed; empty where there is none.
 
-    The watchdog is a file of this toolkit's, and has its version as long as it is the same.
+    A service that is a file of this toolkit's has its version as long as it is the same.
     """
     words = said.split()
     if not words:
         return ""
-    if service == "testbed-watchdog":
-        ours = hashlib.sha256((ROLES / "clearml_watchdog" / "files" / "watchdog.py").read_bytes()).hexdigest()
+    if service in OURS:
+        ours = hashlib.sha256(OURS[service].read_bytes()).hexdigest()
         return version.current() if words[0] == ours else f"another than this toolkit's ({words[0][:12]})"
     if service not in COMMANDS and not service.startswith("testbed-agent-"):
         return words[0]

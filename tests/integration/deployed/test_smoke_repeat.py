@@ -1,7 +1,6 @@
 """A good testbed passes the smoke test again and again, and it is as before afterwards: 50 times quick, 5 times full.
 
-TESTBED_SMOKE_QUICK and TESTBED_SMOKE_FULL say how often, where it is to be fewer. The figures of a campaign are in
-docs/evidence/smoke-repeats.md.
+TESTBED_SMOKE_QUICK and TESTBED_SMOKE_FULL say how often, where it is to be fewer.
 """
 
 from __future__ import annotations

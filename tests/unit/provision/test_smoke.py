@@ -426,6 +426,8 @@ def test_the_page_shows_the_version_of_each_service_on_its_host():
         ("testbed-influxdb", "influxd version", "InfluxDB v1.6.7~rc0 (git: unknown unknown)\n", "1.6.7~rc0"),
         ("testbed-tls-proxy", "nginx -v", "nginx version: nginx/1.22.1\n", "1.22.1"),
         ("clearml-mongo", "docker inspect", "mongo:8.0.15\n", "mongo:8.0.15"),
+        ("testbed-inference", "prepared/bin/python", "0.1.0\n", "0.1.0"),
+        ("testbed-expiry", "sha256sum", "0" * 64 + "  /x\n", "another than this toolkit's (000000000000)"),
         ("testbed-watchdog", "sha256sum", "0" * 64 + "  /x\n", "another than this toolkit's (000000000000)"),
         ("testbed-influxdb", "influxd", "", ""),
     ],
@@ -435,7 +437,10 @@ def test_a_service_says_its_version_on_its_host(service, part, said, version):
     assert versions.read(service, said) == version
 
 
-def test_the_watchdog_of_this_toolkit_has_its_version():
-    file = ROOT / "roles/clearml_watchdog/files/watchdog.py"
-    said = f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {versions.WATCHDOG}"
-    assert versions.read("testbed-watchdog", said) == current()
+@pytest.mark.parametrize(
+    ("service", "file"),
+    [("testbed-watchdog", "clearml_watchdog/files/watchdog.py"), ("testbed-expiry", "clearml_expiry/files/expire.py")],
+)
+def test_a_service_that_is_this_toolkits_file_has_its_version(service, file):
+    content = (ROOT / "roles" / file).read_bytes()
+    assert versions.read(service, f"{hashlib.sha256(content).hexdigest()}  /opt/x") == current()
