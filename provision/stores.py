@@ -26,11 +26,16 @@ with concurrent.futures.ThreadPoolExecutor() as pool:
 """
 
 
-def named(testbed: Testbed) -> dict[str, tuple[str, int]]:
-    """Return host and port of each store that is not started on the server's host, by its name in `server.stores`."""
+def named(testbed: Testbed) -> list[tuple[str, str, int]]:
+    """Return name, host and port of each store that is not on the server's host, and of all members of a set."""
     if testbed.server.backend != "docker":
-        return {}
-    return {name: (store.host, store.port) for name, store in testbed.server.stores if store is not None}
+        return []
+    found = []
+    for name, store in testbed.server.stores:
+        if store is not None:
+            members = [store.host, *getattr(store, "further_hosts", ())]
+            found += [(name, host, store.port) for host in members]
+    return found
 
 
 def look(session: Session, away: Collection[str]) -> list[StoreState]:
@@ -39,12 +44,11 @@ def look(session: Session, away: Collection[str]) -> list[StoreState]:
     [server] = inventory.hosts(session.inventory, "server") if stores else [""]
     if not stores or server in away:
         return []
-    done = hosts.connect(session.inventory_file, server).run(
-        f"{PYTHON} -I -c %s %s", _TRY, json.dumps(list(stores.values()))
-    )
+    addresses = [(host, port) for _, host, port in stores]
+    done = hosts.connect(session.inventory_file, server).run(f"{PYTHON} -I -c %s %s", _TRY, json.dumps(addresses))
     unknown = f"{server} cannot be asked: {done.stderr.strip()[-300:]}"
     problems = json.loads(done.stdout) if done.rc == 0 else [unknown] * len(stores)
     return [
         StoreState(name=name, host=host, port=port, problem=problem)
-        for (name, (host, port)), problem in zip(stores.items(), problems, strict=True)
+        for (name, host, port), problem in zip(stores, problems, strict=True)
     ]

@@ -44,6 +44,16 @@ def test_a_cluster_that_answers_is_well_and_one_that_does_not_is_told(session):
     assert problem.remedy
 
 
+def test_each_member_of_a_replica_set_is_looked_at(session):
+    members = "mongo: {host: m1.example, further_hosts: [m2.example], query: replicaSet=rs0}, redis: {host: r.example}"
+    testbed = session(f"backend: docker, stores: {{{members}}}").testbed
+    assert stores.named(testbed) == [
+        ("mongo", "m1.example", 27017),
+        ("mongo", "m2.example", 27017),
+        ("redis", "r.example", 6379),
+    ]
+
+
 @pytest.mark.parametrize("server", ["", "backend: docker"])
 def test_without_clusters_no_host_is_asked(session, server, monkeypatch):
     monkeypatch.setattr(stores.hosts, "connect", None)
