@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import threading
 from dataclasses import replace
 
 import pyarrow as pa
@@ -341,6 +342,26 @@ def test_the_end_is_known_whatever_the_measurement_is_called(server, tmp_path, n
     server.answer = cut_short(b"name,tags,time,a\n", b"x,,%d,0.5\n" % START, end)
     database = InfluxDB(Source(server.url, 2, "ran", name, org="lab", secret="token-1"))
     assert read(database, tmp_path, columns=FLOATS).rows == 1
+
+
+def test_two_windows_are_read_at_the_same_time(source, server, two, tmp_path):
+    both = threading.Barrier(2, timeout=30)
+    first = iter("12")
+
+    def answer(query):
+        if "LIMIT" not in query and "count(" not in query and next(first, None):
+            both.wait()
+        return source.answer(query)
+
+    server.answer = answer
+    assert len(read_new(two, FLOATS, wanted(0, BEGIN + DAY, at_once=2), [], tmp_path)) == 3
+
+
+def test_progress_is_told_while_windows_are_read(source, two, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("workload.ingest.PROGRESS", 0)
+    with caplog.at_level("INFO"):
+        read_new(two, FLOATS, wanted(0, BEGIN + DAY), [], tmp_path)
+    assert re.search(r"of about 9000 rows, \d+ rows/s", caplog.text)
 
 
 def test_progress_has_the_speed_and_the_time_that_is_left():
