@@ -27,6 +27,7 @@ from provision import spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials.conf import parse_key
 from provision.secrets import Vault
+from tests.integration.deployed import faketime
 from workload.fill import fill
 from workload.influx import InfluxDB
 from workload.settings import Source
@@ -289,11 +290,12 @@ def _(folder):
 @fault("clock of one service ahead by 2 h", "clock agrees", "s ahead")
 def _(folder):
     """clearml_lite started with libfaketime (Debian's package), which tells it a time two hours ahead"""
-    if not list(Path("/usr/lib").glob("*/faketime/libfaketime.so.1")):
-        subprocess.run(["apt-get", "-qq", "update"], check=True, capture_output=True)
-        subprocess.run(["apt-get", "-qq", "install", "--yes", "libfaketime"], check=True, capture_output=True)
-    [library] = Path("/usr/lib").glob("*/faketime/libfaketime.so.1")
-    with _environment_of("testbed-clearml-lite", LD_PRELOAD=str(library), FAKETIME="+7200"):
+    with (
+        faketime.library() as library,
+        _environment_of(
+            "testbed-clearml-lite", LD_PRELOAD=str(library), FAKETIME="+7200", FAKETIME_DONT_FAKE_MONOTONIC="1"
+        ),
+    ):
         yield []
 
 

@@ -13,6 +13,7 @@ import pytest
 from provision import spec
 from provision.paths import ROOT
 from provision.secrets import Vault
+from tests.integration.deployed import faketime
 
 pytestmark = pytest.mark.deployed
 
@@ -169,24 +170,20 @@ def test_a_key_that_is_not_the_toolkits(problems, testbed):
 
 @pytest.mark.long
 @pytest.mark.skipif(SYSTEMD, reason="rewrites the server's program of supervisord")
-def test_a_service_with_a_clock_of_its_own(problems, tmp_path, eventually):
-    subprocess.run(["apt-get", "download", "libfaketime"], cwd=tmp_path, check=True)
-    [package] = tmp_path.glob("libfaketime*.deb")
-    shared = Path("/tmp/testbed-tests-faketime")  # noqa: S108 (the server's account has to read it)
-    subprocess.run(["dpkg", "-x", str(package), str(shared)], check=True)
-    shared.chmod(0o755)
-    [library] = shared.rglob("libfaketimeMT.so.1")
+def test_a_service_with_a_clock_of_its_own(problems, eventually):
     program = PROGRAM.read_text()
-    faked = f'environment=LD_PRELOAD="{library}",FAKETIME="+{AHEAD_S}s",FAKETIME_DONT_FAKE_MONOTONIC="1",'
-    try:
-        PROGRAM.write_text(program.replace("environment=", faked, 1))
-        subprocess.run(["supervisorctl", "update", SERVER], check=True, capture_output=True)
-        eventually("the server answers", lambda: not any("does not answer" in message for message in problems()), 60)
-        found = problems()
-    finally:
-        PROGRAM.write_text(program)
-        subprocess.run(["supervisorctl", "update", SERVER], check=True, capture_output=True)
-        subprocess.run(["rm", "-r", str(shared)], check=True)
+    with faketime.library() as library:
+        faked = f'environment=LD_PRELOAD="{library}",FAKETIME="+{AHEAD_S}s",FAKETIME_DONT_FAKE_MONOTONIC="1",'
+        try:
+            PROGRAM.write_text(program.replace("environment=", faked, 1))
+            subprocess.run(["supervisorctl", "update", SERVER], check=True, capture_output=True)
+            eventually(
+                "the server answers", lambda: not any("does not answer" in message for message in problems()), 60
+            )
+            found = problems()
+        finally:
+            PROGRAM.write_text(program)
+            subprocess.run(["supervisorctl", "update", SERVER], check=True, capture_output=True)
     assert [message for message in found if "the clock of" in message] == [
         message for message in found if message.startswith("the clock of http://127.0.0.1:") and "s ahead of" in message
     ], "the host's own clock is right"
