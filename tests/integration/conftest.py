@@ -131,6 +131,16 @@ class LiteServer:
             assert time.monotonic() < limit, found["status"]
             time.sleep(0.2)
 
+    def wait_for_log(self, task: str, words: str, seconds: float = 60) -> str:
+        """A task's log once it has these words: an agent sends what it read last after the task has ended."""
+        limit = time.monotonic() + seconds
+        while True:
+            log = "".join(event["msg"] for event in self.call("events.get_task_log", {"task": task})["events"])
+            if words in log:
+                return log
+            assert time.monotonic() < limit, log
+            time.sleep(0.2)
+
     def token(self, user: str = "alice", **data: Any) -> str:
         return self.call("auth.login", data, user)["token"]
 

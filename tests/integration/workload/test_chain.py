@@ -96,8 +96,7 @@ def test_a_clone_runs_with_the_values_that_were_changed(chain, server, agent):
     server.call("tasks.enqueue", {"task": clone, "queue": queue})
     status = server.wait_for_end(clone, 600)["status"]
     assert status == "failed"
-    log = "".join(event["msg"] for event in server.call("events.get_task_log", {"task": clone})["events"])
-    assert "unknown fill strategy 'guess': one of mean, median, zero, ffill, bfill" in log
+    log = server.wait_for_log(clone, "unknown fill strategy 'guess': one of mean, median, zero, ffill, bfill")
     assert "Traceback" not in log
 
 
