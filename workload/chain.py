@@ -140,12 +140,18 @@ def _run(task: Any, step: str, queue: str, timeout: float) -> Result:
     if status == "completed":
         return Result(step, status, seconds, task.id, url, task.get_reported_single_values())
     task.reload()
-    lines = "".join(task.get_reported_console_output(number_of_reports=10)).splitlines()
-    return Result(step, status, seconds, task.id, url, _why(lines, task.data))
+    lines = [line for report in task.get_reported_console_output(number_of_reports=10) for line in report.splitlines()]
+    return Result(step, status, seconds, task.id, url, _why(task.data.script.entry_point, lines, task.data))
 
 
-def _why(lines: list[str], data: Any) -> dict[str, Any]:
-    """Why a task failed: what its step has said of it (`workload.step.run`), else the end of its console."""
+def _why(script: str, lines: list[str], data: Any) -> dict[str, Any]:
+    """Why a task failed: what its step has said of it (`workload.step.run`), else the end of its console.
+
+    An agent writes over the status what it has itself to say, once it has sent all of the console.
+    """
     if data.status_reason == FAILED and data.status_message:
         return {"reason": data.status_message}
+    said = [line for line in lines if line.startswith(f"{script}: ")]
+    if said:
+        return {"reason": said[-1].partition(": ")[2]}
     return {"reason": data.status_reason or "", "log": lines[-LOG_LINES:]}

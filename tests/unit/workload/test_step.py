@@ -183,14 +183,19 @@ def test_a_clone_of_a_task_from_before_finds_its_step(name):
     assert there.main is importlib.import_module(f"workload.{name}").main
 
 
+AGENT = "worker execution exit code 1"
+
+
 @pytest.mark.parametrize(
-    ("status", "expected"),
+    ("status", "lines", "expected"),
     [
-        (("error", "no column 'x'"), {"reason": "no column 'x'"}),
-        (("worker execution exit code 1", ""), {"reason": "worker execution exit code 1", "log": ["b", "c"]}),
-        ((None, None), {"reason": "", "log": ["b", "c"]}),
+        (("error", "no column 'x'"), ["a"], {"reason": "no column 'x'"}),
+        ((AGENT, ""), ["a", "train.py: no: column", "Leaving process"], {"reason": "no: column"}),
+        ((AGENT, ""), ["a", "b", "c"], {"reason": AGENT, "log": ["b", "c"]}),
+        ((None, None), ["a", "b", "c"], {"reason": "", "log": ["b", "c"]}),
     ],
 )
-def test_a_chain_tells_what_a_failed_step_said_else_the_end_of_its_console(monkeypatch, status, expected):
+def test_a_chain_tells_what_a_failed_step_said_else_the_end_of_its_console(monkeypatch, status, lines, expected):
     monkeypatch.setattr(chain, "LOG_LINES", 2)
-    assert chain._why(["a", "b", "c"], SimpleNamespace(status_reason=status[0], status_message=status[1])) == expected
+    data = SimpleNamespace(status_reason=status[0], status_message=status[1])
+    assert chain._why("train.py", lines, data) == expected
