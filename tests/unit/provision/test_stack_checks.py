@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import importlib
 import types
 from pathlib import Path
@@ -126,3 +127,12 @@ def test_a_name_that_means_nothing_on_this_machine_is_told_although_ssh_leads_th
         canonical.test_canonical_url_answers_on_every_host(_on(0, "200"), stack, "api", _record)
     said["answer"] = "200"
     canonical.test_canonical_url_answers_on_every_host(_on(0, "200"), stack, "api", _record)
+
+
+@pytest.mark.parametrize(("status", "good"), [(401, True), (429, True), (200, False), (500, False)])
+def test_a_server_that_slows_down_who_guesses_keeps_strangers_out(checks, monkeypatch, status, good):
+    server = importlib.import_module("tests.stack.test_server")
+    monkeypatch.setattr(server, "_status", lambda http, url, auth=None: status if auth else 401)
+    target = types.SimpleNamespace(url=lambda of: "https://lab.example:8008")
+    with contextlib.nullcontext() if good else pytest.raises(Broken, match="takes a guessed password"):
+        server.test_strangers_stay_out(None, target)
