@@ -183,15 +183,11 @@ def test_a_user_is_added_changed_and_removed_and_no_password_is_shown(make_serve
         assert "carol-pass" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(("again", "code"), [("carol-pass-1", 0), ("other", 2)])
-def test_a_password_is_typed_twice_and_not_shown(make_server: Callable[[], Any], again: str, code: int) -> None:
-    server = make_server()
-    server.command()
-    before = server.config_file.read_text()
-    words = ["user", "add", "carol", "--config", str(server.config_file)]
+def _add_carol_on_a_terminal(config: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """The command that asks for her password, and the other side of its terminal."""
     terminal, side = pty.openpty()
     asking = subprocess.Popen(
-        [sys.executable, "-m", "clearml_lite", *words],
+        [sys.executable, "-m", "clearml_lite", "user", "add", "carol", "--config", str(config)],
         cwd=REPOSITORY,
         stdin=side,
         stdout=side,
@@ -199,6 +195,15 @@ def test_a_password_is_typed_twice_and_not_shown(make_server: Callable[[], Any],
         start_new_session=True,
     )
     os.close(side)
+    return asking, terminal
+
+
+@pytest.mark.parametrize(("again", "code"), [("carol-pass-1", 0), ("other", 2)])
+def test_a_password_is_typed_twice_and_not_shown(make_server: Callable[[], Any], again: str, code: int) -> None:
+    server = make_server()
+    server.command()
+    before = server.config_file.read_text()
+    asking, terminal = _add_carol_on_a_terminal(server.config_file)
     shown = b""
     for prompt, typed in ((b"Password: ", "carol-pass-1"), (b"Again: ", again)):
         while not shown.endswith(prompt):
@@ -217,17 +222,7 @@ def test_who_ends_the_input_where_a_password_is_asked_for_has_changed_nothing(ma
     server = make_server()
     server.command()
     before = server.config_file.read_text()
-    words = ["user", "add", "carol", "--config", str(server.config_file)]
-    terminal, side = pty.openpty()
-    asking = subprocess.Popen(
-        [sys.executable, "-m", "clearml_lite", *words],
-        cwd=REPOSITORY,
-        stdin=side,
-        stdout=side,
-        stderr=side,
-        start_new_session=True,
-    )
-    os.close(side)
+    asking, terminal = _add_carol_on_a_terminal(server.config_file)
     shown = b""
     while not shown.endswith(b"Password: "):
         shown += os.read(terminal, 1000)
