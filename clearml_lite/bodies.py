@@ -9,7 +9,7 @@ from clearml_lite.errors import ApiError
 
 # what somebody may send who is not known yet, and what a form of the API holds
 SMALL_BODY = 64 * 1024
-# so much of a refused body is still read: a proxy that sends takes a closed connection for a server that is down
+# so much more of a too large body is read: a proxy that sends takes a closed connection for a server that is down
 REFUSED = 16 * 1024 * 1024
 # so long nothing of a body may come
 IDLE_SECONDS = 60.0
@@ -71,9 +71,10 @@ def lines(body: Body) -> Iterator[str]:
 
 
 async def read_away(request: Request) -> None:
-    """Reads a body that nobody wants, up to `REFUSED` bytes."""
-    size = 0
-    async for chunk in chunks(request):
-        size += len(chunk)
-        if size >= REFUSED:
-            return
+    """Reads a body that nobody wants to its end.
+
+    An answer before the end has nginx close a connection that it has just said to keep open (its documentation of
+    `lingering_close`): what the client sends next on it is lost.
+    """
+    async for _ in chunks(request):
+        pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,26 @@ def test_who_may_not_upload_is_told_so_however_large_it_is(http, proxy):
 
     with ThreadPoolExecutor(4) as pool:  # one alone may be lucky
         assert {*pool.map(upload, range(24))} == {401}
+
+
+def test_a_connection_on_which_an_upload_was_refused_can_be_used_again(proxy):
+    address = httpx.URL(proxy.urls["files"])
+    connection = HTTPSConnection(address.host, address.port, context=proxy.context, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", "/")
+        connection.putheader("Authorization", "Bearer nobody")
+        connection.putheader("Content-Length", str(40 * MEGABYTE))
+        connection.endheaders()
+        connection.send(bytes(39 * MEGABYTE))
+        time.sleep(0.5)  # an answer that did not wait for the rest would be there now
+        connection.send(bytes(MEGABYTE))
+        with connection.getresponse() as answer:
+            assert (answer.status, answer.headers["Connection"]) == (401, "keep-alive")
+            answer.read()
+        connection.auto_open = False
+        connection.request("GET", "/")
+        with connection.getresponse() as answer:
+            assert answer.status == 200
 
 
 @pytest.mark.parametrize("path", ["/auth.login", "/v2.23/auth.login", "/v999.0/auth.login", "/tasks.get_all"])
