@@ -125,8 +125,11 @@ def undrain(session: Session, chosen: Mapping[str, Sequence[str]]) -> int:
 
 
 @contextlib.contextmanager
-def paused(session: Session, chosen: Mapping[str, Sequence[str]]) -> Iterator[None]:
-    """Have workers run no task and take none while the block runs. Raises `BusyError` where one runs a task."""
+def paused(session: Session, chosen: Mapping[str, Sequence[str]], *, until_up: bool = False) -> Iterator[None]:
+    """Have workers run no task and take none while the block runs. Raises `BusyError` where one runs a task.
+
+    until_up: the block has an `up`, which lets them take tasks again when they have their new keys.
+    """
     if not chosen:
         yield
         return
@@ -147,7 +150,8 @@ def paused(session: Session, chosen: Mapping[str, Sequence[str]]) -> Iterator[No
         with contextlib.suppress(TestbedError):  # a host that is gone; the next `up` takes the order back
             play(session, "undrain", RESUME, told)
         raise
-    play(session, "undrain", RESUME, told)
+    if not until_up:
+        play(session, "undrain", RESUME, told)
 
 
 def _require_idle(found: DrainReport) -> None:

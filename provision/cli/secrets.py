@@ -195,7 +195,7 @@ def rotate(
       testbed secrets rotate --tokens-only --yes  after a user's key was revoked
       testbed secrets rotate --yes --json         for scripts
     """
-    from provision import away, deploy, reports, rotation
+    from provision import away, deploy, drain, reports, rotation
     from provision.session import need_root, open_session
     from provision.smoke import STAGE
 
@@ -225,21 +225,26 @@ def rotate(
                 "a restore of the testbed was begun and has not ended, so its secrets are still changing",
                 "Let `testbed up` complete it, then rotate.",
             )
+        waits = not (tokens_only or force)  # for agents, until they run no task
         if found.rekeying or found.rotating in ("all", extent):
             console.print(f"A {found.changing} was begun, and is completed now.")
+            waits = False
         else:
             if not found.changing:
                 deploy.look_whose(session, {"whose_id": found.id})
             rotation.check_theirs(testbed, found)
-            if not (tokens_only or force):
+            if waits:
                 rotation.check_idle(testbed, found)
         confirm("Replace them?", yes)
-        aside = session.vault.rotate(testbed, extent)
-        new = session.vault.load()
-        if aside:
-            console.print(f"The secrets of until now are kept in {aside}", soft_wrap=True, markup=False)
-        with away.watched(f"{testbed.server.url('api')}/debug.ping") as gone:
-            done = bring_up(session, prove=False)
+        with drain.paused(session, drain.choose([], drain.workers(session)) if waits else {}, until_up=True):
+            if waits:
+                rotation.check_idle(testbed, found)
+            aside = session.vault.rotate(testbed, extent)
+            new = session.vault.load()
+            if aside:
+                console.print(f"The secrets of until now are kept in {aside}", soft_wrap=True, markup=False)
+            with away.watched(f"{testbed.server.url('api')}/debug.ping") as gone:
+                done = bring_up(session, prove=False)
     report = reports.RotateReport(
         testbed=testbed.name,
         healthy=done.healthy,
@@ -283,7 +288,7 @@ def _noticed(testbed: Testbed, *, tokens_only: bool) -> Iterator[str]:
         yield f"new keys are written into ~/clearml.conf of {users}; copies of it elsewhere must be fetched anew"
         if isinstance(testbed.telemetry, ManagedTelemetry):
             yield "InfluxDB's passwords change, and it restarts; new ones are written into ~/telemetry.env"
-        yield "agents restart; while a task runs nothing is rotated, unless --force"
+        yield "agents take no task meanwhile, and restart; while a task runs nothing is rotated, unless --force"
         yield "keys that users made for themselves stay"
     yield "other administrators need the new secrets: testbed secrets export FILE"
 

@@ -7,20 +7,17 @@ import json
 import stat
 import subprocess
 import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from provision import drain, spec
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.credentials.conf import parse_key
-from provision.paths import ROOT, state_dir
+from provision.paths import state_dir
+from tests.integration.deployed.rotating import ORDER, rotation, seen_during
 
 pytestmark = [pytest.mark.deployed, pytest.mark.long]
-ORDER = Path(drain.ORDERS, f"{drain.ROTATION}prepared")
 
 
 @pytest.fixture
@@ -158,36 +155,13 @@ def test_nothing_is_replaced_while_a_task_runs(testbed, command, url, keys_in_us
     assert keys_in_use() == before
 
 
-@contextlib.contextmanager
-def _rotation_that_waits():
-    """`rotate --all` from where on agents take no task any more."""
-    words = ["credentials", "rotate", "--all", "--yes", "--json", "--spec", str(spec.EXAMPLE)]
-    begun = psutil.Popen([str(ROOT / "testbed"), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    try:
-        while begun.poll() is None and not ORDER.exists():
-            time.sleep(0.1)
-        assert ORDER.exists(), begun.communicate()[0]
-        yield begun
-    finally:
-        for process in [*begun.children(recursive=True), begun] if begun.poll() is None else []:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        begun.wait()
-
-
 def test_a_task_that_comes_while_keys_are_replaced_waits_for_the_new_ones(
     url, keys_in_use, enqueue, status_of, eventually
 ):
     before = keys_in_use()
-    with _rotation_that_waits() as begun:
+    with rotation("credentials", "rotate", "--all") as begun:
         task = enqueue(0)
-        seen = set()
-        while begun.poll() is None:
-            status = status_of(task)
-            if ORDER.exists():
-                seen.add(status)
-            time.sleep(0.1)
-        assert seen == {"queued"}
+        assert seen_during(begun, lambda: status_of(task)) == {"queued"}
         said = begun.stdout.read()
     assert begun.returncode == 0, said
     assert json.loads(said)["revoked"] == len(before)
@@ -198,7 +172,7 @@ def test_a_task_that_comes_while_keys_are_replaced_waits_for_the_new_ones(
 def test_up_lets_agents_work_that_a_killed_rotation_has_stopped(
     command, url, keys_in_use, enqueue, status_of, eventually
 ):
-    with _rotation_that_waits():
+    with rotation("credentials", "rotate", "--all"):
         pass
     assert ORDER.exists()
     task = enqueue(0)

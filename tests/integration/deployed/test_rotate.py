@@ -11,8 +11,10 @@ import pytest
 
 from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
+from provision.errors import ApiError
 from provision.paths import HOST_MARKER
 from provision.secrets import KeyPair, Vault
+from tests.integration.deployed.rotating import rotation, seen_during
 
 pytestmark = [pytest.mark.deployed, pytest.mark.long]
 
@@ -93,57 +95,86 @@ def test_tasks_that_run_are_not_ended_unasked_and_outlive_new_tokens(testbed, co
     )
 
 
+@pytest.fixture
+def own(testbed, keys_in_use):
+    """A key that a user has made."""
+    url = testbed.server.url("api")
+    with ClearmlApi(url, keys_in_use()[f"user {testbed.users[0].name}"]) as user:
+        made = user.call("auth.create_credentials", label="my laptop")["credentials"]
+    own = KeyPair(access_key=made["access_key"], secret_key=made["secret_key"])
+    yield own
+    with ClearmlApi(url, own) as user:
+        user.call("auth.revoke_credentials", access_key=own.access_key)
+
+
 def test_everything_is_replaced_also_when_it_is_killed_half_way(
-    testbed, command, keys_in_use, kill_when_taken, tmp_path, monkeypatch
+    testbed, command, keys_in_use, own, kill_when_taken, tmp_path, monkeypatch
 ):
     old, old_keys, api_url = _vault(testbed), keys_in_use(), testbed.server.url("api")
     with ClearmlApi(api_url, old_keys[f"user {testbed.users[0].name}"]) as user:
         token = user.login()
-        made = user.call("auth.create_credentials", label="my laptop")["credentials"]
-        own = KeyPair(access_key=made["access_key"], secret_key=made["secret_key"])
-    try:
-        with ClearmlApi(api_url, old.toolkit) as api:
-            wanted = {"only_fields": ["id"], "search_hidden": True, "page_size": 500, "page": 0}
-            tasks = {task["id"] for task in api.call("tasks.get_all", **wanted)["tasks"]}
+    with ClearmlApi(api_url, old.toolkit) as api:
+        wanted = {"only_fields": ["id"], "search_hidden": True, "page_size": 500, "page": 0}
+        tasks = {task["id"] for task in api.call("tasks.get_all", **wanted)["tasks"]}
 
-        kill_when_taken("secrets", "rotate")
-        taken = _vault(testbed)
-        assert taken.rotating == "all"
-        assert command("secrets", "status").returncode == 1
+    kill_when_taken("secrets", "rotate")
+    taken = _vault(testbed)
+    assert taken.rotating == "all"
+    assert command("secrets", "status").returncode == 1
 
-        done = command("secrets", "rotate", "--yes", "--json")
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        report = json.loads(done.stdout)
-        assert (report["healthy"], report["kept"]) == (True, None)
-        assert {f"users.{name}" for name in old.users} < {*report["rotated"]}
-        assert report["issued"] == len(old_keys)
-        new, new_keys = _vault(testbed), keys_in_use()
-        assert (new.rotating, new.id, new.clearml) == (None, taken.id, taken.clearml), "it went on, not began anew"
-        assert json.loads(HOST_MARKER.read_text()) == {"name": testbed.name, "id": new.id}
+    done = command("secrets", "rotate", "--yes", "--json")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    report = json.loads(done.stdout)
+    assert (report["healthy"], report["kept"]) == (True, None)
+    assert {f"users.{name}" for name in old.users} < {*report["rotated"]}
+    assert report["issued"] == len(old_keys)
+    new, new_keys = _vault(testbed), keys_in_use()
+    assert (new.rotating, new.id, new.clearml) == (None, taken.id, taken.clearml), "it went on, not began anew"
+    assert json.loads(HOST_MARKER.read_text()) == {"name": testbed.name, "id": new.id}
 
-        assert _works(testbed, old_keys) == dict.fromkeys(old_keys, False)
-        assert _works(testbed, new_keys) == dict.fromkeys(new_keys, True)
-        assert ensure.works(api_url, own), "a key that a user made stays"
-        assert _status_of(testbed, token) == 401
-        refused = [(name, user.password) for name, user in old.users.items()]
-        refused += [(pair.user_key, pair.user_secret) for pair in (old.clearml.apiserver, old.clearml.fileserver)]
-        with httpx.Client(base_url=api_url, trust_env=False) as client:
-            assert [client.get("/auth.login", auth=pair).status_code for pair in refused] == [401] * len(refused)
-        for secrets, status in ((old, 401), (new, 200)):
-            for user, password in secrets.influxdb.model_dump().items():
-                assert _influxdb(testbed, user, password) == status, user
-        with ClearmlApi(api_url, new.toolkit) as api:
-            assert tasks <= {task["id"] for task in api.call("tasks.get_all", **wanted)["tasks"]}
-        assert command("secrets", "status").returncode == 0
-        assert command("status").returncode == 0
+    assert _works(testbed, old_keys) == dict.fromkeys(old_keys, False)
+    assert _works(testbed, new_keys) == dict.fromkeys(new_keys, True)
+    assert ensure.works(api_url, own), "a key that a user made stays"
+    assert _status_of(testbed, token) == 401
+    refused = [(name, user.password) for name, user in old.users.items()]
+    refused += [(pair.user_key, pair.user_secret) for pair in (old.clearml.apiserver, old.clearml.fileserver)]
+    with httpx.Client(base_url=api_url, trust_env=False) as client:
+        assert [client.get("/auth.login", auth=pair).status_code for pair in refused] == [401] * len(refused)
+    for secrets, status in ((old, 401), (new, 200)):
+        for user, password in secrets.influxdb.model_dump().items():
+            assert _influxdb(testbed, user, password) == status, user
+    with ClearmlApi(api_url, new.toolkit) as api:
+        assert tasks <= {task["id"] for task in api.call("tasks.get_all", **wanted)["tasks"]}
+    assert command("secrets", "status").returncode == 0
+    assert command("status").returncode == 0
 
-        # who still has the old secrets is told, and puts none of them back
-        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-        Vault(testbed.name).save(old)
-        done = command("up", "--yes")
-        assert done.returncode == 1
-        assert "secrets import FILE" in done.stderr
-        assert _works(testbed, new_keys) == dict.fromkeys(new_keys, True)
-    finally:
-        with ClearmlApi(api_url, own) as user:
-            user.call("auth.revoke_credentials", access_key=own.access_key)
+    # who still has the old secrets is told, and puts none of them back
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    Vault(testbed.name).save(old)
+    done = command("up", "--yes")
+    assert done.returncode == 1
+    assert "secrets import FILE" in done.stderr
+    assert _works(testbed, new_keys) == dict.fromkeys(new_keys, True)
+
+
+class TestATaskThatComesMeanwhile:
+    @pytest.fixture
+    def api(self, testbed, own):
+        """With a key that is not replaced."""
+        with ClearmlApi(testbed.server.url("api"), own) as api:
+            yield api
+
+    def test_it_waits_for_agents_with_new_keys(self, enqueue, status_of, eventually):
+        def look():
+            try:
+                return status_of(task)
+            except ApiError:
+                return "away"
+
+        with rotation("secrets", "rotate") as begun:
+            task = enqueue(0)
+            seen = seen_during(begun, look)
+            said = begun.stdout.read()
+        assert seen - {"away"} == {"queued"}
+        assert begun.returncode == 0, said
+        eventually("the task is completed", lambda: status_of(task) == "completed", 120)

@@ -152,6 +152,16 @@ def test_workers_take_no_task_while_keys_are_replaced(played):
     assert plays == [("drain", True), ("undrain", True)]
 
 
+def test_the_up_of_a_rotation_of_secrets_lets_them_take_tasks_again(played):
+    plays = played(DONE)
+    with drain.paused(SESSION, {"h": ["0"]}, until_up=True):
+        pass
+    assert plays == [("drain", True)]
+    with pytest.raises(ConvergeError), drain.paused(SESSION, {"h": ["0"]}, until_up=True):
+        raise ConvergeError("a host is gone")
+    assert plays[-1] == ("undrain", True)
+
+
 def test_a_task_that_an_agent_has_taken_already_stops_the_rotation(played):
     plays = played(DONE, BUSY)
     with pytest.raises(BusyError, match="h:1 runs task id"), drain.paused(SESSION, {"h": ["0", "1"]}):
