@@ -49,6 +49,7 @@ class ApiServer:
         self._storage = storage
         self._authenticator = authenticator
         self._threads = threads
+        self._room = bodies.Room()
         self._secure_cookie = config.urls.api.startswith("https://")
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,8 +81,7 @@ class ApiServer:
             response = _envelope(name, version, error.code, error.subcode, str(error), {})
             if error.code == TOO_MANY:
                 response.headers["Retry-After"] = "1"
-            if error.code == bodies.TOO_SLOW:
-                response.headers["Connection"] = "close"
+            response.headers.update(bodies.HEADERS.get(error.code, {}))
         except ClientDisconnect:
             return Response(status_code=499)
         except Exception:
@@ -101,14 +101,16 @@ class ApiServer:
         if is_form or not _is_small(request):
             # before the body: nobody unknown takes memory or time with it
             identity = await self._identified(request, endpoint)
-        body = await bodies.read(request, bodies.SMALL_BODY if endpoint.anonymous or is_form else LARGEST_BODY)
-        form = await _form(request) if is_form else None
+        most = bodies.SMALL_BODY if endpoint.anonymous or is_form else LARGEST_BODY
+        with self._room.place() as place:
+            body = await bodies.read(request, most, place)
+            form = await _form(request) if is_form else None
 
-        def answer() -> tuple[Document, Call]:
-            caller = self._identify(request, endpoint) if identity is None else identity
-            return self._call(request, endpoint, caller, version, body, form)
+            def answer() -> tuple[Document, Call]:
+                caller = self._identify(request, endpoint) if identity is None else identity
+                return self._call(request, endpoint, caller, version, body, form)
 
-        return await self._in_thread(answer)
+            return await self._in_thread(answer)
 
     @contextmanager
     def asking(self, identity: Identity, address: str, *, writes: bool = False) -> Iterator[Ask]:

@@ -1,6 +1,7 @@
 """Bodies of requests: read up to a limit, and what is refused read away."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Iterator
 
 from starlette.requests import Request
@@ -11,11 +12,59 @@ from clearml_lite.errors import ApiError
 SMALL_BODY = 64 * 1024
 # so much more of a too large body is read: a proxy that sends takes a closed connection for a server that is down
 REFUSED = 16 * 1024 * 1024
+# so much of larger bodies is here at the same time
+ROOM = 64 * 1024 * 1024
 # so long nothing of a body may come
 IDLE_SECONDS = 60.0
 TOO_SLOW = 408
+NO_ROOM = 503
+# what their answers carry
+HEADERS = {TOO_SLOW: {"Connection": "close"}, NO_ROOM: {"Retry-After": "1"}}
 
 Body = bytes | bytearray
+
+
+class Room:
+    """Memory for the bodies that are here at the same time, but for small ones. Used by one event loop."""
+
+    def __init__(self, size: int = ROOM) -> None:
+        self._left = size
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator["Place"]:
+        """A body's part of it, which is given back at the end of the block."""
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            place.leave()
+
+    def take(self, size: int) -> bool:
+        """Whether there was so much left, which is taken then; a negative size gives back."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+class Place:
+    """What one body has taken of a room."""
+
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._taken = 0
+
+    def grow(self, size: int) -> bool:
+        """Whether the room has so much more."""
+        if not self._room.take(size):
+            return False
+        self._taken += size
+        return True
+
+    def leave(self) -> None:
+        """Give all of it back."""
+        self._room.take(-self._taken)
+        self._taken = 0
 
 
 async def chunks(request: Request) -> AsyncIterator[bytes]:
@@ -36,24 +85,30 @@ async def chunks(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def read(request: Request, most: int) -> Body:
+async def read(request: Request, most: int, place: Place) -> Body:
     """The whole body; a small one `request.form()` finds, too.
 
     Raises:
-        ApiError: 413 when it has more than `most` bytes; it has been read away then. 408 when it stops coming.
+        ApiError: 413 when it has more than `most` bytes, 503 when there is no room for it; it has been read away then.
+            408 when it stops coming.
     """
     content = bytearray()
     size = 0
+    fits = True
     async for chunk in chunks(request):
         size += len(chunk)
-        if size <= most:
+        fits = fits and (size <= SMALL_BODY or place.grow(len(chunk)))
+        if fits and size <= most:
             content += chunk
             continue
-        content.clear()
+        content = bytearray()
+        place.leave()
         if size >= most + REFUSED:
             break
     if size > most:
         raise ApiError(413, 0, f"Request body is larger than {most} bytes")
+    if not fits:
+        raise ApiError(NO_ROOM, 0, "Too many large requests at the same time; try again")
     if size > SMALL_BODY:
         return content  # a copy of it would be as large again
     request._body = bytes(content)

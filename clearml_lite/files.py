@@ -53,6 +53,7 @@ class FileServer:
             folder.mkdir(parents=True, exist_ok=True)
         self._authenticator = authenticator
         self._threads = threads
+        self._room = bodies.Room()
         self.app = Starlette(
             routes=[
                 Route("/", self._index, methods=["GET"]),
@@ -113,8 +114,9 @@ class FileServer:
 
     async def _delete_many(self, request: Request) -> Response:
         await self._authenticated(request)
-        body = await bodies.read(request, LARGEST_LIST)
-        names = await self._in_thread(lambda: _names(body))
+        with self._room.place() as place:
+            body = await bodies.read(request, LARGEST_LIST, place)
+            names = await self._in_thread(lambda: _names(body))
         if not names:
             return PlainTextResponse("files are missing", 400)
         return JSONResponse(await self._in_thread(lambda: self._remove_all(names)), headers={"Content-Type": _HTML})
@@ -324,7 +326,7 @@ def _not_found() -> ApiError:
 
 async def _refused(request: Request, error: Exception) -> Response:
     code = error.code if isinstance(error, ApiError) else 500
-    return PlainTextResponse(str(error), code, {"Connection": "close"} if code == bodies.TOO_SLOW else None)
+    return PlainTextResponse(str(error), code, bodies.HEADERS.get(code))
 
 
 async def _failed(request: Request, error: Exception) -> Response:

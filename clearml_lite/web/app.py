@@ -69,6 +69,7 @@ class WebServer:
         self._api = api
         self._authenticator = authenticator
         self._threads = threads
+        self._room = bodies.Room()
         self._files = files
         self._sessions = Sessions(authenticator, config.token_secret, secure=config.urls.web.startswith("https://"))
         self._templates = Environment(
@@ -256,12 +257,14 @@ class WebServer:
         """A form's fields.
 
         Raises:
-            ApiError: 413 when it is too large or has too many fields, 415 when it is none.
+            ApiError: 413 when it is too large or has too many fields, 415 when it is none, 503 when too many come at
+                the same time.
         """
         if not request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
             raise ApiError(415, 0, "A form is expected")
-        body = await bodies.read(request, LARGEST_FORM)
-        return await self._in_thread(lambda: _fields(body))
+        with self._room.place() as place:
+            body = await bodies.read(request, LARGEST_FORM, place)
+            return await self._in_thread(lambda: _fields(body))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
