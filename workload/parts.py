@@ -34,7 +34,7 @@ TYPES = {
     TAG: pa.string(),
 }
 BLOCK = 1 << 20  # bytes of an answer that are worked on at once
-ROWS = 1 << 16  # in a row group of Parquet
+ROWS = 1 << 15  # in a row group of Parquet
 OWN = ["\0name", "\0tags"]  # InfluxDB's own columns, before `time`
 
 pa.set_memory_pool(pa.system_memory_pool())  # the others keep what was freed
