@@ -103,6 +103,8 @@ def describe(testbed: Testbed) -> list[str]:
     if server.tls is not None:
         whose = "a CA of the testbed's own" if server.tls.own_authority else f"{server.tls.certificate_file}"
         lines.insert(1, f"TLS (package nginx) in front of it, with a certificate from {whose}")
+    elif not (server.is_external or tls.is_loopback(server.bind)):
+        lines.insert(1, "No TLS: whoever is between reads passwords, keys and data; `server.tls` puts nginx in front")
     if testbed.administrators:
         names = ", ".join(administrator.name for administrator in testbed.administrators)
         lines.append(

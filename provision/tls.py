@@ -56,7 +56,7 @@ def is_open_here(testbed: Testbed, machines: Iterable[Machine]) -> bool:
     if server.is_local:
         return True
     name = testbed.server.name("api")
-    return not _is_loopback(testbed.server.bind) and (name == server.address or not _is_address(name))
+    return not is_loopback(testbed.server.bind) and (name == server.address or not _is_address(name))
 
 
 def _is_address(name: str) -> bool:
@@ -67,7 +67,8 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _is_loopback(bind: str) -> bool:
+def is_loopback(bind: str) -> bool:
+    """Return whether nobody but this machine reaches what listens on the address `bind`."""
     return ipaddress.ip_address(bind).is_loopback
 
 

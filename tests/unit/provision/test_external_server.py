@@ -169,6 +169,21 @@ def test_in_a_cloud_its_ports_are_not_opened():
     assert {rule.first for rule in rules} == {None, 22}
 
 
+@pytest.mark.parametrize(
+    ("found", "warned"),
+    [
+        (_local("{backend: lite}"), False),
+        (_local("{backend: lite, bind: 0.0.0.0, host: lab.example}"), True),
+        (_local("{backend: lite, bind: 0.0.0.0, host: lab.example, tls: {}}"), False),
+        (_local(), False),
+        (_hosts(MACHINES.replace("[clients]", "[server]"), "{}")[0], True),
+    ],
+    ids=["this machine alone", "everybody", "with TLS", "somebody else's", "hosts"],
+)
+def test_up_says_that_a_server_for_all_has_no_tls(found, warned):
+    assert any(line.startswith("No TLS: ") for line in deploy.describe(found)) == warned
+
+
 def test_up_says_that_nothing_is_changed_there():
     lines = "\n".join(deploy.describe(_local()))
     assert "somebody else's" in lines
