@@ -33,8 +33,9 @@ TYPES = {
     "boolean": pa.bool_(),
     TAG: pa.string(),
 }
-BLOCK = 1 << 20  # bytes of an answer that are worked on at once
-ROWS = 1 << 15  # in a row group of Parquet
+BLOCK = 1 << 18  # bytes of an answer that are worked on at once; Arrow may read up to 32 ahead
+TEXT_BLOCK = 1 << 20  # the same where there are strings, as a row has to fit
+ROWS = 1 << 14  # in a row group of Parquet
 OWN = ["\0name", "\0tags"]  # InfluxDB's own columns, before `time`
 
 pa.set_memory_pool(pa.system_memory_pool())  # the others keep what was freed
@@ -93,7 +94,7 @@ def head(file: Path, rows: int) -> pa.Table:
     if file.suffix == ".parquet":
         batch = next(pa.parquet.ParquetFile(file).iter_batches(rows))
         return pa.Table.from_batches([batch])
-    with pa.csv.open_csv(file, pa.csv.ReadOptions(block_size=BLOCK)) as reader:
+    with pa.csv.open_csv(file, pa.csv.ReadOptions(block_size=TEXT_BLOCK)) as reader:
         return pa.Table.from_batches([reader.read_next_batch().slice(0, rows)])
 
 
@@ -175,16 +176,18 @@ def _tables(answer: Answer, columns: Sequence[Column]) -> Iterator[pa.Table]:
     """Pieces of about ROWS rows; `time` in ns as an integer."""
     names = ["time", *(column.name for column in columns)]
     types = {"time": pa.int64(), **{column.name: TYPES[column.kind] for column in columns}}
+    has_text = any(column.kind == "string" for column in columns)
+    block = TEXT_BLOCK if has_text else BLOCK
     batches, rows = [], 0
-    first = answer.read(BLOCK)
+    first = answer.read(block)
     if not first:
         return
     try:
         reader = pa.csv.open_csv(
             pa.PythonFile(_Joined(first, answer), mode="r"),
             # one thread: it parses faster than InfluxDB sends
-            pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=OWN + names, skip_rows=1),
-            pa.csv.ParseOptions(newlines_in_values=any(column.kind == "string" for column in columns)),
+            pa.csv.ReadOptions(use_threads=False, block_size=block, column_names=OWN + names, skip_rows=1),
+            pa.csv.ParseOptions(newlines_in_values=has_text),
             pa.csv.ConvertOptions(
                 column_types=types, include_columns=names, null_values=[""], strings_can_be_null=True
             ),
