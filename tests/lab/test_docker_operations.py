@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from provision.clearml_api import ClearmlApi
 from provision.credentials import ensure
 from provision.credentials.ensure import parse_key
 from tests.lab import hosts as lab
@@ -58,6 +59,12 @@ class Bed:
         """Return what a command says as JSON."""
         found: dict[str, Any] = json.loads(self.lab.testbed(*arguments, "--json", progress=False, code=code))
         return found
+
+    def answer(self, token: str) -> int:
+        """Return the status with which the API server answers who has this token."""
+        with httpx.Client(base_url=self.url, trust_env=False) as client:
+            login = {"Authorization": f"Bearer {token}"}
+            return client.get("/users.get_current_user", headers=login).status_code
 
     @contextmanager
     def saying(self, words: str, instead_of: str = "") -> Iterator[None]:
@@ -120,16 +127,10 @@ def test_a_rotation_ends_logins_and_then_all_that_was_issued(bed: Bed) -> None:
     key = bed.key()
     with official.api(bed.lab, bed.server) as api:
         token = api.login()
-
-    def who() -> int:
-        with httpx.Client(base_url=bed.url, trust_env=False) as client:
-            login = {"Authorization": f"Bearer {token}"}
-            return client.get("/users.get_current_user", headers=login).status_code
-
-    assert who() == 200
+    assert bed.answer(token) == 200
     report = bed.told("secrets", "rotate", "--yes", "--tokens-only")
     assert (report["healthy"], report["issued"], report["revoked"]) == (True, 0, 0)
-    assert who() == 401, "the login of before has ended"
+    assert bed.answer(token) == 401, "the login of before has ended"
     print(f"\nlab: tokens alone: API server away for {report['away_seconds']} s")
     assert bed.key() == key
     assert ensure.works(bed.url, key)
@@ -142,6 +143,33 @@ def test_a_rotation_ends_logins_and_then_all_that_was_issued(bed: Bed) -> None:
     assert not ensure.works(bed.url, key)
     assert ensure.works(bed.url, bed.key())
     official.assert_nothing_changed(bed.lab.testbed("up", "--yes"))
+
+
+def test_a_key_that_is_revoked_now_ends_with_its_tokens_and_agents_log_in_again(bed: Bed) -> None:
+    def signed() -> dict[str, str]:
+        """The environment of each container that signs tokens, or checks them."""
+        template = "{{json .Config.Env}}"
+        found = {name: bed.server.run("docker", "inspect", "--format", template, name) for name in official.CONTAINERS}
+        return {name: said for name, said in found.items() if "token_secret" in said}
+
+    bed.told("credentials", "issue", official.USER, "--purpose", "short", "--out", "short.conf")
+    short = parse_key(bed.lab.desk.run("cat", f"{lab.CHECKOUT}/short.conf"))
+    assert short
+    with ClearmlApi(bed.url, short) as api:
+        token = api.login()
+    assert bed.answer(token) == 200
+    before = signed()
+    report = bed.told("credentials", "revoke", official.USER, "--purpose", "short", "--now", "--yes")
+    assert (report["healthy"], report["tokens"], len(report["revoked"])) == (True, "ended", 1)
+    assert bed.answer(token) == 401
+    assert not ensure.works(bed.url, short)
+    assert ensure.works(bed.url, bed.key())
+    after = signed()
+    assert before.keys() == after.keys() >= {"testbed-clearml-apiserver"}
+    assert [name for name in before if before[name] == after[name]] == []
+    with official.api(bed.lab, bed.server) as api:
+        task = official.enqueue_sleep(api, 0)
+        lab.wait_for(lambda: official.status_of(api, task) == "completed", "no agent takes the task", 120)
 
 
 def test_a_drained_host_takes_no_task_until_it_is_undrained(bed: Bed) -> None:
