@@ -10,8 +10,6 @@ from clearml_lite.errors import ApiError
 
 # what somebody may send who is not known yet, and what a form of the API holds
 SMALL_BODY = 64 * 1024
-# so much more of a too large body is read: a proxy that sends takes a closed connection for a server that is down
-REFUSED = 16 * 1024 * 1024
 # so much of larger bodies is here at the same time
 ROOM = 64 * 1024 * 1024
 # so long nothing of a body may come
@@ -103,8 +101,6 @@ async def read(request: Request, most: int, place: Place) -> Body:
             continue
         content = bytearray()
         place.leave()
-        if size >= most + REFUSED:
-            break
     if size > most:
         raise ApiError(413, 0, f"Request body is larger than {most} bytes")
     if not fits:

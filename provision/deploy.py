@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import secrets as random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,17 @@ def _kind(server: Server) -> str:
     return f"ClearML server {server.version} under Docker Compose{stores}"
 
 
-def up(session: Session, proven: Callable[[], None] = lambda: None, renewal: Renewal | None = None) -> Outcome:
+def up(
+    session: Session,
+    proven: Callable[[], None] = lambda: None,
+    renewal: Renewal | None = None,
+    paused: Mapping[str, Sequence[str]] | None = None,
+) -> Outcome:
     """Bring the testbed up, or up to date, and complete a re-key, a rotation or a restore that was begun.
 
     `proven` is called when all is up, before that is said to be complete. `renewal`: keys to replace; the old ones go
     when the new ones are on the hosts and work. Where it was killed, the next `up` revokes those that no host has.
-    Raises `TestbedError`.
+    `paused`: workers, by host, that take no task until they have their keys. Raises `TestbedError`.
     """
     secrets, told, variables = _prepare(session)
     server = play(session, "server", _first(session.testbed), told, variables)
@@ -175,7 +180,7 @@ def up(session: Session, proven: Callable[[], None] = lambda: None, renewal: Ren
     now = {name: found.key for name, found in keys.items()}
     renewed = [identity for identity in everybody if renewal is not None and renewal.of(identity)]
     waiting = {} if renewal is None or renewal.force else _workers(session, renewed, held)
-    told["clearml_agent_rotation"] = bool(waiting)  # without one, what a killed rotation left is taken away
+    told["clearml_agent_rotation"] = bool(waiting or paused)  # without one, what a killed rotation left is taken away
     with drain.paused(session, waiting):
         if renewal is not None:
             renewal.check()
@@ -196,6 +201,8 @@ def up(session: Session, proven: Callable[[], None] = lambda: None, renewal: Ren
                 left = ensure.ensure_all(url, issuer, session.testbed.name, renewed, now)
                 current.result = f"{(old := sum(found.revoked for found in left.values()))} revoked"
             revoked += old
+    if paused:
+        drain.resume(session, paused)
     proven()
     if secrets.changing:
         session.vault.save(secrets.model_copy(update={"rekeying": False, "rotating": None, "restoring": None}))

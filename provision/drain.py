@@ -32,6 +32,7 @@ ROTATION = f"rotation.{SERVICE}"
 # an idle agent looks for an order every second or two; one that has no answer from the server, every minute
 ANSWER_S = 15.0
 LOOK_S = 2.0
+REPLACED = "until its keys are replaced (testbed up)"  # what a rotation's order says
 ROTATION_S = 90.0  # what to wait for an answer at most before agents start anew with other keys
 
 State = Literal["working", "finishing", "drained"]
@@ -95,8 +96,9 @@ def nobody_takes(queue: str, workers: Iterable[WorkerState]) -> str:
     if not all(worker.drained for worker in serving):
         return ""
     told = ", ".join(f"{worker.name}, drained since {worker.drained}" for worker in serving)
-    names = " ".join(worker.name for worker in serving)
-    return f"no worker of queue {queue} takes tasks: {told}. To have them taken again: testbed undrain {names}"
+    names = " ".join(worker.name for worker in serving if not (worker.drained or "").endswith(REPLACED))
+    way = f"testbed undrain {names}" if names else "testbed up, which completes a rotation of keys that was stopped"
+    return f"no worker of queue {queue} takes tasks: {told}. To have them taken again: {way}"
 
 
 def orders(session: Session, host: str, *, rotation: bool = False) -> dict[str, Order]:
@@ -125,17 +127,16 @@ def undrain(session: Session, chosen: Mapping[str, Sequence[str]]) -> int:
 
 
 @contextlib.contextmanager
-def paused(session: Session, chosen: Mapping[str, Sequence[str]], *, until_up: bool = False) -> Iterator[None]:
+def paused(session: Session, chosen: Mapping[str, Sequence[str]], *, stays: bool = False) -> Iterator[None]:
     """Have workers run no task and take none while the block runs. Raises `BusyError` where one runs a task.
 
-    until_up: the block has an `up`, which lets them take tasks again when they have their new keys.
+    stays: they go on so after the block, unless it fails; `resume` or the next `up` has them take tasks again.
     """
     if not chosen:
         yield
         return
-    told = {"testbed_workers": chosen, "testbed_order": order_text(), "clearml_agent_rotation": True}
-    play(session, "drain", PAUSE, told)
     try:
+        play(session, "drain", PAUSE, _told(chosen))
         with session.stage("Wait for the agents' answers"):
             _require_idle(
                 wait(
@@ -147,11 +148,21 @@ def paused(session: Session, chosen: Mapping[str, Sequence[str]], *, until_up: b
             )
         yield
     except BaseException:
-        with contextlib.suppress(TestbedError):  # a host that is gone; the next `up` takes the order back
-            play(session, "undrain", RESUME, told)
+        with session.aside(), contextlib.suppress(TestbedError):  # a host that is gone; the next `up` does it there
+            resume(session, chosen)
         raise
-    if not until_up:
-        play(session, "undrain", RESUME, told)
+    if not stays:
+        resume(session, chosen)
+
+
+def resume(session: Session, chosen: Mapping[str, Sequence[str]]) -> None:
+    """Have workers that were `paused` take tasks again. Raises `ConvergeError`."""
+    play(session, "undrain", RESUME, _told(chosen))
+
+
+def _told(chosen: Mapping[str, Sequence[str]]) -> dict[str, object]:
+    order = f"{order_text()}, {REPLACED}"
+    return {"testbed_workers": chosen, "testbed_order": order, "clearml_agent_rotation": True}
 
 
 def _require_idle(found: DrainReport) -> None:
@@ -221,6 +232,16 @@ def wait(
         if end is not None and time.monotonic() >= end:
             return found
         time.sleep(LOOK_S)
+
+
+def there(session: Session) -> dict[str, list[str]]:
+    """Return the workers that are on their hosts, by host: not those that the next `up` makes. Raises `ReachError`."""
+    found: dict[str, list[str]] = {}
+    for host, names in choose([], workers(session)).items():
+        listed = hosts.connect(session.inventory_file, host).run("ls /etc/testbed").stdout.splitlines()
+        if made := [name for name in names if f"agent-{name}.conf" in listed]:
+            found[host] = made
+    return found
 
 
 def workers(session: Session) -> list[tuple[str, str]]:

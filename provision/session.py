@@ -66,6 +66,15 @@ class Session:
             self.done.append(title)
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Do not keep in mind what the block does: it puts something back after the command was stopped, or failed."""
+        done, now = [*self.done], self._now
+        try:
+            yield
+        finally:
+            self.done, self._now = done, now
+
+    @contextmanager
     def stoppable(self) -> Iterator[None]:
         """Say what was done and what was not when the block is stopped. Raises `StoppedError`."""
         try:

@@ -194,7 +194,7 @@ def _drained(session: Session, away: Collection[str]) -> dict[str, str]:
         f"{host}:{worker}": order.text
         for host in inventory.hosts(session.inventory, "agents")
         if host not in away
-        for worker, order in drain.orders(session, host).items()
+        for worker, order in drain.orders(session, host, rotation=True).items()
     }
 
 

@@ -243,7 +243,9 @@ class WebServer:
         status = error.code if isinstance(error, ApiError) else 500
         # what is not there is 400 in the API, and 404 for a browser
         status = 404 if isinstance(error, ApiError) and error.subcode in pages.NOT_THERE else status
-        return self._rendered("problem.html", {"problem": str(error), "status": status}, status)
+        response = self._rendered("problem.html", {"problem": str(error), "status": status}, status)
+        response.headers.update(bodies.HEADERS.get(status, {}))
+        return response
 
     async def _not_found(self, request: Request, error: Exception | None) -> Response:
         return self._rendered("problem.html", {"problem": "There is no such page.", "status": 404}, 404)

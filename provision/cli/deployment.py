@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -135,11 +135,16 @@ def up(
 
 
 def bring_up(
-    session: Session, *, prove: bool, proven: Callable[[], None] = lambda: None, renewal: Renewal | None = None
+    session: Session,
+    *,
+    prove: bool,
+    proven: Callable[[], None] = lambda: None,
+    renewal: Renewal | None = None,
+    paused: Mapping[str, Sequence[str]] | None = None,
 ) -> UpReport:
     """Bring the session's testbed up, check it, and return what that gave. Raises `TestbedError`.
 
-    `proven`, `renewal`: see `deploy.up`.
+    `proven`, `renewal`, `paused`: see `deploy.up`.
     """
     from provision import deploy, reports, upgrade_begun
     from provision.paths import write_private
@@ -149,7 +154,7 @@ def bring_up(
     wanted = testbed.model_dump_json()
     was_proven = session.proven.exists() and session.proven.read_text(encoding="utf-8") == wanted
     session.proven.unlink(missing_ok=True)  # until the checks at the end: a run that is killed has proven nothing
-    outcome = deploy.up(session, proven, renewal)
+    outcome = deploy.up(session, proven, renewal, paused)
     level: Level = "quick" if was_proven and not (outcome.changed or outcome.issued or prove) else "full"
     checks = run(session, level).checks
     healthy = all_well(checks)

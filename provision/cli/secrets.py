@@ -187,7 +187,8 @@ def rotate(
     --tokens-only replaces what signs tokens: everybody's login ends at once, also that of a user whose key was
     revoked; keys stay, so agents, tasks and SDKs log in again by themselves.
 
-    What was killed half way is completed by the same command, or by `testbed up`. Exit code 4: tasks run.
+    What was killed half way is completed by the same command, or by `testbed up`. Exit code 4: tasks run, or an agent
+    does not answer.
 
     \b
     Examples:
@@ -236,15 +237,16 @@ def rotate(
             if waits:
                 rotation.check_idle(testbed, found)
         confirm("Replace them?", yes)
-        with drain.paused(session, drain.choose([], drain.workers(session)) if waits else {}, until_up=True):
+        paused = drain.there(session) if waits else {}
+        with drain.paused(session, paused, stays=True):
             if waits:
                 rotation.check_idle(testbed, found)
             aside = session.vault.rotate(testbed, extent)
-            new = session.vault.load()
-            if aside:
-                console.print(f"The secrets of until now are kept in {aside}", soft_wrap=True, markup=False)
-            with away.watched(f"{testbed.server.url('api')}/debug.ping") as gone:
-                done = bring_up(session, prove=False)
+        new = session.vault.load()
+        if aside:
+            console.print(f"The secrets of until now are kept in {aside}", soft_wrap=True, markup=False)
+        with away.watched(f"{testbed.server.url('api')}/debug.ping") as gone:
+            done = bring_up(session, prove=False, paused=paused)
     report = reports.RotateReport(
         testbed=testbed.name,
         healthy=done.healthy,

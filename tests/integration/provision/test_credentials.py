@@ -350,3 +350,10 @@ class TestRenewal:
         del hosts.played[:]
         deploy.up(session, renewal=_renewal(force=True))
         assert hosts.played == ["server", "hosts", "held"]
+
+    def test_agents_that_wait_for_a_rotation_of_secrets_go_on_when_they_have_their_keys(
+        self, session, hosts, monkeypatch
+    ):
+        monkeypatch.setattr(drain, "resume", lambda _, chosen: hosts.played.append(chosen))
+        deploy.up(session, paused={"gpu": ["default"]})
+        assert hosts.played == ["server", "hosts", {"gpu": ["default"]}]

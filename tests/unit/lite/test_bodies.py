@@ -54,9 +54,11 @@ def test_what_is_too_large_takes_no_room_and_small_bodies_need_none() -> None:
     async def meet() -> None:
         room = bodies.Room(2 * MEGABYTE)
         for count in (3, 30):
+            body = megabytes(count)
             with pytest.raises(ApiError) as refused:
-                await size_of(room, megabytes(count), most=2 * MEGABYTE)
+                await size_of(room, body, most=2 * MEGABYTE)
             assert refused.value.code == 413
+            assert await anext(body, None) is None, "it was read to its end"
         assert await size_of(room, megabytes(2)) == 2 * MEGABYTE
 
         async def small() -> AsyncIterator[bytes]:

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
+from clearml_lite import bodies
 from clearml_lite.api import ApiServer
 from clearml_lite.auth import COOKIE, GUESSES, Authenticator, Identity
 from clearml_lite.config import Config
@@ -325,6 +326,15 @@ def test_a_form_of_many_fields_is_refused_before_they_are_read(web: Browser, bod
     answer = web.request("POST", "/login", content=body, headers={"Content-Type": "application/x-www-form-urlencoded"})
     assert answer.status_code == 413
     assert time.monotonic() - begun < 2
+
+
+def test_who_sends_a_form_where_there_is_no_room_is_told_when_to_come_again(
+    web: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies.Room, "take", lambda _, size: size < 0)
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = web.request("POST", "/login", content=b"a" * (bodies.SMALL_BODY + 1), headers=form)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
 
 
 def test_a_field_may_be_long_empty_or_of_any_alphabet(alice: Browser, call: Callable[..., Any]) -> None:

@@ -94,6 +94,14 @@ def test_a_queue_whose_every_worker_is_drained_is_told_with_who_they_are_and_wha
     assert drain.nobody_takes("default", [*workers, _worker("b:default", "default")]) == "", "b:default takes them"
 
 
+def test_what_a_rotation_left_that_was_stopped_is_told_with_what_ends_it():
+    left = _worker("a:gpu", "gpu", drained=f"{SINCE}, {drain.REPLACED}")
+    assert "until its keys are replaced" in drain.nobody_takes("gpu", [left])
+    assert drain.nobody_takes("gpu", [left]).endswith("testbed up, which completes a rotation of keys that was stopped")
+    both = drain.nobody_takes("gpu", [left, _worker("b:gpu", "gpu", drained=SINCE)])
+    assert both.endswith("testbed undrain b:gpu")
+
+
 def test_a_queue_without_a_worker_is_told():
     assert "no worker serves queue gpu: testbed status" in drain.nobody_takes("gpu", [_worker("a:one", "default")])
 
@@ -142,7 +150,7 @@ def played(monkeypatch):
     return says
 
 
-SESSION = SimpleNamespace(stage=lambda _: contextlib.nullcontext())
+SESSION = SimpleNamespace(stage=lambda _: contextlib.nullcontext(), aside=contextlib.nullcontext)
 
 
 def test_workers_take_no_task_while_keys_are_replaced(played):
@@ -152,14 +160,36 @@ def test_workers_take_no_task_while_keys_are_replaced(played):
     assert plays == [("drain", True), ("undrain", True)]
 
 
-def test_the_up_of_a_rotation_of_secrets_lets_them_take_tasks_again(played):
+def test_workers_go_on_waiting_for_the_up_of_a_rotation_of_secrets_unless_it_does_not_come_to_it(played):
     plays = played(DONE)
-    with drain.paused(SESSION, {"h": ["0"]}, until_up=True):
+    with drain.paused(SESSION, {"h": ["0"]}, stays=True):
         pass
     assert plays == [("drain", True)]
-    with pytest.raises(ConvergeError), drain.paused(SESSION, {"h": ["0"]}, until_up=True):
-        raise ConvergeError("a host is gone")
+    with pytest.raises(ConvergeError), drain.paused(SESSION, {"h": ["0"]}, stays=True):
+        raise ConvergeError("a task runs")
     assert plays[-1] == ("undrain", True)
+
+
+def test_who_stops_it_while_the_order_is_given_leaves_no_order(played, monkeypatch):
+    plays = played(DONE)
+
+    def stopped(_, name, *__):
+        plays.append(name)
+        if name == "drain":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(drain, "play", stopped)
+    with pytest.raises(KeyboardInterrupt), drain.paused(SESSION, {"h": ["0"]}):
+        pytest.fail("it goes on")
+    assert plays == ["drain", "undrain"]
+
+
+def test_workers_that_are_not_on_their_hosts_yet_are_not_paused(monkeypatch):
+    monkeypatch.setattr(drain, "workers", lambda _: [("h", "old"), ("h", "new"), ("bare", "old")])
+    listed = {"h": "agent-old.conf\nca-bundle.crt\n", "bare": ""}
+    host = lambda _, name: SimpleNamespace(run=lambda _: SimpleNamespace(stdout=listed[name]))  # noqa: E731
+    monkeypatch.setattr(drain.hosts, "connect", host)
+    assert drain.there(SimpleNamespace(inventory_file="")) == {"h": ["old"]}
 
 
 def test_a_task_that_an_agent_has_taken_already_stops_the_rotation(played):
