@@ -7,10 +7,12 @@ import itertools
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from provision import drain
 from provision.drain import Order
 from provision.errors import BusyError, ConvergeError, InputError
+from provision.paths import PLAYBOOKS
 from provision.reports import DrainReport, DrainState, WorkerState
 
 WORKERS = [("agent-1", "default"), ("agent-1", "gpu"), ("agent-2", "default")]
@@ -182,6 +184,11 @@ def test_who_stops_it_while_the_order_is_given_leaves_no_order(played, monkeypat
     with pytest.raises(KeyboardInterrupt), drain.paused(SESSION, {"h": ["0"]}):
         pytest.fail("it goes on")
     assert plays == ["drain", "undrain"]
+
+
+def test_a_host_that_is_away_keeps_no_other_from_work():
+    [play] = yaml.safe_load((PLAYBOOKS / "undrain.yml").read_text())
+    assert not play.get("any_errors_fatal"), "Ansible would stop on all hosts"
 
 
 def test_workers_that_are_not_on_their_hosts_yet_are_not_paused(monkeypatch):
