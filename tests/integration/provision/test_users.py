@@ -52,7 +52,7 @@ class Bed:
     def lets_in(self, pair):
         return ensure.works(self.server.urls["api"], pair)
 
-    def bring_up(self, session, proven=lambda: None, renewal=None):
+    def bring_up(self, session, proven=lambda: None, renewal=None, paused=None):
         """What `up` does to the server: it gets the users of the spec, and restarts."""
         self.ups += 1
         found = session.vault.ensure(session.testbed)
