@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from provision import drain
+from provision import drain, status
 from provision.drain import Order
 from provision.errors import BusyError, ConvergeError, InputError
 from provision.paths import PLAYBOOKS
@@ -102,6 +102,15 @@ def test_what_a_rotation_left_that_was_stopped_is_told_with_what_ends_it():
     assert drain.nobody_takes("gpu", [left]).endswith("testbed up, which completes a rotation of keys that was stopped")
     both = drain.nobody_takes("gpu", [left, _worker("b:gpu", "gpu", drained=SINCE)])
     assert both.endswith("testbed undrain b:gpu")
+
+
+def test_status_tells_the_order_that_a_stopped_rotation_left(monkeypatch):
+    order = f"{drain.ORDERS}/{drain.ROTATION}gpu:{SINCE}, {drain.REPLACED}\n"
+    host = SimpleNamespace(run=lambda _: SimpleNamespace(stdout=order))
+    monkeypatch.setattr(drain.hosts, "connect", lambda *_: host)
+    monkeypatch.setattr(status.inventory, "hosts", lambda *_: ["a"])
+    session = SimpleNamespace(testbed=SimpleNamespace(data_dir="/data"), inventory={}, inventory_file="")
+    assert status._drained(session, ()) == {"a:gpu": f"{SINCE}, {drain.REPLACED}"}
 
 
 def test_a_queue_without_a_worker_is_told():
